@@ -1,0 +1,1 @@
+"""What a checkpoint is judged by: downstream tasks, features, probes."""

@@ -1,0 +1,1 @@
+"""What is trained: the ladder of sizes, the models, upstream data, the training loop."""

@@ -1,0 +1,1 @@
+"""The login node: study file, plan, jobs, store, results, frontier, report. Never imports torch."""

@@ -1,0 +1,1 @@
+"""What carries work to the nodes: resources, cluster profiles, submission, job states."""
