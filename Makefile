@@ -1,0 +1,37 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each makes its own .venv where there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/upshot demo
+
+test: $(VENV)/.dev
+	sh tests/install_slurm.sh
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/.demo: pyproject.toml
+	@echo "Installing into $(VENV); torch alone is several GB, so the first time takes a while."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	@echo "Installing into $(VENV); torch alone is several GB, so the first time takes a while."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

@@ -1,0 +1,76 @@
+"""The timm model of an `Architecture`."""
+
+from collections.abc import Callable, Mapping
+
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from models.ladder import SMALL_IMAGE_SIZE, Architecture, Family
+
+
+def build_model(a: Architecture) -> nn.Module:
+    """A freshly initialised model, on torch's default device (10 B parameters take no memory under "meta").
+
+    Its parameters and operations are those that `models.ladder` counts. Like every timm model it has
+    `forward_intermediates` (one output a block; for a ResNet the stem and four stages), `forward_head(x, pre_logits=True)`
+    and `get_classifier()`. Draws from torch's global random generator.
+    """
+    return _BUILDERS[a.family](a)
+
+
+def _build_vit(a: Architecture) -> nn.Module:
+    return VisionTransformer(
+        img_size=a.image_size,
+        patch_size=a.patch_size,
+        in_chans=a.in_channels,
+        num_classes=a.num_classes,
+        embed_dim=a.width,
+        depth=a.depth,
+        num_heads=a.num_heads,
+        mlp_ratio=_ratio(a.mlp_dim, a.width),
+    )
+
+
+def _build_mixer(a: Architecture) -> nn.Module:
+    return MlpMixer(
+        img_size=a.image_size,
+        patch_size=a.patch_size,
+        in_chans=a.in_channels,
+        num_classes=a.num_classes,
+        embed_dim=a.width,
+        num_blocks=a.depth,
+        mlp_ratio=(_ratio(a.token_mlp_dim, a.width), _ratio(a.mlp_dim, a.width)),
+    )
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A ratio that gives exactly `hidden` when timm multiplies it with the width and cuts off the fraction."""
+    return (hidden + 0.5) / width
+
+
+def _build_resnet(a: Architecture) -> nn.Module:
+    # timm's plain stem has 64 channels at any width; its deep stem follows `stem_width` and is then replaced by the plain
+    # 7 x 7 convolution of that width, which is what the published ResNets, wide ones included, begin with.
+    model = ResNet(
+        Bottleneck if a.bottleneck else BasicBlock,
+        layers=a.blocks,
+        channels=tuple(a.width * 2**stage for stage in range(len(a.blocks))),
+        in_chans=a.in_channels,
+        num_classes=a.num_classes,
+        stem_type="deep",
+        stem_width=a.width // 2,
+    )
+    model.conv1 = nn.Conv2d(a.in_channels, a.width, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if a.image_size <= SMALL_IMAGE_SIZE:
+        model.maxpool = nn.Identity()
+    return model
+
+
+_BUILDERS: Mapping[Family, Callable[[Architecture], nn.Module]] = {
+    "vit": _build_vit,
+    "mixer": _build_mixer,
+    "resnet": _build_resnet,
+}

@@ -1,0 +1,73 @@
+"""What a cell trains: every choice that changes its weights, validated, without torch."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Axes(BaseModel):
+    """The axes of a study's grid; one value of each makes a cell.
+
+    Learning rates and weight decays are those of the optimiser's groups: the head (the upstream classifier)
+    has its own, as in arXiv 2110.02095 section 4; where it is not given it follows the body.
+    Defaults never change: `orchestrator.identity` leaves them out of a cell's hash.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    family: Literal["vit", "mixer", "resnet"]
+    size: str
+    fraction: Share = 1.0
+    """Share of the upstream training images, the same share of every class."""
+    classes: Share = 1.0
+    """Share of the upstream classes: the diversity axis."""
+    epochs: Positive = 1.0
+    batch_size: Count = 128
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Pixels; the packaged set's own size, or 224 for image folders, when it is not given."""
+    patch_size: Count | None = None
+    """Pixels; the published patch of the size when it is not given. ResNets have none."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.03
+    head_learning_rate: Positive | None = None
+    head_weight_decay: NonNegative | None = None
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps over which the learning rate rises linearly."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(Axes):
+    """A cell's axes with the upstream data they are trained on, nothing left to a default.
+
+    Raises:
+        ValueError: a value that `orchestrator.grid.resolve` should have filled in is missing.
+    """
+
+    dataset: str
+    image_size: Annotated[int, Field(ge=8)]
+    head_learning_rate: Positive
+    head_weight_decay: NonNegative
+
+    @model_validator(mode="after")
+    def _check_patch(self) -> Self:
+        if (self.patch_size is None) != (self.family == "resnet"):
+            raise ValueError("patch_size belongs to ViT and MLP-Mixer, and only to them")
+        return self
+
+
+def num_steps(num_images: int, *, batch_size: int, epochs: float) -> tuple[int, int]:
+    """(steps in all, images a step): whole batches only, and at least one step.
+
+    A training set smaller than a batch is one batch.
+    """
+    batch = min(batch_size, num_images)
+    per_epoch = num_images // batch
+    return max(1, round(per_epoch * epochs)), batch

@@ -1,0 +1,290 @@
+"""The `upshot` command: each subcommand parses, calls the library, prints.
+
+Heavy modules are imported inside the commands, so that `upshot --help` answers at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.drive import Observation
+    from orchestrator.session import Session
+
+app = typer.Typer(
+    name="upshot",
+    help="From one study file to the saturation frontier: plan, submit, watch, report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyArgument = Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")]
+RunsOption = Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Override a key: grid.epochs=[1,2]. May be repeated.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CellsArgument = Annotated[list[str], typer.Argument(help="Only these cells: axis=value, or the beginning of an id.")]
+StatusOption = Annotated[list[str], typer.Option("--status", "-s", help="Only cells of this status, such as FAILED.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+STUDY = Path("study.toml")
+RUNS = Path("runs")
+ASK_ABOVE_CELLS = 100
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = STUDY) -> None:
+    """Write a commented study file that plans as it stands."""
+    from orchestrator.template import write_template
+
+    print(f"wrote {write_template(path)}; next: upshot plan {path}")
+
+
+@app.command()
+def plan(
+    study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption = RUNS, as_json: JsonOption = False
+) -> None:
+    """Show what a submission would do: cells, parameters, FLOPs, resources, hours. Changes nothing."""
+    from orchestrator import tables
+
+    session = _open(study, runs, sets)
+    seen = session.observe()
+    if as_json:
+        _print_json(seen.plan.to_json())
+    else:
+        tables.print_plan(seen.plan, session)
+
+
+@app.command()
+def submit(
+    study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption = RUNS, yes: YesOption = False
+) -> None:
+    """Submit what is not submitted yet, and return at once. Doing it twice starts nothing twice."""
+    from orchestrator import tables
+
+    session = _open(study, runs, sets)
+    seen = session.observe()
+    tables.print_plan(seen.plan, session)
+    _confirm(seen, yes)
+    _tell_submitted(session.submit())
+
+
+@app.command()
+def retry(
+    study: StudyArgument = STUDY,
+    cells: CellsArgument = [],
+    runs: RunsOption = RUNS,
+    yes: YesOption = False,
+) -> None:
+    """Start failed cells again; training resumes from the newest checkpoint."""
+    from orchestrator.select import selection
+
+    session = _open(study, runs)
+    keep = selection(cells)
+    _confirm(session.observe(retry=True, keep=keep), yes)
+    _tell_submitted(session.submit(retry=True, keep=keep))
+
+
+@app.command()
+def watch(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
+    """Drive the study until every cell has ended, with a progress bar."""
+    from orchestrator.progress import watch_with_bar
+
+    _exit_by(watch_with_bar(_open(study, runs)))
+
+
+@app.command()
+def status(
+    study: StudyArgument = STUDY,
+    cells: CellsArgument = [],
+    statuses: StatusOption = [],
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where every cell stands: done, running, pending, failed by cause."""
+    from orchestrator import tables
+    from orchestrator.select import selection
+
+    session = _open(study, runs)
+    seen = session.observe(keep=selection(cells, statuses))
+    if as_json:
+        _print_json({"cells": [tables.state_json(state) for state in seen.states]})
+    else:
+        tables.print_status(seen, session, each=bool(cells or statuses))
+    _exit_by(seen)
+
+
+@app.command()
+def why(
+    cell: Annotated[str, typer.Argument(help="A cell id, or its beginning.")],
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell a cell's story: every attempt, its cause, node and log, and what to do next."""
+    from orchestrator import tables
+    from orchestrator.select import only_cell
+
+    session = _open(study, runs)
+    state = only_cell(session.observe().states, cell)
+    if as_json:
+        _print_json({**tables.state_json(state), "attempts": session.store.attempts(state.cell.cell_id)})
+    else:
+        tables.print_why(state, session)
+
+
+@app.command()
+def logs(
+    cell: Annotated[str, typer.Argument(help="A cell id, or its beginning.")],
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Print everything that a cell printed, attempt by attempt."""
+    from orchestrator.select import only_cell
+
+    session = _open(study, runs)
+    state = only_cell(session.observe().states, cell)
+    folder = session.store.cell_folder(state.cell.cell_id) / "logs"
+    for path in sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime):
+        print(f"==> {path} <==")
+        print(path.read_text(errors="replace"))
+
+
+@app.command()
+def cancel(study: StudyArgument = STUDY, runs: RunsOption = RUNS, yes: YesOption = False) -> None:
+    """Stop everything of a study that is pending or running. Checkpoints and results stay."""
+    session = _open(study, runs)
+    if not yes:
+        typer.confirm(f"Stop all jobs of {session.file.study.name}?", abort=True)
+    print(f"stopped {session.cancel()} jobs")
+
+
+@app.command()
+def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
+    """Gather every result file into results/results.parquet."""
+    session = _open(study, runs)
+    table = session.collect()
+    print(f"{table.height} rows of {table['cell_id'].n_unique()} cells in {session.store.results_path}")
+
+
+@app.command()
+def reduce(
+    source: Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")] = STUDY,
+    runs: RunsOption = RUNS,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws behind each interval.")] = 200,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer the study: hull, law, interval and verdict, conflicts, for each task and shot count."""
+    from orchestrator import tables
+    from orchestrator.reduce import reduce_study
+    from orchestrator.results import read_results
+
+    results = read_results(source) if source.suffix == ".parquet" else _open(source, runs).collect()
+    reduced = reduce_study(results, seed=seed, draws=draws)
+    if as_json:
+        _print_json(reduced)
+    else:
+        tables.print_reduced(reduced)
+
+
+@app.command()
+def report(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
+    """Write the report: one page that works offline, figures and tables."""
+    print(_open(study, runs).report())
+
+
+@app.command()
+def sync(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
+    """Mirror every cell that has run to Weights & Biases, from the study folder. Repeating it doubles nothing."""
+    session = _open(study, runs)
+    mirrored, errors = session.sync()
+    print(f"{mirrored} cells mirrored to W&B project {session.file.study.wandb.project}")
+    for error in errors:
+        print(error, file=sys.stderr)
+    raise typer.Exit(1 if errors else 0)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the ladder: sizes, parameters, FLOPs, memory of every family."""
+    from orchestrator import tables
+
+    rows = tables.ladder_rows()
+    if as_json:
+        _print_json({"models": rows})
+    else:
+        tables.print_ladder(rows)
+
+
+@app.command()
+def tasks(as_json: JsonOption = False) -> None:
+    """List the downstream tasks: classes, chance, source, licence."""
+    from orchestrator import tables
+
+    rows = tables.task_rows()
+    if as_json:
+        _print_json({"tasks": rows})
+    else:
+        tables.print_tasks(rows)
+
+
+@app.command()
+def demo(
+    cluster: Annotated[str, typer.Option(help="A cluster profile; this machine when it is not given.")] = "local",
+    runs: RunsOption = RUNS,
+) -> None:
+    """Run the quickstart study whole: train, evaluate, reduce, report."""
+    from orchestrator.demo import run_demo
+
+    _exit_by(run_demo(cluster, runs))
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 fine, 1 some cells failed, 2 usage or study error, 3 no scheduler."""
+    from models.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        _fail(error, 2)
+    except Exception as error:
+        from slurm.cluster import ProfileError
+        from slurm.resources import SlurmError
+
+        if not isinstance(error, SlurmError):
+            raise
+        _fail(error, 2 if isinstance(error, ProfileError) else 3)
+
+
+def _open(study: Path, runs: Path, sets: list[str] | None = None) -> "Session":
+    from orchestrator.session import open_session
+
+    return open_session(study, runs, sets or [])
+
+
+def _confirm(seen: "Observation", yes: bool) -> None:
+    num = sum(cell.action in ("submit", "retry") for cell in seen.plan.cells)
+    if num > ASK_ABOVE_CELLS and not yes:
+        typer.confirm(f"Submit {num} cells?", abort=True)
+
+
+def _tell_submitted(seen: "Observation") -> None:
+    num = sum(cell.action in ("submit", "retry") for cell in seen.plan.cells)
+    print(f"submitted {num} cells" if num else "nothing to submit")
+
+
+def _exit_by(seen: "Observation") -> None:
+    raise typer.Exit(1 if seen.num_failed else 0)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"upshot: {error}", file=sys.stderr)
+    sys.exit(code)

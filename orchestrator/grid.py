@@ -1,0 +1,91 @@
+"""`Study` to its cells: unique, in the order of the file."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import ladder
+from models.data import SetInfo, describe
+from models.errors import StudyError, UserError
+from models.recipe import Axes, Recipe
+from orchestrator.identity import cell_id
+from orchestrator.study import GridTable, Study
+
+FOLDER_IMAGE_SIZE = 224
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the grid."""
+
+    cell_id: str
+    recipe: Recipe
+
+
+def cells(study: Study, path: Path) -> list[Cell]:
+    """Every cell of the study, once.
+
+    Raises:
+        StudyError: an unknown size, a patch that does not divide the image, two equal cells, nothing left after
+            [[exclude]]. The message names the cell; `path` is only named in messages.
+        UserError: the upstream data cannot be used.
+    """
+    info = describe(study.upstream.dataset)
+    found: dict[str, tuple[Cell, str]] = {}
+    for where, combination in _combinations(study):
+        if any(_matches(combination, table) for table in study.exclude):
+            continue
+        cell = _cell(study, combination, info, f"{path}: {where}")
+        if cell.cell_id in found:
+            first = found[cell.cell_id][1]
+            raise StudyError(f"{path}: {where} and {first} make the same cell twice: {_words(combination)}")
+        found[cell.cell_id] = (cell, where)
+    if not found:
+        raise StudyError(f"{path}: grid: is empty: [[exclude]] leaves no cell")
+    return [cell for cell, _ in found.values()]
+
+
+def num_excluded(study: Study) -> int:
+    """How many combinations [[exclude]] leaves out."""
+    return sum(any(_matches(c, table) for table in study.exclude) for _, c in _combinations(study))
+
+
+def _combinations(study: Study) -> Iterator[tuple[str, dict[str, object]]]:
+    for i, table in enumerate(study.grid):
+        where = "grid" if len(study.grid) == 1 else f"grid[{i}]"
+        for values in itertools.product(*table.values()):
+            yield where, dict(zip(table, values, strict=True))
+
+
+def _matches(combination: dict[str, object], table: GridTable) -> bool:
+    return all(combination.get(axis, Axes.model_fields[axis].default) in values for axis, values in table.items())
+
+
+def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: str) -> Cell:
+    given = dict(combination)
+    family, size = given["family"], given["size"]
+    image_size = given.get("image_size") or info.image_size or FOLDER_IMAGE_SIZE
+    if family == "resnet":  # they have no patches; two patch sizes would make the same ResNet twice, which is refused
+        given.pop("patch_size", None)
+    try:
+        arch = ladder.architecture(
+            family,  # type: ignore[arg-type]  # checked against the literal by orchestrator.study
+            str(size),
+            image_size=image_size,  # type: ignore[arg-type]  # an int, checked by orchestrator.study
+            num_classes=info.num_classes,
+            patch_size=given.get("patch_size"),  # type: ignore[arg-type]  # the same
+        )
+    except UserError as error:
+        axis = "patch_size" if "patch" in str(error) else "size"
+        raise StudyError(f"{where}.{axis}: {error} In cell {_words(combination)}") from error
+    given |= {"dataset": study.upstream.dataset, "image_size": image_size, "patch_size": arch.patch_size or None}
+    for name in ("learning_rate", "weight_decay"):
+        if given.get(f"head_{name}") is None:
+            given[f"head_{name}"] = given.get(name, Recipe.model_fields[name].default)
+    recipe = Recipe.model_validate(given)
+    return Cell(cell_id(recipe), recipe)
+
+
+def _words(combination: dict[str, object]) -> str:
+    return " ".join(f"{axis}={value}" for axis, value in combination.items())

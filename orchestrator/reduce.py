@@ -1,0 +1,299 @@
+"""The results table to frontier, correlations and conflicts of every task and number of shots. Pure.
+
+A cell counts with its last checkpoint, last layer, and the mean over its draws. A row without both accuracies is
+dropped and counted by reason. Accuracies are fractions in [0, 1].
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from models.errors import DataError, UserError
+from orchestrator import conflicts
+from orchestrator.frontier import METHODS, TRAIN_QUANTILE, Fit, find_frontier
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    TaskKey = tuple[str, int | None]
+
+REQUIRED = ("cell_id", "task", "upstream_accuracy", "downstream_accuracy")
+# Columns that imported tables may lack; a missing one is read as null everywhere.
+OPTIONAL: dict[str, type[pl.DataType]] = {
+    "shots": pl.Int64,
+    "draw": pl.Int64,
+    "protocol": pl.String,
+    "last_checkpoint": pl.Boolean,
+    "last_layer": pl.Boolean,
+    "upstream_num_test": pl.Int64,
+    "downstream_num_test": pl.Int64,
+    "reason": pl.String,
+}
+ACCURACIES = ("upstream_accuracy", "downstream_accuracy")
+DEFAULT_PROTOCOL = "ridge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What the reducer looks at.
+
+    Args:
+        cells: one row per task, shots and cell: task, shots, cell_id, upstream, downstream, upstream_num_test,
+            downstream_num_test, and the known axes and params; highest upstream accuracy first within a task.
+        dropped: rows without a value, by reason, for each task and shots; every task and shots of the table is a key.
+        protocol: the probe that the values come from; None where the table does not say.
+    """
+
+    cells: pl.DataFrame
+    dropped: "dict[TaskKey, dict[str, int]]"
+    protocol: str | None
+
+
+def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> dict[str, Any]:
+    """`{"tasks": [...]}`, ready for JSON: one object per task and shots, sorted, as DESIGN.md section 4 lists its keys.
+
+    The order of the rows does not matter. A task with too few cells has null fits and a verdict that says so.
+
+    Args:
+        results: the results table, or an imported one (see `REQUIRED` and `OPTIONAL`).
+        seed: of the bootstrap over cells.
+        draws: of the bootstrap.
+
+    Raises:
+        DataError: the table is empty, lacks a column, holds an accuracy outside [0, 1], or holds a cell twice.
+        UserError: fewer than one draw.
+    """
+    if draws < 1:
+        raise UserError(f"draws: {draws} given, at least 1 bootstrap draw is needed for an interval")
+    selection = select_cells(results)
+    groups = {
+        (task, shots): group
+        for (task, shots), group in selection.cells.partition_by("task", "shots", as_dict=True).items()
+    }
+    nothing = selection.cells.clear()
+    method = _method(selection.protocol, seed=seed, draws=draws)
+    tasks = [
+        {
+            "task": task,
+            "shots": shots,
+            **_reduce_task(groups.get((task, shots), nothing), seed=seed, draws=draws),
+            "dropped": dropped,
+            "method": method,
+        }
+        for (task, shots), dropped in selection.dropped.items()
+    ]
+    return {"tasks": tasks}
+
+
+def controlled_conflicts(results: pl.DataFrame) -> pl.DataFrame:
+    """What raising one axis did to both accuracies, over pairs of cells that differ on that axis only.
+
+    Returns:
+        A row per task, shots, axis and pair of values (`conflicts.CONTROLLED_SCHEMA`); empty where no axis is known.
+
+    Raises:
+        DataError: as `reduce_study`.
+    """
+    return conflicts.controlled_pairs(select_cells(results).cells)
+
+
+def strongest_conflicts(results: pl.DataFrame, limit: int = 20) -> pl.DataFrame:
+    """The strongest conflicts of each task and shots, at most `limit` of each, and how many are not listed.
+
+    Returns:
+        A row per conflict (`conflicts.STRONGEST_SCHEMA`), strongest first within a task.
+
+    Raises:
+        DataError: as `reduce_study`.
+        UserError: a limit below 1.
+    """
+    if limit < 1:
+        raise UserError(f"limit: {limit} given, at least 1 conflict must be listed")
+    return conflicts.strongest_pairs(select_cells(results).cells, limit)
+
+
+def select_cells(results: pl.DataFrame) -> Selection:
+    """One value per task, shots and cell, and what had to be left out.
+
+    Raises:
+        DataError: as `reduce_study`.
+    """
+    table, protocol = _choose_protocol(_complete(results))
+    table = table.filter(pl.col("last_checkpoint").fill_null(True), pl.col("last_layer").fill_null(True))
+    if table.is_empty():
+        raise DataError(
+            "results: no row is of a last checkpoint and a last layer (columns last_checkpoint, last_layer)"
+        )
+    _check_range(table)
+    _check_test_sizes(table)
+    has_values = pl.all_horizontal(pl.col(ACCURACIES).is_not_null())
+    kept = table.filter(has_values)
+    _check_unique(kept)
+    return Selection(cells=_mean_over_draws(kept), dropped=_count_dropped(table, has_values), protocol=protocol)
+
+
+def _complete(results: pl.DataFrame) -> pl.DataFrame:
+    """The table with every optional column, and NaN as null."""
+    missing = [name for name in REQUIRED if name not in results.columns]
+    if missing:
+        raise DataError(f"results: no column {', '.join(missing)} (needed: {', '.join(REQUIRED)})")
+    if results.is_empty():
+        raise DataError("results: the table is empty, so there is nothing to reduce")
+    absent = {name: kind for name, kind in OPTIONAL.items() if name not in results.columns}
+    try:
+        table = results.with_columns(
+            pl.col("cell_id", "task").cast(pl.String), pl.col(ACCURACIES).cast(pl.Float64).fill_nan(None)
+        )
+        table = table.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
+        table = table.with_columns(pl.col(name).cast(kind) for name, kind in OPTIONAL.items())
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"results: a column holds values of a wrong kind: {error}") from error
+    for name in ("cell_id", "task"):
+        if table[name].has_nulls():
+            raise DataError(f"results: {table[name].null_count()} rows have no {name}")
+    return table
+
+
+def _choose_protocol(table: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
+    """Rows of one protocol: the only one, or ridge where there are several."""
+    known = table["protocol"].unique().sort().to_list()
+    if len(known) == 1:
+        return table, known[0]
+    if DEFAULT_PROTOCOL not in known:
+        raise DataError(f"results: protocol {DEFAULT_PROTOCOL!r} is not among {known}; keep the rows of one of them")
+    return table.filter(pl.col("protocol") == DEFAULT_PROTOCOL), DEFAULT_PROTOCOL
+
+
+def _check_range(table: pl.DataFrame) -> None:
+    for name in ACCURACIES:
+        outside = table.filter(~pl.col(name).is_between(0.0, 1.0))
+        if not outside.is_empty():
+            row = outside.row(0, named=True)
+            raise DataError(
+                f"results: {name} {row[name]} of cell {row['cell_id']!r}, task {row['task']!r} is outside [0, 1] "
+                f"({outside.height} such rows). Accuracies are fractions: import per cents with --percent."
+            )
+
+
+def _check_test_sizes(table: pl.DataFrame) -> None:
+    for name in ("upstream_num_test", "downstream_num_test"):
+        wrong = table.filter(pl.col(name) < 1)
+        if not wrong.is_empty():
+            row = wrong.row(0, named=True)
+            raise DataError(
+                f"results: {name} {row[name]} of cell {row['cell_id']!r}, task {row['task']!r}: at least 1 test image "
+                "is needed; leave it empty where it is unknown"
+            )
+
+
+def _check_unique(kept: pl.DataFrame) -> None:
+    """Each draw of a cell is there once, and all agree on the cell's upstream accuracy."""
+    groups = kept.group_by("task", "shots", "cell_id", maintain_order=True).agg(
+        repeats=pl.struct("draw").is_duplicated().sum(), upstreams=pl.col("upstream_accuracy").n_unique()
+    )
+    repeated = groups.filter((pl.col("repeats") > 0) | (pl.col("upstreams") > 1))
+    if repeated.is_empty():
+        return
+    row = repeated.row(0, named=True)
+    what = "rows of the same draw" if row["repeats"] else "different upstream accuracies"
+    shots = "" if row["shots"] is None else f", {row['shots']} shots"
+    raise DataError(
+        f"results: cell {row['cell_id']!r} has {row['repeats'] or row['upstreams']} {what} for task "
+        f"{row['task']!r}{shots} ({repeated.height} such cells); each cell counts once"
+    )
+
+
+def _mean_over_draws(kept: pl.DataFrame) -> pl.DataFrame:
+    """One row per task, shots and cell.
+
+    Sorted, so that means and bootstrap draws do not depend on the order of the rows.
+    """
+    extra = [name for name in (*conflicts.AXES, "params") if name in kept.columns]
+    return (
+        kept.sort("task", "shots", "cell_id", "draw")
+        .group_by("task", "shots", "cell_id", maintain_order=True)
+        .agg(
+            upstream=pl.col("upstream_accuracy").first(),
+            downstream=pl.col("downstream_accuracy").mean(),
+            upstream_num_test=pl.col("upstream_num_test").first(),
+            downstream_num_test=pl.col("downstream_num_test").first(),
+            **{name: pl.col(name).first() for name in extra},
+        )
+        .sort("task", "shots", "upstream", "downstream", "cell_id", descending=[False, False, True, True, False])
+    )
+
+
+def _count_dropped(table: pl.DataFrame, has_values: pl.Expr) -> "dict[TaskKey, dict[str, int]]":
+    upstream, downstream = (pl.col(name) for name in ACCURACIES)
+    reason = (
+        pl.when(pl.col("reason").is_not_null())
+        .then("reason")
+        .when(upstream.is_null() & downstream.is_null())
+        .then(pl.lit("no upstream and no downstream accuracy"))
+        .when(upstream.is_null())
+        .then(pl.lit("no upstream accuracy"))
+        .otherwise(pl.lit("no downstream accuracy"))
+    )
+    counts: dict[TaskKey, Counter[str]] = {
+        key: Counter() for key in table.select("task", "shots").unique().sort("task", "shots").iter_rows()
+    }
+    for task, shots, why in table.filter(~has_values).select("task", "shots", reason.alias("why")).iter_rows():
+        counts[task, shots][why] += 1
+    return {key: dict(sorted(counter.items())) for key, counter in counts.items()}
+
+
+def _reduce_task(cells: pl.DataFrame, *, seed: int, draws: int) -> dict[str, Any]:
+    us_N, ds_N = cells["upstream"].to_numpy(), cells["downstream"].to_numpy()
+    found = find_frontier(us_N, ds_N, seed=seed, draws=draws)
+    return {
+        "n": cells.height,
+        "hull_vertices": found.hull.size,
+        "hull": cells[found.hull.tolist()].select("cell_id", "upstream", "downstream").to_dicts(),
+        "fits": {method: _fit_object(found.fits[method]) for method in METHODS},
+        "identifiable": found.identifiable,
+        "verdict": found.verdict,
+        "spearman": conflicts.spearman(us_N, ds_N),
+        "kendall": conflicts.kendall(us_N, ds_N),
+        "conflicts": conflicts.count_pairs(us_N, ds_N).conflicts,
+        "significant_conflicts": _significant(cells, us_N, ds_N),
+    }
+
+
+def _fit_object(fit: Fit | None) -> dict[str, Any] | None:
+    if fit is None:
+        return None
+    return {
+        "k": fit.law.k,
+        "alpha": fit.law.alpha,
+        "e_ir": fit.law.e_ir,
+        "e_ir_low": fit.interval.e_ir_low,
+        "e_ir_high": fit.interval.e_ir_high,
+        "rmse": fit.law.rmse,
+        "held_out_rmse": fit.held_out_rmse,
+        "alpha_low": fit.interval.alpha_low,
+        "alpha_high": fit.interval.alpha_high,
+        "draws_failed": fit.interval.num_failed,
+        "at_bound": list(fit.law.at_bound),
+    }
+
+
+def _significant(cells: pl.DataFrame, us_N: "Floats", ds_N: "Floats") -> int | None:
+    num_us_N, num_ds_N = conflicts.known_sizes(cells, "upstream"), conflicts.known_sizes(cells, "downstream")
+    if num_us_N is None or num_ds_N is None:
+        return None
+    return conflicts.count_significant(us_N, ds_N, num_us_N, num_ds_N)
+
+
+def _method(protocol: str | None, *, seed: int, draws: int) -> str:
+    """How the numbers were made, in one sentence."""
+    probe = "" if protocol is None else f", protocol {protocol}"
+    return (
+        f"last checkpoint, last layer, mean over draws{probe}; upper hull of cells; least squares on its vertices "
+        "(rising: up to the best downstream vertex; all: every cell) by variable projection; 95 % percentile intervals "
+        f"from {draws} bootstrap draws of cells, seed {seed}; held out: cells above the {TRAIN_QUANTILE:.0%} quantile "
+        f"of upstream accuracy; significant: both differences exceed {conflicts.Z_95} binomial standard errors"
+    )

@@ -1,0 +1,269 @@
+"""The study folder: the truth about a study, in files.
+
+    STUDY_DIR/
+      study.toml  cluster.toml              the study and its cluster profile as submitted
+      jobs/<token>.json                     one manifest an array: its cells by array index, its job id
+      cells/<aa>/<cell_id>/                 one folder a cell
+        cell.json  attempts.ndjson  train.ndjson  logs/
+        checkpoints/step_00001000/  evals/step_00001000/<eval_id>.parquet
+      results/  report/
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from models.errors import DataError, StudyError, UserError
+from models.recipe import Recipe
+from orchestrator.files import append_record, read_records, write_atomically
+from orchestrator.grid import Cell, cells
+from orchestrator.study import Study, load_study
+
+Stage = Literal["train", "evaluate"]
+STAGES: tuple[Stage, ...] = ("train", "evaluate")
+LOCK_STALE_S = 120.0
+LOCK_BEAT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What one submission carries, written before the scheduler is asked.
+
+    `tasks[i]` lists the cells of array index i. `job_id` is None until the scheduler's answer is recorded; the token
+    stands in the job's name, so a submission whose answer was lost is found again.
+    """
+
+    token: str
+    study: str
+    stage: Stage
+    executor: Literal["local", "slurm"]
+    tasks: list[list[str]]
+    resources: dict[str, Any]
+    submitted: float
+    after: str | None = None
+    job_id: str | None = None
+
+    @property
+    def job_name(self) -> str:
+        """What the scheduler calls it."""
+        return f"upshot-{self.study}-{self.token}"
+
+
+def new_token() -> str:
+    """Twelve hexadecimal digits that no other submission has."""
+    return secrets.token_hex(6)
+
+
+class Store:
+    """One study folder. Reading it never needs the scheduler."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    # --- the study -------------------------------------------------------------------------------------------------
+
+    @property
+    def study_path(self) -> Path:
+        """The study as submitted."""
+        return self.root / "study.toml"
+
+    def write_study(self, text: str) -> None:
+        """Keeps the study's text; an unchanged one is left alone."""
+        if not self.study_path.exists() or self.study_path.read_text(encoding="utf-8") != text:
+            write_atomically(self.study_path, text)
+
+    def study(self) -> Study:
+        """The study as submitted.
+
+        Raises:
+            StudyError: the folder holds none.
+        """
+        if not self.study_path.exists():
+            raise StudyError(f"{self.root}: holds no study (no study.toml); `upshot submit` makes one")
+        return load_study(self.study_path).study
+
+    def cells(self) -> list[Cell]:
+        """The cells of the study as submitted."""
+        return cells(self.study(), self.study_path)
+
+    # --- cells -----------------------------------------------------------------------------------------------------
+
+    def cell_folder(self, cell_id: str) -> Path:
+        """Where a cell keeps everything; sharded, so that no folder holds thousands."""
+        return self.root / "cells" / cell_id[:2] / cell_id
+
+    def write_cell(self, cell: Cell) -> None:
+        """Records what the cell is; idempotent."""
+        path = self.cell_folder(cell.cell_id) / "cell.json"
+        if not path.exists():
+            write_atomically(path, json.dumps({"cell_id": cell.cell_id, **cell.recipe.model_dump()}, indent=1))
+
+    def read_cell(self, cell_id: str) -> Cell:
+        """The cell of that id.
+
+        Raises:
+            DataError: the cell's record is missing or damaged.
+        """
+        path = self.cell_folder(cell_id) / "cell.json"
+        try:
+            values = json.loads(path.read_text())
+            return Cell(values.pop("cell_id"), Recipe.model_validate(values))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: the cell's record cannot be read: {error}") from error
+
+    def checkpoints(self, cell_id: str) -> Path:
+        """The folder of a cell's checkpoints."""
+        return self.cell_folder(cell_id) / "checkpoints"
+
+    def finalised_steps(self, cell_id: str) -> list[int]:
+        """The steps that have a finalised checkpoint, ascending."""
+        folder = self.checkpoints(cell_id)
+        if not folder.is_dir():
+            return []
+        names = (entry.name for entry in os.scandir(folder) if entry.name.startswith("step_"))
+        return sorted(int(name.removeprefix("step_")) for name in names if (folder / name / "DONE").exists())
+
+    def evaluated_steps(self, cell_id: str) -> list[int]:
+        """The steps that have a folder of evaluations, ascending."""
+        folder = self.cell_folder(cell_id) / "evals"
+        return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+    def evals(self, cell_id: str, step: int) -> Path:
+        """The folder of a checkpoint's evaluations."""
+        return self.cell_folder(cell_id) / "evals" / f"step_{step:08d}"
+
+    def train_log(self, cell_id: str) -> Path:
+        """The cell's training records."""
+        return self.cell_folder(cell_id) / "train.ndjson"
+
+    def log_path(self, cell_id: str, stage: Stage, number: int) -> Path:
+        """What the cell printed in its `number`-th attempt at a stage."""
+        return self.cell_folder(cell_id) / "logs" / f"{stage}-{number}.log"
+
+    # --- attempts --------------------------------------------------------------------------------------------------
+
+    def record_attempt(self, cell_id: str, **event: Any) -> None:
+        """Adds one event to the cell's ledger, with its time."""
+        append_record(self.cell_folder(cell_id) / "attempts.ndjson", {"time": time.time(), **event})
+
+    def attempts(self, cell_id: str) -> list[dict[str, Any]]:
+        """The cell's ledger, oldest first."""
+        return read_records(self.cell_folder(cell_id) / "attempts.ndjson").records
+
+    # --- manifests -------------------------------------------------------------------------------------------------
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Records a submission, before and after the scheduler has answered."""
+        write_atomically(self.root / "jobs" / f"{manifest.token}.json", json.dumps(asdict(manifest), indent=1))
+
+    def set_job_id(self, manifest: Manifest, job_id: str) -> Manifest:
+        """The manifest with the scheduler's answer, recorded."""
+        answered = replace(manifest, job_id=job_id)
+        self.write_manifest(answered)
+        return answered
+
+    def manifest(self, token: str) -> Manifest:
+        """One submission.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        path = self.root / "jobs" / f"{token}.json"
+        try:
+            return Manifest(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: the manifest cannot be read: {error}") from error
+
+    def manifests(self) -> list[Manifest]:
+        """Every submission, oldest first."""
+        found = [self.manifest(path.stem) for path in (self.root / "jobs").glob("*.json")]
+        return sorted(found, key=lambda manifest: (manifest.submitted, manifest.token))
+
+    def job_folder(self, token: str) -> Path:
+        """Where a submission's own files (submitit's, claims, job logs) lie."""
+        return self.root / "jobs" / token
+
+    # --- results ---------------------------------------------------------------------------------------------------
+
+    @property
+    def results_path(self) -> Path:
+        """The collected results table."""
+        return self.root / "results" / "results.parquet"
+
+    @property
+    def report_folder(self) -> Path:
+        """The report and its figures and tables."""
+        return self.root / "report"
+
+    # --- one driver at a time --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Holds the study's driver lock: a file made atomically, touched while held, stale after two minutes.
+
+        Raises:
+            DriverBusyError: another driver holds it.
+        """
+        path = self.root / "driver.lock"
+        owner = f"{socket.gethostname()} pid {os.getpid()} {secrets.token_hex(4)}"
+        _take_lock(path, owner)
+        ended = threading.Event()
+        threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if _read_text(path) == owner:
+                path.unlink(missing_ok=True)
+
+
+class DriverBusyError(UserError):
+    """Another `submit` or `watch` drives the study."""
+
+
+def _take_lock(path: Path, owner: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644)
+        except FileExistsError:
+            _break_if_stale(path)
+            continue
+        with os.fdopen(descriptor, "w") as file:
+            file.write(owner)
+        return
+    raise DriverBusyError(f"{path.parent}: {_read_text(path) or 'another process'} drives this study ({path.name})")
+
+
+def _break_if_stale(path: Path) -> None:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if age > LOCK_STALE_S:
+        stale = path.with_name(f".{path.name}.{secrets.token_hex(4)}.stale")
+        path.replace(stale)  # atomic: of two that break it, one fails here and sees the other's lock
+        stale.unlink(missing_ok=True)
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(LOCK_BEAT_S):
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

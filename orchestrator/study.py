@@ -1,0 +1,282 @@
+"""A study file (TOML) to a validated `Study`; what is unknown is met with the nearest thing that is known."""
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from evals import tasks
+from evals.protocol import Protocol
+from models.errors import StudyError, UserError, did_you_mean
+from models.recipe import Axes, Count
+
+AXES = tuple(Axes.model_fields)
+Scalar = str | int | float | bool
+GridTable = dict[str, list[Any]]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Upstream(_Table):
+    """The images that cells are trained on."""
+
+    dataset: str
+    """A packaged set's name, or a folder of class folders (relative to the study file)."""
+
+
+class Train(_Table):
+    """How cells are run; nothing here changes their weights."""
+
+    checkpoints: Count = 1
+    """Checkpoints a cell, evenly spaced, the last at the last step."""
+
+
+class Downstream(_Table):
+    """What every checkpoint is judged by."""
+
+    tasks: list[str] = Field(min_length=1)
+    protocol: Literal["ridge", "ridge-fixed"] = "ridge"
+    shots: list[Count] = [1, 5, 10, 25]
+    draws: Count = 3
+    layers: Literal["all", "last"] = "all"
+    checkpoints: Literal["all", "last"] = "all"
+
+
+class ClusterChoice(_Table):
+    """Where cells run."""
+
+    profile: str = "local"
+    """`local`, or a cluster profile file (relative to the study file)."""
+    partition: str | None = None
+    """The partition to use; the profile's first one that fits when it is not given."""
+
+
+class Wandb(_Table):
+    """Where Weights & Biases mirrors the study."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online where a key is found, else offline."""
+    project: str = "upshot"
+    entity: str | None = None
+
+
+class Study(_Table):
+    """One study: what to train, what to judge it by, where to run it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    upstream: Upstream
+    grid: list[GridTable]
+    exclude: list[GridTable] = []
+    train: Train = Train()
+    downstream: Downstream
+    cluster: ClusterChoice = ClusterChoice()
+    wandb: Wandb = Wandb()
+
+    @property
+    def protocol(self) -> Protocol:
+        """How this study judges a checkpoint on each of its tasks."""
+        d = self.downstream
+        return Protocol(name=d.protocol, shots=tuple(d.shots), draws=d.draws, layers=d.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """A study with the text it was read from, which is what a submission keeps."""
+
+    study: Study
+    text: str
+    path: Path
+
+
+def load_study(path: Path, overrides: Iterable[str] = ()) -> StudyFile:
+    """The study in `path`, with `key.path=value` overrides applied.
+
+    Relative paths of the data set and the profile become absolute, seen from the study file's folder.
+
+    Raises:
+        StudyError: the file is missing, malformed, or does not describe a study; the message names file and key path.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise StudyError(f"{path}: there is no such study file (`upshot init` writes one)") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read: {error}") from error
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path}: not valid TOML: {error}") from error
+    document = tomlkit.parse(text)
+    for override in overrides:
+        _override(document, override, path)
+    _make_absolute(document, path.resolve().parent)
+    text = tomlkit.dumps(document)
+    return StudyFile(parse_study(tomllib.loads(text), path), text, path)
+
+
+def parse_study(raw: dict[str, Any], path: Path) -> Study:
+    """The study that a parsed TOML document describes; `path` is only named in messages.
+
+    Raises:
+        StudyError: an unknown key or value, a value of the wrong type, an empty grid.
+    """
+    raw = {**raw, "grid": _grid_tables(raw.get("grid"), path), "exclude": _exclude_tables(raw.get("exclude", []), path)}
+    try:
+        study = Study.model_validate(raw)
+        for task in study.downstream.tasks:
+            tasks.task(task)
+    except ValidationError as error:
+        raise StudyError(f"{path}: {describe_errors(error, Study)}") from error
+    except UserError as error:
+        raise StudyError(f"{path}: downstream.tasks: {error}") from error
+    for key, values in (("tasks", study.downstream.tasks), ("shots", study.downstream.shots)):
+        _refuse_repeats(values, f"{path}: downstream.{key}")
+    return study
+
+
+def _grid_tables(raw: object, path: Path) -> list[GridTable]:
+    tables = [raw] if isinstance(raw, Mapping) else raw
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, Mapping) and t for t in tables):
+        raise StudyError(f"{path}: grid: is empty: give it at least `family` and `size` ([grid] or several [[grid]])")
+    checked = [_axis_values(table, f"{path}: {_where('grid', i, len(tables))}") for i, table in enumerate(tables)]
+    for i, table in enumerate(checked):
+        for axis in ("family", "size"):
+            if axis not in table:
+                raise StudyError(f"{path}: {_where('grid', i, len(tables))}.{axis}: is missing")
+    return checked
+
+
+def _exclude_tables(raw: object, path: Path) -> list[GridTable]:
+    if not isinstance(raw, list) or not all(isinstance(t, Mapping) and t for t in raw):
+        raise StudyError(f"{path}: exclude: write each as a [[exclude]] table of axis = value")
+    return [_axis_values(table, f"{path}: {_where('exclude', i, len(raw))}") for i, table in enumerate(raw)]
+
+
+def _where(key: str, index: int, count: int) -> str:
+    return key if count == 1 else f"{key}[{index}]"
+
+
+def _axis_values(table: Mapping[str, Any], where: str) -> GridTable:
+    """Every axis of a table as a list of checked values."""
+    checked: GridTable = {}
+    for axis, given in table.items():
+        if axis not in Axes.model_fields:
+            raise StudyError(f"{where}.{axis}: unknown axis (known: {', '.join(AXES)}).{did_you_mean(axis, AXES)}")
+        values = given if isinstance(given, list) else [given]
+        if not values:
+            raise StudyError(f"{where}.{axis}: has no values, so the grid is empty")
+        checked[axis] = [_axis_value(axis, value, f"{where}.{axis}") for value in values]
+        _refuse_repeats(checked[axis], f"{where}.{axis}")
+    return checked
+
+
+def _refuse_repeats(values: list[Any], where: str) -> None:
+    repeated = {value for value, group in itertools.groupby(sorted(values)) if len(list(group)) > 1}
+    if repeated:
+        raise StudyError(f"{where}: {', '.join(map(repr, sorted(repeated)))} stands there twice")
+
+
+def _axis_value(axis: str, value: object, where: str) -> Any:
+    field = Axes.model_fields[axis]
+    annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation  # type: ignore[valid-type]  # rebuilt at run time
+    if isinstance(value, bool):  # pydantic would read true as 1
+        raise StudyError(f"{where}: {value} is not a value of this axis")
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise StudyError(f"{where}: {_describe(error.errors()[0], value, annotation)}") from error
+
+
+def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
+    """Every complaint of a validation, one a line, with its key path and the nearest known key or value."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1])
+            line = f"unknown key (known: {', '.join(known)}).{did_you_mean(item['loc'][-1], known)}"
+        else:
+            line = _describe(item, item.get("input"), None)
+        lines.append(f"{where}: {line}")
+    return "\n".join(lines)
+
+
+def _describe(item: Any, value: object, annotation: object) -> str:
+    if item["type"] == "literal_error":
+        known = [str(name) for name in _literals(annotation)] or _quoted(item["ctx"]["expected"])
+        return f"unknown value {value!r} (known: {', '.join(known)}).{did_you_mean(value, known)}"
+    if item["type"] == "missing":
+        return "is missing"
+    return f"{item['msg']} (given: {value!r})"
+
+
+def _literals(annotation: object) -> list[object]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [name for part in get_args(annotation) for name in _literals(part)]
+
+
+def _quoted(expected: str) -> list[str]:
+    """The names in pydantic's "'a', 'b' or 'c'"."""
+    return expected.replace(" or ", ", ").replace("'", "").split(", ")
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the table at a key path."""
+    for part in location:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            while get_origin(annotation) in (list, dict, Union, UnionType):
+                annotation = get_args(annotation)[0 if get_origin(annotation) is list else -1]
+            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+                return []
+            model = annotation
+    return list(model.model_fields)
+
+
+def _override(document: tomlkit.TOMLDocument, override: str, path: Path) -> None:
+    """Applies one `key.path=value`; the value is TOML, or a bare word."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise StudyError(f"--set {override}: write it as key=value, for example grid.epochs=[1,2]")
+    try:
+        value = tomlkit.parse(f"value = {text}")["value"]
+    except TOMLKitError:
+        value = tomlkit.string(text)
+    *parents, last = key.strip().split(".")
+    table: Any = document
+    for part in parents:
+        table = table.setdefault(part, tomlkit.table())
+        if isinstance(table, list):
+            raise StudyError(f"--set {override}: {path} has several [[{part}]] tables; edit the file instead")
+        if not isinstance(table, Mapping):
+            raise StudyError(f"--set {override}: {part!r} is no table of {path}")
+    table[last] = value
+
+
+def _make_absolute(document: tomlkit.TOMLDocument, folder: Path) -> None:
+    upstream: Any = document.get("upstream")
+    if isinstance(upstream, Mapping) and _is_path(upstream.get("dataset")):
+        upstream["dataset"] = str(folder / Path(upstream["dataset"]).expanduser())  # type: ignore[index]  # a tomlkit table
+    cluster: Any = document.get("cluster")
+    if isinstance(cluster, Mapping) and str(cluster.get("profile", "local")) != "local":
+        cluster["profile"] = str(folder / Path(str(cluster["profile"])).expanduser())  # type: ignore[index]  # a tomlkit table
+    downstream: Any = document.get("downstream")
+    if isinstance(downstream, Mapping) and isinstance(downstream.get("tasks"), list):
+        for i, task in enumerate(downstream["tasks"]):
+            if _is_path(task):
+                downstream["tasks"][i] = str(folder / Path(task).expanduser())
+
+
+def _is_path(name: object) -> bool:
+    """A name with a separator is a path; packaged names have none."""
+    return isinstance(name, str) and ("/" in name or name in (".", ".."))

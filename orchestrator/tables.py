@@ -1,0 +1,255 @@
+"""What the commands print: tables that fit 80 columns, plain where there is no terminal."""
+
+import shlex
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evals import tasks
+from models import ladder
+from orchestrator.drive import Observation
+from orchestrator.plan import Plan
+from orchestrator.progress import counts_line, duration
+from orchestrator.session import Session
+from orchestrator.state import CellState, Status
+
+LOG_TAIL = 15
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))  # Text: names are data, never markup
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=max(80, console.width), no_color=True)
+
+
+def si(value: float) -> str:
+    """Three significant digits with a prefix: 8.31 M, 5.57 T, 1.2 E."""
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+# --- plan and models -----------------------------------------------------------------------------------------------
+
+
+def print_plan(plan: Plan, session: Session) -> None:
+    """The plan by family and size, then what it comes to."""
+    groups = defaultdict(list)
+    for planned in plan.cells:
+        recipe = planned.cell.recipe
+        groups[recipe.family, recipe.size, recipe.patch_size, recipe.image_size].append(planned)
+    rows = []
+    for (family, size, patch, pixels), members in groups.items():
+        costs = [cost for m in members for cost in (m.train, m.evaluate)]
+        where = members[0].train.resources
+        asks = f"{where.num_nodes}x{where.accelerators} {where.accelerator}" if where.accelerators else "1 cpu"
+        hours = sum(c.gpu_hours if where.accelerators else c.cpu_hours for c in costs)
+        rows.append(
+            (
+                f"{family} {size}{f'/{patch}' if patch else ''} {pixels}px",
+                len(members),
+                si(members[0].params),
+                si(sum(m.flops for m in members)),
+                asks,
+                f"{where.mem_gb:g} GB",
+                duration(max(m.train.resources.time_min for m in members) * 60),
+                f"{hours:.2f}",
+            )
+        )
+    columns = ("model", "cells", "params", "FLOPs", "a job asks", "memory", "limit", "hours")
+    _table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
+    actions = Counter(planned.action for planned in plan.cells)
+    print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
+    if plan.num_excluded:
+        print(f"{plan.num_excluded} combinations left out by [[exclude]]")
+    hours = {name: plan.hours(name) for name in ("gpu_hours", "gpu_hours_max", "cpu_hours")}
+    if hours["gpu_hours_max"]:
+        print(f"{hours['gpu_hours']:.2f} GPU-hours expected, at most {hours['gpu_hours_max']:.2f}", end="; ")
+    else:
+        print(f"{hours['cpu_hours']:.2f} CPU-hours expected", end="; ")
+    print(f"{plan.sbatch_calls} sbatch calls")
+
+
+def ladder_rows() -> list[dict[str, Any]]:
+    """Every named size at 224 pixels and 1,000 classes."""
+    rows = []
+    for family in ladder.FAMILIES:
+        for size in ladder.sizes(family):
+            arch = ladder.architecture(family, size, image_size=224, num_classes=1000)
+            rows.append(
+                {
+                    "family": family,
+                    "size": size,
+                    "patch_size": arch.patch_size or None,
+                    "params": ladder.num_params(arch),
+                    "forward_flops": ladder.forward_flops(arch),
+                    "train_flops": ladder.train_flops(arch),
+                    "memory_gb": ladder.training_memory_gb(arch, 128),
+                }
+            )
+    return rows
+
+
+def print_ladder(rows: list[dict[str, Any]]) -> None:
+    """The ladder of every family."""
+    columns = ("model", "params", "forward FLOPs", "train FLOPs", "memory, batch 128")
+    name = "{family} {size}"
+    shown = (
+        (
+            name.format(**row) + (f"/{row['patch_size']}" if row["patch_size"] else ""),
+            si(row["params"]),
+            si(row["forward_flops"]),
+            si(row["train_flops"]),
+            f"{row['memory_gb']:.3g} GB",
+        )
+        for row in rows
+    )
+    _table("Sizes at 224 pixels, 1,000 classes, float32, AdamW; FLOPs an image", columns, shown)
+
+
+def task_rows() -> list[dict[str, Any]]:
+    """Every packaged downstream task."""
+    fields = ("name", "title", "num_classes", "chance", "num_test", "source", "licence")
+    return [{field: getattr(tasks.task(name), field) for field in fields} for name in tasks.names()]
+
+
+def print_tasks(rows: list[dict[str, Any]]) -> None:
+    """The packaged downstream tasks."""
+    columns = ("task", "classes", "chance", "test images", "licence")
+    shown = ((r["name"], r["num_classes"], f"{r['chance']:.3f}", r["num_test"], r["licence"]) for r in rows)
+    _table("Downstream tasks that work at once (any folder of class folders works too)", columns, shown)
+
+
+# --- status and why ------------------------------------------------------------------------------------------------
+
+
+def state_json(state: CellState) -> dict[str, Any]:
+    """One cell as `status --json` prints it."""
+    return {
+        "cell_id": state.cell.cell_id,
+        **state.cell.recipe.model_dump(),
+        "status": state.status,
+        "cause": state.cause,
+        "train": state.train.status,
+        "evaluate": state.evaluate.status,
+        "attempts": state.train.num_attempts + state.evaluate.num_attempts,
+        "seconds": state.train.seconds + state.evaluate.seconds,
+        "checkpoints": list(state.steps),
+        "missing_evaluations": len(state.missing),
+    }
+
+
+def print_status(seen: Observation, session: Session, *, each: bool) -> None:
+    """The study by family and size, then failures by cause; with `each`, a line a cell."""
+    if each:
+        rows = ((s.cell.cell_id, axes_text(s), s.status, s.cause or "") for s in seen.states)
+        _table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), rows)
+        return
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for state in seen.states:
+        groups[f"{state.cell.recipe.family} {state.cell.recipe.size}"][state.status] += 1
+    present = [status for status in Status if any(status in counts for counts in groups.values())]
+    rows = ((name, *(counts[status] or "" for status in present)) for name, counts in groups.items())
+    _table(session.file.study.name, ("model", *present), rows)
+    print(counts_line(seen))
+    print(f"{sum(s.train.seconds + s.evaluate.seconds for s in seen.states) / 3600:.2f} job-hours used")
+    _print_failures(seen)
+    print(f"tensorboard --logdir {shlex.quote(str(session.store.root / 'cells'))}")
+
+
+def _print_failures(seen: Observation) -> None:
+    by_cause: dict[str, list[CellState]] = defaultdict(list)
+    for state in seen.states:
+        if state.status == Status.FAILED:
+            by_cause[state.cause or "unknown"].append(state)
+    for cause, states in by_cause.items():
+        print(f"{len(states)} failed: {cause} (upshot why {states[0].cell.cell_id})")
+
+
+def axes_text(state: CellState) -> str:
+    """The axes that tell a cell from its neighbours, in words."""
+    r = state.cell.recipe
+    return f"{r.family} {r.size} fraction={r.fraction:g} head_wd={r.head_weight_decay:g} seed={r.seed}"
+
+
+def print_why(state: CellState, session: Session) -> None:
+    """The story of one cell."""
+    store, cell_id = session.store, state.cell.cell_id
+    print(f"{cell_id}: {axes_text(state)}")
+    print(f"status: {state.status}" + (f" ({state.cause})" if state.cause else ""))
+    for event in store.attempts(cell_id):
+        print(_event_line(event))
+        if event.get("outcome") == "failed":
+            print("\n".join(f"    {line}" for line in event["error"]["traceback"].rstrip().splitlines()))
+    log = _newest_log(state, session)
+    if log is not None and log.exists():
+        print(f"log: {log}")
+        print("\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL:]))
+    print(f"folder: {store.cell_folder(cell_id)}")
+    print(f"next: {_next_step(state)}")
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+    head = f"{when}  {event['stage']} attempt {event['attempt']} {event['event']}"
+    if event["event"] == "start":
+        return f"{head} on {event['host']}" + (f", job {event['job']}" if event.get("job") else f", pid {event['pid']}")
+    return f"{head}: {event['outcome']} after {event['seconds']:.1f} s"
+
+
+def _newest_log(state: CellState, session: Session) -> Any:
+    stage = state.evaluate if state.evaluate.last else state.train
+    if stage.last is None:
+        return None
+    return session.store.log_path(state.cell.cell_id, stage.last["stage"], stage.last["attempt"])
+
+
+def _next_step(state: CellState) -> str:
+    return {
+        Status.NEW: "upshot submit starts it",
+        Status.FAILED: f"mend the cause, then: upshot retry ... {state.cell.cell_id[:8]}",
+        Status.DONE: "nothing; it is done",
+        Status.DIVERGED: "nothing; that its loss diverged is its result",
+    }.get(state.status, "wait; upshot watch shows it")
+
+
+# --- reduce --------------------------------------------------------------------------------------------------------
+
+
+def print_reduced(reduced: dict[str, Any]) -> None:
+    """One line a task and shot count: the answer, then the verdicts in words."""
+    rows = (
+        (t["task"], t["shots"] if t["shots"] is not None else "", t["n"], t["hull_vertices"], _answer(t), _fixed(t["kendall"]), t["conflicts"])
+        for t in reduced["tasks"]
+    )
+    columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")
+    _table("Downstream accuracy as upstream accuracy goes to 1", columns, rows)
+    for t in reduced["tasks"]:
+        if not t["identifiable"]:
+            shots = f", {t['shots']} shots" if t["shots"] is not None else ""
+            print(f"{t['task']}{shots}: {t['verdict']}")
+
+
+def _answer(task: dict[str, Any]) -> str:
+    fit = task["fits"]["hull"]
+    if not task["identifiable"] or fit is None:
+        return "not identifiable"
+    return f"{1 - fit['e_ir']:.3f} [{1 - fit['e_ir_high']:.3f}, {1 - fit['e_ir_low']:.3f}]"
+
+
+def _fixed(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

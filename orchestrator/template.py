@@ -1,0 +1,60 @@
+"""The study file that `upshot init` writes."""
+
+from pathlib import Path
+
+from models.errors import StudyError
+
+TEMPLATE = """\
+# A study: every combination in [grid] is one cell, trained once and judged on every downstream task.
+# `upshot plan` shows what it comes to; nothing runs before `upshot submit`.
+name = "my-study"
+
+[upstream]
+dataset = "icons"                  # a packaged set (`upshot tasks` lists the others), or a folder: images/CLASS/*.png
+
+[grid]                             # a list is an axis; write several [[grid]] tables to unite several grids
+family = ["vit", "mixer", "resnet"]
+size = ["pico", "nano", "micro"]   # `upshot models` lists the sizes, up to 10B
+patch_size = 8                     # pixels, for ViT and Mixer; leave it out for the published patch
+fraction = [0.1, 1.0]              # of the upstream images
+epochs = 1
+head_weight_decay = [0.03, 3.0]
+seed = 0
+# Also: classes, batch_size, image_size, optimizer, learning_rate, weight_decay, head_learning_rate, warmup,
+# label_smoothing, precision.
+
+# [[exclude]]                      # combinations to leave out
+# family = "vit"
+# size = "micro"
+
+[train]
+checkpoints = 2                    # a cell; evenly spaced, the last at the last step
+
+[downstream]
+tasks = ["mnist", "fashion", "hiragana", "patches"]
+shots = [1, 5, 10, 25]             # images a class
+draws = 3                          # of the shots, for an interval
+layers = "all"                     # or "last"
+checkpoints = "all"                # or "last"
+
+[cluster]
+profile = "local"                  # this machine; or a cluster profile: profile = "cluster.toml"
+
+[wandb]
+mode = "auto"                      # online where a W&B key is found, else offline; or "disabled"
+project = "upshot"
+"""
+
+
+def write_template(path: Path) -> Path:
+    """The path, once the template stands there.
+
+    Raises:
+        StudyError: something is there already; it is left as it is.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError as error:
+        raise StudyError(f"{path}: is there already; give another path") from error
+    return path

@@ -1,0 +1,59 @@
+"""The queue of this machine, for where there is no Slurm: workers claim array tasks by making files.
+
+A claim is made atomically, so no task runs twice; a worker holds a lock on its own file while it lives, which the
+kernel lets go when it dies, so the living are told from the dead without process ids.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_GRACE_S = 60.0  # a worker that was started this long ago and has no lock file yet is dead
+
+
+def claim(folder: Path, index: int, worker: str) -> bool:
+    """True for the one worker that claims array task `index` first."""
+    (folder / "claims").mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(folder / "claims" / str(index), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        file.write(worker)
+    return True
+
+
+def claims(folder: Path) -> dict[int, str]:
+    """The worker that claimed each array task."""
+    path = folder / "claims"
+    return {int(entry.name): entry.read_text() for entry in path.iterdir()} if path.is_dir() else {}
+
+
+@contextmanager
+def alive(folder: Path, worker: str) -> Iterator[None]:
+    """Marks a worker as living while the block runs, and however it dies."""
+    (folder / "workers").mkdir(parents=True, exist_ok=True)
+    with (folder / "workers" / worker).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_alive(folder: Path, worker: str) -> bool:
+    """Whether that worker lives."""
+    try:
+        with (folder / "workers" / worker).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def living(folder: Path) -> set[str]:
+    """The workers that live."""
+    path = folder / "workers"
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return {name for name in names if is_alive(folder, name)}

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Installs the Slurm that the tests run a private cluster of: tests/install_slurm.sh [--accounting]
+#
+# Idempotent. On Debian, as root, the daemons are installed but none is started: the tests start their own, in a
+# temporary folder. Anywhere else this says why the Slurm tests will be skipped, and exits 0.
+# --accounting also installs what sacct needs (slurmdbd and MariaDB).
+set -eu
+
+commands="sbatch slurmctld slurmd munged"
+packages="slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
+case "${1:-}" in
+    "") ;;
+    --accounting)
+        commands="$commands sacct slurmdbd mariadbd"
+        packages="$packages slurmdbd slurm-wlm-mysql-plugin mariadb-server"
+        ;;
+    *)
+        echo "usage: $0 [--accounting]" >&2
+        exit 2
+        ;;
+esac
+
+# The daemons live in sbin, which an ordinary user's PATH leaves out.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export PATH
+
+missing=""
+for command in $commands; do
+    command -v "$command" >/dev/null 2>&1 || missing="$missing $command"
+done
+[ -n "$missing" ] || exit 0
+
+skip() {
+    echo "Slurm tests will be skipped: missing$missing, and $1."
+    exit 0
+}
+[ -f /etc/debian_version ] && command -v apt-get >/dev/null 2>&1 || skip "this is not a Debian-like system"
+[ "$(id -u)" -eq 0 ] || skip "installing packages takes root (run: sudo $0 $*)"
+
+log=$(mktemp)
+policy=/usr/sbin/policy-rc.d
+made_policy=""
+tidy() {
+    rm -f "$log"
+    [ -z "$made_policy" ] || rm -f "$policy"
+}
+trap tidy EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# A policy-rc.d that exits 101 forbids packages to start services (the interface that invoke-rc.d documents).
+# One that is already there is the owner's decision: it is neither replaced nor removed.
+if [ ! -e "$policy" ] && [ ! -L "$policy" ]; then
+    made_policy=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+
+# apt is silent unless it fails; then all that it said is shown.
+quietly() {
+    "$@" >"$log" 2>&1 || {
+        status=$?
+        cat "$log" >&2
+        echo "$0: failed: $*" >&2
+        exit "$status"
+    }
+}
+export DEBIAN_FRONTEND=noninteractive
+quietly apt-get update -qq
+# shellcheck disable=SC2086 # a list of package names
+quietly apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=120 $packages

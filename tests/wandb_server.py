@@ -1,0 +1,286 @@
+"""A loopback Weights & Biases server, enough for the real client: runs are kept in memory, faults are made on demand.
+
+Its answers were found by trying wandb 0.31. The file stream has the real server's semantics: a line is put at its
+offset, so a chunk that is sent twice is kept once, and a client that resumes at the wrong line leaves a trace.
+
+    with WandbServer() as server:
+        ...  # WANDB_BASE_URL=server.url, WANDB_API_KEY=server.api_key
+        server.runs["my-run"].history
+"""
+
+import base64
+import gzip
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+Fault = Literal[401, 429, 500, "hang", "drop acknowledgements"]
+"""A status for every answer; no answer at all; or history that is kept while its sender hears nothing."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run as the server knows it; `lines` are history rows by their offset in the file stream."""
+
+    run_id: str
+    entity: str
+    project: str
+    group: str | None = None
+    job_type: str | None = None
+    name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    lines: dict[int, dict[str, Any]] = field(default_factory=dict)
+    state: str = "running"
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    num_opened: int = 0
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows in order, without the client's own columns (those that begin with an underscore)."""
+        assert sorted(self.lines) == list(range(len(self.lines))), f"gaps in the history: {sorted(self.lines)}"
+        return [{k: v for k, v in self.lines[i].items() if not k.startswith("_")} for i in range(len(self.lines))]
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """(examples seen, value) of the rows that have the metric."""
+        return [(row["examples_seen"], row[metric]) for row in self.history if metric in row]
+
+
+class WandbServer:
+    """The server; a context manager. `runs` by run id, `unknown` lists operations that it had no answer for."""
+
+    api_key = "local" + "0" * 35
+    entity = "tester"
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.unknown: list[str] = []
+        self.operations: list[str] = []
+        self.refused_key = False
+        self.history_received = threading.Event()
+        self._fault: Fault | None = None
+        self._recovered = threading.Event()
+        self._lock = threading.RLock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+
+    def __enter__(self) -> Self:
+        # The default poll would make every closing wait half a second.
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.recover()
+        self._http.shutdown()
+        self._http.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs to find this server and no other host."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.api_key, "WANDB_ERROR_REPORTING": "false"}
+
+    def fail(self, fault: Fault) -> None:
+        """Answers every request with this fault until `recover`."""
+        self._recovered.clear()
+        self._fault = fault
+
+    def recover(self) -> None:
+        """Answers as usual again; requests that hang are cut off."""
+        self._fault = None
+        self._recovered.set()
+
+    # --- requests; each returns (status, body), or None for no answer --------------------------------------------------
+
+    def answer(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Any] | None:
+        fault = self._fault
+        if fault == "hang":
+            return self._hang()
+        if isinstance(fault, int):
+            return fault, {"error": f"told to answer {fault}"}
+        if method == "PUT":
+            return self._upload(path, body)
+        if not self._knows(authorization):
+            return 401, {"errors": [{"message": "user is not logged in"}]}
+        if path == "/graphql":
+            return self._graphql(json.loads(body))
+        if method == "POST" and path.endswith("/file_stream"):
+            return self._file_stream(path, json.loads(body))
+        self.unknown.append(f"{method} {path}")
+        return 404, {"error": "unknown path"}
+
+    def _hang(self) -> None:
+        self._recovered.wait()
+
+    def _knows(self, authorization: str) -> bool:
+        expected = base64.b64encode(f"api:{self.api_key}".encode()).decode()
+        return authorization == f"Basic {expected}"
+
+    def _upload(self, path: str, body: bytes) -> tuple[int, Any]:
+        _, _, run_id, name = path.split("/", 3)
+        self.runs[run_id].uploads[name] = body
+        return 200, {}
+
+    def _file_stream(self, path: str, body: dict[str, Any]) -> tuple[int, Any] | None:
+        run = self.runs[path.split("/")[4]]
+        files = body.get("files") or {}
+        with self._lock:
+            history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
+            run.lines |= {history["offset"] + i: json.loads(line) for i, line in enumerate(history["content"])}
+            for line in files.get("wandb-summary.json", {"content": []})["content"]:
+                run.summary = json.loads(line)
+            if body.get("complete"):
+                run.state = "finished" if body.get("exitcode") == 0 else "failed"
+        if history["content"]:
+            self.history_received.set()
+            if self._fault == "drop acknowledgements":
+                return self._hang()
+        return 200, {}
+
+    def _graphql(self, request: dict[str, Any]) -> tuple[int, Any]:
+        match = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+        name = match[1] if match else ""
+        with self._lock:
+            self.operations.append(name)
+            resolve: Callable[[dict[str, Any]], Any] | None = getattr(self, f"_on_{name}", None)
+            if resolve is None:
+                self.unknown.append(name)
+                return 200, {"errors": [{"message": f"this server does not know {name!r}"}]}
+            return 200, {"data": resolve(request.get("variables") or {})}
+
+    # --- operations, by name ---------------------------------------------------------------------------------------------
+
+    def _on_Viewer(self, _: dict[str, Any]) -> Any:  # noqa: N802  # the client's own name for it
+        teams = {"edges": [{"node": {"name": self.entity}}]}
+        viewer = {"id": "viewer", "entity": self.entity, "username": self.entity, "email": "", "flags": "{}"}
+        return {"viewer": viewer | {"name": self.entity, "admin": False, "teams": teams, "apiKeys": {"edges": []}}}
+
+    _on_GetViewer = _on_Viewer  # noqa: N815  # the public API's
+
+    def _on_ServerFeaturesQuery(self, _: dict[str, Any]) -> Any:  # noqa: N802
+        return {"serverInfo": {"features": []}}
+
+    def _on_OrganizationCoreWeaveOrganizationID(self, _: dict[str, Any]) -> Any:  # noqa: N802
+        return {"entity": {"organization": {"coreWeaveOrganizationId": ""}}}
+
+    def _on_RunStoppedStatus(self, _: dict[str, Any]) -> Any:  # noqa: N802
+        return {"project": {"run": {"stopped": False}}}
+
+    def _on_UpsertBucket(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        inserted = given["name"] not in self.runs
+        project, entity = given.get("project") or "uncategorized", given.get("entity") or self.entity
+        run = self.runs.setdefault(given["name"], Run(given["name"], entity, project))
+        for key, value in (("groupName", "group"), ("jobType", "job_type"), ("displayName", "name"), ("tags", "tags")):
+            if given.get(key) is not None:
+                setattr(run, value, given[key])
+        if given.get("config"):
+            run.config = {key: item["value"] for key, item in json.loads(given["config"]).items()}
+        if given.get("groupName") is not None or inserted:
+            run.num_opened += 1
+            run.state = "running"
+        bucket = self._bucket(run) | {"project": {"id": run.project, "name": run.project, "entity": self._entity(run)}}
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _on_RunResumeStatus(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        run = self.runs.get(given["name"])
+        if run is None:
+            return {"model": None}
+        bucket = self._bucket(run) | {"wandbConfig": json.dumps({"t": 1})}
+        return {"model": {"id": run.project, "name": run.project, "entity": self._entity(run), "bucket": bucket}}
+
+    def _on_CreateRunFiles(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        files = [{"name": name, "uploadUrl": f"{self.url}/upload/{given['run']}/{name}"} for name in given["files"]]
+        return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+
+    def _on_Runs(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        runs = [run for run in self.runs.values() if run.project == given["project"]]
+        edges = [{"node": self._bucket(run), "cursor": run.run_id} for run in runs]
+        page = {"endCursor": None, "hasNextPage": False}
+        project = {"internalId": "1", "runCount": len(runs), "readOnly": False}
+        return {"project": project | {"runs": {"edges": edges, "pageInfo": page}}}
+
+    def _on_Run(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        run = self.runs.get(given["name"])
+        return {"project": {"internalId": "1", "run": run and self._bucket(run)}}
+
+    def _on_RunFullHistory(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        lines = self.runs[given["name"]].lines
+        return {"project": {"run": {"history": [json.dumps(lines[i]) for i in sorted(lines)], "events": []}}}
+
+    def _entity(self, run: Run) -> dict[str, str]:
+        return {"id": run.entity, "name": run.entity}
+
+    def _bucket(self, run: Run) -> dict[str, Any]:
+        """A run in the server's words, for the client's engine and for its public API."""
+        last = [json.dumps(run.lines[max(run.lines)])] if run.lines else []
+        keys = sorted({key for line in run.lines.values() for key in line})
+        return {
+            "id": f"storage-{run.run_id}",
+            "name": run.run_id,
+            "displayName": run.name,
+            "group": run.group,
+            "jobType": run.job_type,
+            "tags": run.tags,
+            "notes": None,
+            "description": "",
+            "commit": None,
+            "sweepName": None,
+            "readOnly": False,
+            "state": run.state,
+            "createdAt": "2026-01-01T00:00:00",
+            "heartbeatAt": "2026-01-01T00:00:00",
+            "projectId": "1",
+            "user": {"name": self.entity, "username": self.entity},
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "summaryMetrics": json.dumps(run.summary),
+            "systemMetrics": "{}",
+            "historyKeys": {"keys": {key: {} for key in keys}, "lastStep": len(run.lines)},
+            "historyLineCount": len(run.lines),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "historyTail": json.dumps(last),
+            "eventsTail": "[]",
+        }
+
+
+def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class calls it that
+            pass
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except OSError:  # a client that was killed, or that has had enough of waiting
+                self.close_connection = True
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            path = unquote(urlsplit(self.path).path)
+            answer = server.answer(self.command, path, body, self.headers.get("Authorization", ""))
+            if answer is None:
+                self.close_connection = True
+                return
+            data = json.dumps(answer[1]).encode()
+            self.send_response(answer[0])
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PUT = _serve  # noqa: N815  # the names that the base class looks for
+
+    return Handler
