@@ -186,13 +186,13 @@ def _design(features_ND: Features, mean_D: Floats, inverse_std_D: Floats) -> Flo
 
 def _dual_path(x_NE: Floats, y_NC: Floats, lambdas_R: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     eigenvalues_N, u_NN = np.linalg.eigh(x_NE @ x_NE.T)
-    eigenvalues_N = np.maximum(eigenvalues_N, 0.0)
+    eigenvalues_N = np.maximum(eigenvalues_N, 0.0)  # rounding makes zeros negative
     right_NC = u_NN.T @ y_NC
     inverse_NR = 1.0 / (eigenvalues_N[:, None] + lambdas_R)
     diagonal_NR = np.square(u_NN) @ inverse_NR
     errors = [
-        np.mean(np.square((u_NN @ (right_NC * inverse_NR[:, r, None])) / diagonal_NR[:, r, None]))
-        for r in range(len(lambdas_R))
+        _mean_squared_ratio(u_NN @ (right_NC * inverse_N[:, None]), diagonal_N)
+        for inverse_N, diagonal_N in zip(inverse_NR.T, diagonal_NR.T, strict=True)
     ]
     return x_NE.T @ u_NN, right_NC, eigenvalues_N, np.array(errors)
 
@@ -205,10 +205,16 @@ def _primal_path(x_NE: Floats, y_NC: Floats, lambdas_R: Floats) -> tuple[Floats,
     inverse_ER = 1.0 / (eigenvalues_E[:, None] + lambdas_R)
     held_out_NR = 1.0 - np.square(projected_NE) @ inverse_ER
     errors = [
-        np.mean(np.square((y_NC - projected_NE @ (right_EC * inverse_ER[:, r, None])) / held_out_NR[:, r, None]))
-        for r in range(len(lambdas_R))
+        _mean_squared_ratio(y_NC - projected_NE @ (right_EC * inverse_E[:, None]), held_out_N)
+        for inverse_E, held_out_N in zip(inverse_ER.T, held_out_NR.T, strict=True)
     ]
     return v_EE, right_EC, eigenvalues_E, np.array(errors)
+
+
+def _mean_squared_ratio(numerator_NC: Floats, denominator_N: Floats) -> float:
+    # The same as mean((numerator / denominator)^2), without two more arrays of N x C.
+    squares_N = np.einsum("nc,nc->n", numerator_NC, numerator_NC)
+    return float(np.sum(squares_N / np.square(denominator_N)) / numerator_NC.size)
 
 
 def _non_finite(what: str, features_ND: Features) -> str | None:

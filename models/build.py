@@ -14,8 +14,8 @@ def build_model(a: Architecture) -> nn.Module:
     """A freshly initialised model, on torch's default device (10 B parameters take no memory under "meta").
 
     Its parameters and operations are those that `models.ladder` counts. Like every timm model it has
-    `forward_intermediates` (one output a block; for a ResNet the stem and four stages), `forward_head(x, pre_logits=True)`
-    and `get_classifier()`. Draws from torch's global random generator.
+    `forward_intermediates` (one output a block; for a ResNet the stem and four stages),
+    `forward_head(x, pre_logits=True)` and `get_classifier()`. Draws from torch's global random generator.
     """
     return _BUILDERS[a.family](a)
 
@@ -51,10 +51,10 @@ def _ratio(hidden: int, width: int) -> float:
 
 
 def _build_resnet(a: Architecture) -> nn.Module:
-    # timm's plain stem has 64 channels at any width; its deep stem follows `stem_width` and is then replaced by the plain
-    # 7 x 7 convolution of that width, which is what the published ResNets, wide ones included, begin with.
+    # timm's plain stem has 64 channels at any width. Its deep stem follows `stem_width`, and is then replaced by the
+    # plain 7 x 7 convolution of that width, with which the published ResNets, wide ones included, begin.
     model = ResNet(
-        Bottleneck if a.bottleneck else BasicBlock,
+        Bottleneck if a.bottleneck else BasicBlock,  # type: ignore[arg-type]  # timm's annotation lacks the type[]
         layers=a.blocks,
         channels=tuple(a.width * 2**stage for stage in range(len(a.blocks))),
         in_chans=a.in_channels,
@@ -62,10 +62,11 @@ def _build_resnet(a: Architecture) -> nn.Module:
         stem_type="deep",
         stem_width=a.width // 2,
     )
-    model.conv1 = nn.Conv2d(a.in_channels, a.width, kernel_size=7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    stem = nn.Conv2d(a.in_channels, a.width, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.add_module("conv1", stem)
     if a.image_size <= SMALL_IMAGE_SIZE:
-        model.maxpool = nn.Identity()
+        model.add_module("maxpool", nn.Identity())
     return model
 
 

@@ -158,6 +158,9 @@ def bootstrap(us_N: "Floats", ds_N: "Floats", method: Method, *, draws: int = 20
 
     The hull is found again for each draw. A draw with fewer than three different upstream accuracies among its
     points (or vertices) cannot be fitted: it is counted in `num_failed`.
+
+    It says how much the fit leans on single models. It does not cover what no model of the study reached: the hull of a
+    sample lies below the frontier of all models that could have been trained.
     """
     picks_DN = np.random.default_rng(seed).integers(0, us_N.size, (draws, us_N.size))
     weights_DN = _draw_weights(us_N, ds_N, method, picks_DN)
@@ -368,7 +371,7 @@ def _bound_reasons(law: Law) -> list[str]:
     phrases: dict[Bound, str] = {
         "k_low": "the frontier does not rise with upstream accuracy",
         "alpha_low": f"alpha is on its lower bound ({law.alpha:.3g})",
-        "alpha_high": "any larger alpha, up to its bound, fits as well",
+        "alpha_high": f"alpha has no upper limit (from {law.alpha:.3g} up all fit equally well)",
     }
     return [phrases[bound] for bound in law.at_bound if bound in phrases]
 
@@ -391,6 +394,6 @@ def _interval_reasons(fit: Fit, min_e_ds: float) -> list[str]:
         reasons.append("e_IR is not separated from 0")
     if high >= min_e_ds and high - low > NARROW:
         reasons.append("e_IR is not separated from the lowest downstream error")
-    if not low <= fit.law.e_ir <= high:
+    if not low - 1e-9 <= fit.law.e_ir <= high + 1e-9:
         reasons.append("e_IR lies outside its own bootstrap interval")
     return reasons

@@ -43,7 +43,7 @@ class Selection:
 
     Args:
         cells: one row per task, shots and cell: task, shots, cell_id, upstream, downstream, upstream_num_test,
-            downstream_num_test, and the known axes and params; highest upstream accuracy first within a task.
+            downstream_num_test, and the known axes and params; best downstream accuracy first within a task.
         dropped: rows without a value, by reason, for each task and shots; every task and shots of the table is a key.
         protocol: the probe that the values come from; None where the table does not say.
     """
@@ -223,7 +223,7 @@ def _mean_over_draws(kept: pl.DataFrame) -> pl.DataFrame:
             downstream_num_test=pl.col("downstream_num_test").first(),
             **{name: pl.col(name).first() for name in extra},
         )
-        .sort("task", "shots", "upstream", "downstream", "cell_id", descending=[False, False, True, True, False])
+        .sort("task", "shots", "downstream", "upstream", "cell_id", descending=[False, False, True, True, False])
     )
 
 

@@ -19,8 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-Fault = Literal[401, 429, 500, "hang", "drop acknowledgements"]
-"""A status for every answer; no answer at all; or history that is kept while its sender hears nothing."""
+Fault = Literal[401, 429, 500, "hang", "half"]
+"""A status for every answer; no answer at all; or half of a piece of history kept, and no answer to its sender."""
 
 
 @dataclass(slots=True)
@@ -62,9 +62,9 @@ class WandbServer:
         self.runs: dict[str, Run] = {}
         self.unknown: list[str] = []
         self.operations: list[str] = []
-        self.refused_key = False
-        self.history_received = threading.Event()
+        self.cut_off = threading.Event()
         self._fault: Fault | None = None
+        self._fault_path = "/"
         self._recovered = threading.Event()
         self._lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -89,22 +89,23 @@ class WandbServer:
         """What a client needs to find this server and no other host."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.api_key, "WANDB_ERROR_REPORTING": "false"}
 
-    def fail(self, fault: Fault) -> None:
-        """Answers every request with this fault until `recover`."""
+    def fail(self, fault: Fault, path: str = "/") -> None:
+        """Answers every request whose path holds `path` with this fault until `recover`."""
         self._recovered.clear()
-        self._fault = fault
+        self._fault, self._fault_path = fault, path
 
     def recover(self) -> None:
         """Answers as usual again; requests that hang are cut off."""
         self._fault = None
         self._recovered.set()
 
-    # --- requests; each returns (status, body), or None for no answer --------------------------------------------------
+    # --- requests; each returns (status, body), or None for no answer -----------------------------------------------
 
     def answer(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Any] | None:
-        fault = self._fault
+        fault = self._fault if self._fault_path in path else None
         if fault == "hang":
-            return self._hang()
+            self._recovered.wait()
+            return None
         if isinstance(fault, int):
             return fault, {"error": f"told to answer {fault}"}
         if method == "PUT":
@@ -118,9 +119,6 @@ class WandbServer:
         self.unknown.append(f"{method} {path}")
         return 404, {"error": "unknown path"}
 
-    def _hang(self) -> None:
-        self._recovered.wait()
-
     def _knows(self, authorization: str) -> bool:
         expected = base64.b64encode(f"api:{self.api_key}".encode()).decode()
         return authorization == f"Basic {expected}"
@@ -133,17 +131,21 @@ class WandbServer:
     def _file_stream(self, path: str, body: dict[str, Any]) -> tuple[int, Any] | None:
         run = self.runs[path.split("/")[4]]
         files = body.get("files") or {}
+        history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
+        content = history["content"]
+        cut = self._fault == "half" and content
         with self._lock:
-            history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
-            run.lines |= {history["offset"] + i: json.loads(line) for i, line in enumerate(history["content"])}
+            kept = content[: max(1, len(content) // 2)] if cut else content
+            run.lines |= {history["offset"] + i: json.loads(line) for i, line in enumerate(kept)}
+        if cut:
+            self.cut_off.set()
+            self._recovered.wait()
+            return None
+        with self._lock:
             for line in files.get("wandb-summary.json", {"content": []})["content"]:
                 run.summary = json.loads(line)
             if body.get("complete"):
                 run.state = "finished" if body.get("exitcode") == 0 else "failed"
-        if history["content"]:
-            self.history_received.set()
-            if self._fault == "drop acknowledgements":
-                return self._hang()
         return 200, {}
 
     def _graphql(self, request: dict[str, Any]) -> tuple[int, Any]:
@@ -157,14 +159,14 @@ class WandbServer:
                 return 200, {"errors": [{"message": f"this server does not know {name!r}"}]}
             return 200, {"data": resolve(request.get("variables") or {})}
 
-    # --- operations, by name ---------------------------------------------------------------------------------------------
+    # --- operations, by name ----------------------------------------------------------------------------------------
 
     def _on_Viewer(self, _: dict[str, Any]) -> Any:  # noqa: N802  # the client's own name for it
         teams = {"edges": [{"node": {"name": self.entity}}]}
         viewer = {"id": "viewer", "entity": self.entity, "username": self.entity, "email": "", "flags": "{}"}
         return {"viewer": viewer | {"name": self.entity, "admin": False, "teams": teams, "apiKeys": {"edges": []}}}
 
-    _on_GetViewer = _on_Viewer  # noqa: N815  # the public API's
+    _on_GetViewer = _on_GetDefaultEntity = _on_Viewer  # noqa: N815  # the public API's
 
     def _on_ServerFeaturesQuery(self, _: dict[str, Any]) -> Any:  # noqa: N802
         return {"serverInfo": {"features": []}}

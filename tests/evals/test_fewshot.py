@@ -37,7 +37,7 @@ def digit_shots(digits, shots, draw=0):
     return features_ND[index_N], labels_N[index_N], features_ND[1000:], labels_N[1000:]
 
 
-# --- an independent reference: one example left out at a time, one lambda at a time -------------------------------------
+# --- an independent reference: one example left out at a time, one lambda at a time -----------------------------------
 
 
 def naive_design(features_ND, shots_ND):

@@ -1,0 +1,239 @@
+"""What a model costs, in closed form: parameters, operations, memory.
+
+Sizes are those of one image: `tokens` of a ViT (with the class token) or a Mixer, `side` of a square feature map.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+from models.errors import UnknownNameError, UserError
+from models.ladder.shapes import SMALL_IMAGE_SIZE, Architecture, Family
+
+Precision = Literal["float32", "bfloat16"]
+Optimizer = Literal["adamw", "sgd"]
+
+_BYTES_PER_GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Counts of a part of a model: parameters, and per image multiply-adds and elements kept for the backward pass.
+
+    `kept` are the elements that autocast keeps in bfloat16, `kept_wide` those that stay in float32 (what enters layer
+    norms, their statistics) or, in a ResNet, the 64-bit indices of max pooling, as two elements.
+    """
+
+    params: int = 0
+    macs: int = 0
+    kept: int = 0
+    kept_wide: int = 0
+
+    def __add__(self, other: "_Cost") -> "_Cost":
+        return _Cost(
+            self.params + other.params,
+            self.macs + other.macs,
+            self.kept + other.kept,
+            self.kept_wide + other.kept_wide,
+        )
+
+    def __mul__(self, times: int) -> "_Cost":
+        return _Cost(self.params * times, self.macs * times, self.kept * times, self.kept_wide * times)
+
+
+def num_params(a: Architecture) -> int:
+    """The number of parameters, head included; exactly that of the model `models.build` makes."""
+    return _cost(a).params
+
+
+def forward_flops(a: Architecture) -> int:
+    """Floating-point operations of one image's forward pass: two for each multiply-add.
+
+    Matrix products, convolutions and attention count, everything else does not, as in torch's FlopCounterMode.
+    """
+    return 2 * _cost(a).macs
+
+
+def train_flops(a: Architecture) -> int:
+    """Floating-point operations of one image's forward and backward pass.
+
+    Three times the forward pass (the gradients of inputs and of weights cost as much again, each) less the gradient of
+    the images themselves, which nobody computes. What fused attention or activation checkpointing compute a second time
+    is not counted.
+    """
+    return 3 * forward_flops(a) - 2 * _stem(a).macs
+
+
+def num_layers(a: Architecture) -> int:
+    """The number of block outputs to probe: the blocks of a ViT or a Mixer, the stem and four stages of a ResNet."""
+    return 1 + len(a.blocks) if a.family == "resnet" else a.depth
+
+
+@lru_cache(maxsize=1 << 16)
+def _cost(a: Architecture) -> _Cost:
+    return _COSTS[a.family](a)
+
+
+def _linear(tokens: int, d_in: int, d_out: int) -> _Cost:
+    """A linear layer with bias; it keeps its input, which is counted where the input is made."""
+    return _Cost(params=d_in * d_out + d_out, macs=tokens * d_in * d_out)
+
+
+def _norm(tokens: int, width: int) -> _Cost:
+    """A layer norm keeps its input, a mean and a deviation per token; its output is the next layer's kept input."""
+    return _Cost(params=2 * width, kept=tokens * width, kept_wide=tokens * width + 2 * tokens)
+
+
+def _mlp(tokens: int, width: int, hidden: int) -> _Cost:
+    """Linear, GELU, linear: the hidden layer is kept before and after the GELU."""
+    return _linear(tokens, width, hidden) + _linear(tokens, hidden, width) + _Cost(kept=2 * tokens * hidden)
+
+
+def _stem(a: Architecture) -> _Cost:
+    """The first layer: it keeps the images."""
+    image = a.in_channels * a.image_size**2
+    if a.family == "resnet":
+        return _conv(a.in_channels, a.width, 7, _halved(a.image_size)) + _Cost(kept=image)
+    return _linear(a.num_patches, a.in_channels * a.patch_size**2, a.width) + _Cost(kept=image)
+
+
+def _vit_cost(a: Architecture) -> _Cost:
+    tokens = a.num_patches + 1  # the class token
+    attention = _Cost(  # fused: queries, keys, values and outputs are kept, the tokens x tokens weights are not
+        macs=2 * tokens**2 * a.width, kept=4 * tokens * a.width, kept_wide=tokens * a.num_heads
+    )
+    block = (
+        _norm(tokens, a.width) * 2
+        + _linear(tokens, a.width, 3 * a.width)
+        + attention
+        + _linear(tokens, a.width, a.width)
+        + _mlp(tokens, a.width, a.mlp_dim)
+    )
+    positions = _Cost(params=(1 + tokens) * a.width)  # with the class token itself
+    return _stem(a) + positions + block * a.depth + _norm(tokens, a.width) + _linear(1, a.width, a.num_classes)
+
+
+def _mixer_cost(a: Architecture) -> _Cost:
+    tokens = a.num_patches
+    block = _norm(tokens, a.width) * 2 + _mlp(a.width, tokens, a.token_mlp_dim) + _mlp(tokens, a.width, a.mlp_dim)
+    pooled = _Cost(kept=a.width - tokens * a.width)  # the head keeps the mean over the last norm's outputs, not these
+    return _stem(a) + block * a.depth + _norm(tokens, a.width) + pooled + _linear(1, a.width, a.num_classes)
+
+
+def _halved(side: int) -> int:
+    """The side after a layer of stride 2, padded so that it halves and rounds up."""
+    return (side + 1) // 2
+
+
+def _conv(c_in: int, c_out: int, kernel: int, side: int) -> _Cost:
+    """A convolution without bias and its batch norm: outputs of both are kept (ReLU works in place)."""
+    weights = c_in * c_out * kernel**2
+    return _Cost(params=weights + 2 * c_out, macs=weights * side**2, kept=2 * c_out * side**2)
+
+
+def _resnet_cost(a: Architecture) -> _Cost:
+    side = _halved(a.image_size)
+    total = _stem(a)
+    if a.image_size > SMALL_IMAGE_SIZE:
+        side = _halved(side)
+        total += _Cost(kept=a.width * side**2, kept_wide=2 * a.width * side**2)  # max pooling: outputs, 64-bit indices
+    expansion = 4 if a.bottleneck else 1
+    channels = a.width
+    for stage, num_blocks in enumerate(a.blocks):
+        planes = a.width * 2**stage
+        out_side = _halved(side) if stage else side
+        total += _block(a, channels, planes, side, out_side)
+        channels = planes * expansion
+        total += _block(a, channels, planes, out_side, out_side) * (num_blocks - 1)
+        side = out_side
+    return total + _linear(1, channels, a.num_classes) + _Cost(kept=channels)
+
+
+def _block(a: Architecture, channels: int, planes: int, side: int, out_side: int) -> _Cost:
+    """One residual block; where it changes the shape, a 1 x 1 convolution projects the shortcut."""
+    out_channels = planes * 4 if a.bottleneck else planes
+    if a.bottleneck:  # the stride sits in the 3 x 3 convolution
+        body = (
+            _conv(channels, planes, 1, side)
+            + _conv(planes, planes, 3, out_side)
+            + _conv(planes, out_channels, 1, out_side)
+        )
+    else:
+        body = _conv(channels, planes, 3, out_side) + _conv(planes, planes, 3, out_side)
+    if channels == out_channels and side == out_side:
+        return body
+    # What the shortcut's norm gives is added at once: only the convolution's output is kept.
+    return body + _conv(channels, out_channels, 1, out_side) + _Cost(kept=-out_channels * out_side**2)
+
+
+_COSTS: Mapping[Family, Callable[[Architecture], _Cost]] = {
+    "vit": _vit_cost,
+    "mixer": _mixer_cost,
+    "resnet": _resnet_cost,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingMemory:
+    """What one training step keeps, in GB (10**9 bytes); sharding divides all but the activations."""
+
+    weights_gb: float
+    gradients_gb: float
+    optimizer_gb: float
+    activations_gb: float
+
+    @property
+    def total_gb(self) -> float:
+        """The sum of the parts."""
+        return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.activations_gb
+
+
+def training_memory(
+    a: Architecture, batch_size: int, precision: Precision = "float32", optimizer: Optimizer = "adamw"
+) -> TrainingMemory:
+    """What fills the memory during one training step; the sum is a little more than is ever needed at once.
+
+    Weights, gradients and optimiser state are float32 (AdamW: two moments; SGD: one momentum). Activations are what
+    autograd keeps for the backward pass; in bfloat16 (autocast) all of it takes two bytes but what enters layer norms,
+    which CUDA computes in float32, and the weights get a bfloat16 copy. Attention is taken to be fused.
+
+    Left out: gradients of activations (about those of one block) and the optimiser's temporaries (about a copy of the
+    weights): the weights' gradients are few while the former are needed, and no activations are left beside the latter.
+    Left out too, and to be added: the allocator's fragments and the CUDA context.
+
+    Args:
+        a: the model.
+        batch_size: images on one device in one step.
+        precision: "float32", or "bfloat16" by autocast over float32 weights.
+        optimizer: "adamw" or "sgd".
+
+    Raises:
+        UnknownNameError: no such precision or optimiser.
+        UserError: the batch size is below 1.
+    """
+    if precision not in get_args(Precision):
+        raise UnknownNameError("precision", precision, get_args(Precision))
+    if optimizer not in get_args(Optimizer):
+        raise UnknownNameError("optimizer", optimizer, get_args(Optimizer))
+    if batch_size < 1:
+        raise UserError(f"{a.family} {a.size}: batch_size is {batch_size}; it must be at least 1")
+    cost = _cost(a)
+    weights_gb = 4 * cost.params / _BYTES_PER_GB
+    if precision == "float32":
+        activations = batch_size * 4 * (cost.kept + cost.kept_wide)
+    else:
+        activations = batch_size * (2 * cost.kept + 4 * cost.kept_wide) + 2 * cost.params
+    return TrainingMemory(
+        weights_gb=weights_gb,
+        gradients_gb=weights_gb,
+        optimizer_gb=weights_gb * (2 if optimizer == "adamw" else 1),
+        activations_gb=activations / _BYTES_PER_GB,
+    )
+
+
+def training_memory_gb(
+    a: Architecture, batch_size: int, precision: Precision = "float32", optimizer: Optimizer = "adamw"
+) -> float:
+    """The sum of `training_memory`, in GB (10**9 bytes)."""
+    return training_memory(a, batch_size, precision, optimizer).total_gb

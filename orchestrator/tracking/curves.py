@@ -1,0 +1,161 @@
+"""What a mirror shows of a cell, read from its folder: the curves of training, and the metrics it ended with."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+import polars as pl
+
+from models.errors import DataError
+from orchestrator.files import read_records
+
+Metrics = dict[str, float | int | str | None]
+
+CURVES: Final[dict[str, dict[str, str]]] = {
+    "train": {
+        "train_loss": "train/loss",
+        "learning_rate": "train/learning_rate",
+        "images_per_second": "train/images_per_second",
+    },
+    "checkpoint": {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"},
+}
+"""By event: the fields of a training record that make a curve, and the curve's name in a mirror."""
+
+ROW_COLUMNS: Final = ["task", "protocol", "shots", "draw", "layer", "last_layer", "downstream_accuracy", "reason"]
+DEFAULT_PROTOCOL: Final = "ridge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One record of a cell's curve. `index` counts the curve's records in the file, from 0."""
+
+    index: int
+    event: str
+    step: int
+    examples_seen: int
+    time: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A cell's training and checkpoint records in the order of the file, and how many lines could not be read."""
+
+    points: list[Point]
+    num_unreadable: int
+
+
+def read_curve(cell_dir: Path) -> Curve:
+    """Every training and checkpoint record of a cell; what cannot be read is counted, never fatal."""
+    path = cell_dir / "train.ndjson"
+    read = read_records(path)
+    written = path.stat().st_mtime if read.records else 0.0
+    points: list[Point] = []
+    unreadable = read.num_torn
+    for record in read.records:
+        if record.get("event") not in tuple(CURVES):
+            continue
+        if all(type(record.get(key)) is int for key in ("step", "examples_seen")):
+            points.append(_point(record, len(points), written))
+        else:
+            unreadable += 1
+    return Curve(points, unreadable)
+
+
+def _point(record: dict[str, Any], index: int, written: float) -> Point:
+    event = record["event"]
+    when = record.get("time")
+    return Point(
+        index=index,
+        event=event,
+        step=record["step"],
+        examples_seen=record["examples_seen"],
+        time=float(when) if is_number(when) else written,
+        values={name: float(record[key]) for key, name in CURVES[event].items() if is_number(record.get(key))},
+    )
+
+
+def current_points(points: Iterable[Point], first: int = 0) -> list[Point]:
+    """The points from index `first` on that say something new, in order.
+
+    A resumed cell repeats the steps after its checkpoint: the later record counts, except where the earlier one lies
+    before `first`. What W&B has been told stays told, its history cannot be rewritten.
+    """
+    points = list(points)
+    told = {(point.event, point.step) for point in points if point.index < first}
+    latest = {(point.event, point.step): point for point in points if point.index >= first}
+    return sorted((latest[key] for key in latest.keys() - told), key=lambda point: point.index)
+
+
+def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
+    """The newest checkpoint's upstream metrics and the downstream ones of the same checkpoint.
+
+    Evaluations of an earlier checkpoint are left out: beside the newest upstream accuracy they would be a pair that
+    never existed.
+
+    Raises:
+        DataError: an evaluation's file cannot be read.
+    """
+    checkpoints = [point for point in curve.points if point.event == "checkpoint"]
+    metrics: Metrics = {}
+    if checkpoints:
+        last = max(checkpoints, key=lambda point: (point.step, point.index))
+        metrics |= last.values | downstream_metrics(cell_dir / "evals" / f"step_{last.step:08d}")
+    if curve.points:
+        metrics["examples_seen"] = max(point.examples_seen for point in curve.points)
+    return metrics
+
+
+def downstream_metrics(folder: Path) -> Metrics:
+    """By name, the few-shot results of one checkpoint: `downstream/TASK/SHOTSshot/accuracy` and `/best_layer`.
+
+    Accuracy is the mean over the draws at the last layer; the best layer has the highest such mean, the lowest one on
+    ties, and is given where several were probed. A mean over fewer draws than asked is None, with a `/reason`. Where
+    several files hold the same task and shots the newest counts. Protocols other than ridge stand in the name.
+
+    Raises:
+        DataError: a file is torn or has other columns.
+    """
+    files = sorted(folder.glob("*.parquet"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    if not files:
+        return {}
+    rows = pl.concat([_read_rows(path).with_columns(file=pl.lit(i)) for i, path in enumerate(files)])
+    group = ["task", "protocol", "shots"]
+    rows = rows.filter(pl.col("file") == pl.col("file").max().over(group)).sort(*group, "layer", "draw")
+    layers = rows.group_by(*group, "layer", maintain_order=True).agg(
+        pl.col("last_layer").any(),
+        pl.when(pl.col("downstream_accuracy").is_not_null().all())
+        .then(pl.col("downstream_accuracy").mean())
+        .alias("mean"),
+        pl.col("reason").drop_nulls().first(),
+    )
+    metrics: Metrics = {}
+    for (task, protocol, shots), table in layers.group_by(*group, maintain_order=True):
+        qualifier = "" if protocol == DEFAULT_PROTOCOL else f"/{protocol}"
+        number = "full" if shots is None else f"{shots}shot"
+        metrics |= _task_metrics(f"downstream/{task}/{number}{qualifier}", table.rows(named=True))
+    return metrics
+
+
+def _read_rows(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=ROW_COLUMNS)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: the evaluation cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _task_metrics(prefix: str, layers: list[dict[str, Any]]) -> Metrics:
+    last = next((layer for layer in layers if layer["last_layer"]), None)
+    metrics: Metrics = {f"{prefix}/accuracy": last["mean"] if last else None}
+    if metrics[f"{prefix}/accuracy"] is None:
+        reasons = [layer["reason"] for layer in ([last] if last else layers) if layer["reason"]]
+        metrics[f"{prefix}/reason"] = reasons[0] if reasons else "not every draw has an accuracy"
+    if len(layers) > 1 and all(layer["mean"] is not None for layer in layers):
+        metrics[f"{prefix}/best_layer"] = max(layers, key=lambda layer: (layer["mean"], -layer["layer"]))["layer"]
+    return metrics
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number; true and false are none. NaN and infinities are."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

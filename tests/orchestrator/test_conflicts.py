@@ -1,0 +1,296 @@
+"""Conflicts against brute force, scipy and published tables."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from models.recipe import Axes
+from orchestrator import conflicts
+from orchestrator.conflicts import (
+    AXES,
+    CONTROLLED_SCHEMA,
+    STRONGEST_SCHEMA,
+    controlled_pairs,
+    count_pairs,
+    count_significant,
+    kendall,
+    spearman,
+    strongest_pairs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+DATA = Path(__file__).parent / "data"
+REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
+NUM_TEST = {
+    "imagenet-real": 46_837,
+    "imagenetv2-matched-frequency": 10_000,
+    "sketch": 50_889,
+    "imagenet-a": 7_500,
+    "imagenet-r": 30_000,
+}
+# Few levels, so that ties are common.
+POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=50)
+
+
+def arrays(points: "Sequence[tuple[int, int]]") -> tuple["Floats", "Floats"]:
+    us_N, ds_N = np.array(points, dtype=np.float64).reshape(-1, 2).T / 20
+    return us_N, ds_N
+
+
+def timm(task: str) -> tuple["Floats", "Floats"]:
+    table = pl.read_parquet(DATA / "timm_top1.parquet").filter(pl.col("task") == task)
+    return table["upstream"].to_numpy() / 100, table["downstream"].to_numpy() / 100
+
+
+def cells_of(rows: list[dict[str, Any]], **constant: Any) -> pl.DataFrame:
+    defaults = {"task": "mnist", "shots": 5, "upstream_num_test": 1000, "downstream_num_test": 1000, **constant}
+    kinds = {"shots": pl.Int64, "upstream_num_test": pl.Int64, "downstream_num_test": pl.Int64}
+    named = [{**defaults, "cell_id": f"cell{i:03d}", **row} for i, row in enumerate(rows)]
+    return pl.DataFrame(named, schema_overrides=kinds)
+
+
+# --- counts and correlations
+
+
+@given(POINTS)
+def test_counts_equal_brute_force(points: list[tuple[int, int]]) -> None:
+    signs = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in combinations(points, 2)]
+    counts = count_pairs(*arrays(points))
+    assert counts.conflicts == sum(sign < 0 for sign in signs)
+    assert counts.concordant == sum(sign > 0 for sign in signs)
+    assert counts.tied == sum(sign == 0 for sign in signs)
+    assert counts.tied_upstream == sum(a[0] == b[0] for a, b in combinations(points, 2))
+    assert counts.tied_downstream == sum(a[1] == b[1] for a, b in combinations(points, 2))
+
+
+@pytest.mark.parametrize("n", [2, 3, 64, 65, 1000])
+def test_a_reversed_order_conflicts_everywhere(n: int) -> None:
+    us_N = np.linspace(0, 1, n)
+    assert count_pairs(us_N, us_N[::-1]).conflicts == n * (n - 1) // 2
+    assert count_pairs(us_N, us_N).conflicts == 0
+
+
+def is_significant(us: "Sequence[float]", ds: "Sequence[float]", n_us: "Sequence[int]", n_ds: "Sequence[int]") -> bool:
+    def differ(p: "Sequence[float]", n: "Sequence[int]") -> bool:
+        return bool(abs(p[0] - p[1]) > 1.96 * (p[0] * (1 - p[0]) / n[0] + p[1] * (1 - p[1]) / n[1]) ** 0.5)
+
+    conflicting = (us[0] - us[1]) * (ds[0] - ds[1]) < 0
+    return bool(conflicting and differ(us, n_us) and differ(ds, n_ds))
+
+
+@given(POINTS, st.integers(1, 500), st.integers(1, 500))
+def test_significant_counts_equal_brute_force(points: list[tuple[int, int]], num_us: int, num_ds: int) -> None:
+    us_N, ds_N = arrays(points)
+    expected = sum(
+        is_significant((us_N[i], us_N[j]), (ds_N[i], ds_N[j]), (num_us, num_us), (num_ds, num_ds))
+        for i, j in combinations(range(us_N.size), 2)
+    )
+    assert count_significant(us_N, ds_N, num_us, num_ds) == expected
+
+
+def test_test_sets_may_differ_between_cells_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    us_N, ds_N = rng.uniform(size=(2, 90))
+    num_us_N, num_ds_N = rng.integers(5, 300, (2, 90))
+    expected = sum(
+        is_significant(us_N[[i, j]], ds_N[[i, j]], num_us_N[[i, j]], num_ds_N[[i, j]])
+        for i, j in combinations(range(90), 2)
+    )
+    assert 0 < expected < count_pairs(us_N, ds_N).conflicts
+    for rows in (7, 90, 512):
+        monkeypatch.setattr(conflicts, "BLOCK_ROWS", rows)
+        assert count_significant(us_N, ds_N, num_us_N, num_ds_N) == expected
+
+
+@pytest.mark.parametrize("task", REFERENCE)
+def test_public_tables_agree_with_the_reference(task: str) -> None:
+    (us_N, ds_N), expected = timm(task), REFERENCE[task]
+    counts = count_pairs(us_N, ds_N)
+    assert (counts.conflicts, counts.concordant, counts.tied) == tuple(
+        expected[name] for name in ("conflict", "concord", "tied")
+    )
+    assert count_significant(us_N, ds_N, 50_000, NUM_TEST[task]) == expected["conflict_sig"]
+    assert spearman(us_N, ds_N) == pytest.approx(expected["spearman"], abs=1e-12)
+    assert kendall(us_N, ds_N) == pytest.approx(expected["kendall"], abs=1e-12)
+
+
+@given(POINTS)
+def test_correlations_equal_scipy_and_are_unknown_for_constants(points: list[tuple[int, int]]) -> None:
+    us_N, ds_N = arrays(points)
+    if len(set(us_N)) < 2 or len(set(ds_N)) < 2:
+        assert spearman(us_N, ds_N) is None
+        assert kendall(us_N, ds_N) is None
+        return
+    assert spearman(us_N, ds_N) == pytest.approx(stats.spearmanr(us_N, ds_N).statistic, abs=1e-12)
+    assert kendall(us_N, ds_N) == pytest.approx(stats.kendalltau(us_N, ds_N).statistic, abs=1e-12)
+
+
+# --- controlled conflicts
+
+
+def test_axes_are_those_of_a_study() -> None:
+    assert tuple(Axes.model_fields) == AXES
+
+
+def test_one_axis_at_a_time_is_counted() -> None:
+    cells = cells_of(
+        [
+            {"head_weight_decay": 0.03, "epochs": 4.0, "upstream": 0.5, "downstream": 0.5},
+            {"head_weight_decay": 3.0, "epochs": 4.0, "upstream": 0.4, "downstream": 0.6},
+            {"head_weight_decay": 0.03, "epochs": 8.0, "upstream": 0.6, "downstream": 0.55},
+            {"head_weight_decay": 3.0, "epochs": 8.0, "upstream": 0.7, "downstream": 0.5},
+            {"head_weight_decay": 10.0, "epochs": 8.0, "upstream": 0.7, "downstream": 0.4},
+        ]
+    )
+    table = controlled_pairs(cells)
+    assert table.schema == pl.Schema(CONTROLLED_SCHEMA)
+    columns = ["axis", "low", "high", "pairs", "upstream_up_downstream_down", "upstream_down_downstream_up"]
+    assert table.select(*columns, "both_up", "both_down", "tied").rows() == [
+        ("epochs", "4.0", "8.0", 2, 1, 0, 1, 0, 0),
+        ("head_weight_decay", "0.03", "3.0", 2, 1, 1, 0, 0, 0),
+        ("head_weight_decay", "0.03", "10.0", 1, 1, 0, 0, 0, 0),
+        ("head_weight_decay", "3.0", "10.0", 1, 0, 0, 0, 0, 1),
+    ]
+    means = table.filter(pl.col("low") == "4.0").row(0, named=True)
+    assert means["mean_upstream_change"] == pytest.approx(0.2)
+    assert means["mean_downstream_change"] == pytest.approx(-0.025)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "size": st.sampled_from(["S", "B"]),
+                "fraction": st.sampled_from([0.1, 1.0]),
+                "seed": st.integers(0, 2),
+                "upstream": st.integers(0, 5).map(lambda i: i / 5),
+                "downstream": st.integers(0, 5).map(lambda i: i / 5),
+            }
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_controlled_counts_equal_brute_force(rows: list[dict[str, Any]]) -> None:
+    table = controlled_pairs(cells_of(rows))
+    for axis in ("size", "fraction", "seed"):
+        others = [name for name in ("size", "fraction", "seed") if name != axis]
+        pairs = [
+            (a, b) for a in rows for b in rows if a[axis] < b[axis] and all(a[other] == b[other] for other in others)
+        ]
+        bought = sum(a["upstream"] < b["upstream"] and a["downstream"] > b["downstream"] for a, b in pairs)
+        found = table.filter(pl.col("axis") == axis)
+        assert found["pairs"].sum() == len(pairs)
+        assert found["upstream_up_downstream_down"].sum() == bought
+
+
+def test_sizes_are_ordered_by_parameters_and_names_have_no_order() -> None:
+    cells = cells_of(
+        [
+            {"family": "vit", "size": "S", "params": 22, "patch_size": 16, "upstream": 0.4, "downstream": 0.4},
+            {"family": "vit", "size": "B", "params": 86, "patch_size": 16, "upstream": 0.5, "downstream": 0.3},
+            {"family": "mixer", "size": "B", "params": 60, "patch_size": 16, "upstream": 0.5, "downstream": 0.2},
+        ]
+    )
+    rows = controlled_pairs(cells).select("axis", "low", "high", "ordered", "upstream_up_downstream_down").rows()
+    assert rows == [("family", "mixer", "vit", False, 0), ("size", "S", "B", True, 1)]
+
+
+def test_a_family_without_patches_is_compared_with_one_that_has_them() -> None:
+    cells = cells_of(
+        [
+            {"family": "vit", "patch_size": 16, "upstream": 0.4, "downstream": 0.4},
+            {"family": "vit", "patch_size": 8, "upstream": 0.5, "downstream": 0.5},
+            {"family": "resnet", "patch_size": None, "upstream": 0.6, "downstream": 0.3},
+            {"family": "mixer", "patch_size": 8, "upstream": 0.6, "downstream": 0.3},
+        ]
+    )
+    found = controlled_pairs(cells).select("axis", "low", "high", "pairs").rows()
+    assert found == [
+        ("family", "mixer", "resnet", 1),
+        ("family", "mixer", "vit", 1),
+        ("family", "resnet", "vit", 2),
+        ("patch_size", "8", "16", 1),
+    ]
+
+
+def test_tasks_and_shots_are_kept_apart_and_a_missing_value_makes_no_pair() -> None:
+    cell = {"fraction": 0.1, "upstream": 0.4, "downstream": 0.4}
+    other = {"fraction": 1.0, "upstream": 0.5, "downstream": 0.3}
+    cells = pl.concat(
+        [cells_of([cell, other], shots=1), cells_of([cell], shots=5), cells_of([cell, other], task="cars", shots=None)]
+    )
+    found = controlled_pairs(cells).select("task", "shots", "pairs").rows()
+    assert found == [("cars", None, 1), ("mnist", 1, 1)]
+
+
+def test_without_axes_there_are_no_controlled_conflicts() -> None:
+    table = controlled_pairs(cells_of([{"upstream": 0.1, "downstream": 0.2}, {"upstream": 0.2, "downstream": 0.1}]))
+    assert table.is_empty()
+    assert table.schema == pl.Schema(CONTROLLED_SCHEMA)
+
+
+# --- strongest conflicts
+
+
+@settings(deadline=None)
+@given(POINTS.filter(lambda points: len(points) > 0), st.integers(1, 10), st.booleans())
+def test_strongest_conflicts_equal_brute_force(points: list[tuple[int, int]], limit: int, sized: bool) -> None:
+    us_N, ds_N = arrays(points)
+    rows = [{"upstream": u, "downstream": d} for u, d in zip(us_N.tolist(), ds_N.tolist(), strict=True)]
+    cells = cells_of(rows, upstream_num_test=50 if sized else None)
+    strengths = []
+    for a in rows:
+        for b in rows:
+            gain, loss = a["upstream"] - b["upstream"], b["downstream"] - a["downstream"]
+            if gain <= 0 or loss <= 0:
+                continue
+            us_se, ds_se = (
+                (sum(c[side] * (1 - c[side]) for c in (a, b)) / n) ** 0.5
+                for side, n in (("upstream", 50), ("downstream", 1000))
+            )
+            zs = (gain / us_se if us_se else np.inf, loss / ds_se if ds_se else np.inf)
+            strengths.append(min(zs) if sized else min(gain, loss))
+    table = strongest_pairs(cells, limit)
+    left, right = ["upstream_z", "downstream_z"] if sized else ["upstream_gain", "downstream_loss"]
+    found = table.select(pl.min_horizontal(left, right)).to_series().to_list()
+    assert table.schema == pl.Schema(STRONGEST_SCHEMA)
+    assert found == pytest.approx(sorted(strengths, reverse=True)[:limit])
+    assert table["conflicts"].to_list() == [len(strengths)] * table.height
+    assert table["not_listed"].to_list() == [len(strengths) - table.height] * table.height
+
+
+def test_a_listed_conflict_names_both_cells_and_how_they_differ() -> None:
+    cells = cells_of(
+        [
+            {"size": "B", "epochs": 4.0, "seed": 0, "upstream": 0.6, "downstream": 0.5},
+            {"size": "S", "epochs": 8.0, "seed": 0, "upstream": 0.5, "downstream": 0.7},
+        ]
+    )
+    (row,) = strongest_pairs(cells, 5).rows(named=True)
+    assert (row["cell_id_upstream"], row["cell_id_downstream"]) == ("cell000", "cell001")
+    assert row["differs_on"] == "size, epochs"
+    assert row["upstream_gain"] == pytest.approx(0.1)
+    assert row["downstream_loss"] == pytest.approx(0.2)
+    assert row["upstream_z"] == pytest.approx(0.1 / (0.49 / 1000) ** 0.5)
+
+
+def test_unknown_test_sizes_leave_standard_errors_null() -> None:
+    rows = [{"upstream": 0.6, "downstream": 0.5}, {"upstream": 0.5, "downstream": 0.7}]
+    (row,) = strongest_pairs(cells_of(rows, downstream_num_test=None), 5).rows(named=True)
+    assert row["upstream_z"] is not None
+    assert (row["downstream_z"], row["differs_on"]) == (None, None)

@@ -1,0 +1,308 @@
+"""The reducer: which rows count, what is dropped, what is refused, and the JSON that comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import DataError, UserError
+from orchestrator.reduce import controlled_conflicts, reduce_study, select_cells, strongest_conflicts
+
+DATA = Path(__file__).parent / "data"
+REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
+NUM_TEST = {
+    "imagenet-real": 46_837,
+    "imagenetv2-matched-frequency": 10_000,
+    "sketch": 50_889,
+    "imagenet-a": 7_500,
+    "imagenet-r": 30_000,
+}
+TASK_KEYS = {
+    "task",
+    "shots",
+    "n",
+    "hull_vertices",
+    "hull",
+    "fits",
+    "identifiable",
+    "verdict",
+    "spearman",
+    "kendall",
+    "conflicts",
+    "significant_conflicts",
+    "dropped",
+    "method",
+}
+FIT_KEYS = {
+    "k",
+    "alpha",
+    "e_ir",
+    "e_ir_low",
+    "e_ir_high",
+    "rmse",
+    "held_out_rmse",
+    "alpha_low",
+    "alpha_high",
+    "draws_failed",
+    "at_bound",
+}
+
+
+def timm() -> pl.DataFrame:
+    return pl.read_parquet(DATA / "timm_top1.parquet").select(
+        "task",
+        cell_id=pl.format("{}@{}", "model", "img_size"),
+        upstream_accuracy=pl.col("upstream") / 100,
+        downstream_accuracy=pl.col("downstream") / 100,
+        upstream_num_test=pl.lit(50_000),
+        downstream_num_test=pl.col("task").replace_strict(NUM_TEST),
+    )
+
+
+def row(
+    cell_id: str = "a", upstream: float | None = 0.5, downstream: float | None = 0.4, **more: Any
+) -> dict[str, Any]:
+    """One row of a study's results table, of the last layer and the last checkpoint."""
+    return {
+        "cell_id": cell_id,
+        "task": "mnist",
+        "shots": 5,
+        "draw": 0,
+        "layer": 12,
+        "last_layer": True,
+        "step": 1000,
+        "last_checkpoint": True,
+        "protocol": "ridge",
+        "upstream_accuracy": upstream,
+        "downstream_accuracy": downstream,
+        "upstream_num_test": 1000,
+        "downstream_num_test": 500,
+        "reason": None,
+        **more,
+    }
+
+
+def table(*rows: dict[str, Any]) -> pl.DataFrame:
+    kinds = {"upstream_accuracy": pl.Float64, "downstream_accuracy": pl.Float64, "shots": pl.Int64, "reason": pl.String}
+    return pl.DataFrame(rows, schema_overrides=kinds)
+
+
+def only_task(results: pl.DataFrame, **options: Any) -> dict[str, Any]:
+    (task,) = reduce_study(results, **options)["tasks"]
+    assert isinstance(task, dict)
+    return task
+
+
+# --- the whole
+
+
+@pytest.fixture(scope="module")
+def reduced() -> dict[str, Any]:
+    return {task["task"]: task for task in reduce_study(timm())["tasks"]}
+
+
+def test_tasks_come_sorted_with_the_promised_keys_as_strict_json(reduced: dict[str, Any]) -> None:
+    assert list(reduced) == sorted(REFERENCE)
+    for task in reduced.values():
+        assert set(task) == TASK_KEYS
+        assert set(task["fits"]) == {"hull", "rising", "all"}
+        assert all(fit is None or set(fit) == FIT_KEYS for fit in task["fits"].values())
+        assert all(set(vertex) == {"cell_id", "upstream", "downstream"} for vertex in task["hull"])
+        assert json.loads(json.dumps(task, allow_nan=False)) == task
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_public_tables_agree_with_the_reference(name: str, reduced: dict[str, Any]) -> None:
+    task, expected = reduced[name], REFERENCE[name]
+    assert (task["n"], task["hull_vertices"], len(task["hull"])) == (expected["n"], expected["hull"], expected["hull"])
+    assert (task["conflicts"], task["significant_conflicts"]) == (expected["conflict"], expected["conflict_sig"])
+    assert (task["spearman"], task["kendall"]) == pytest.approx((expected["spearman"], expected["kendall"]), abs=1e-12)
+    assert (task["shots"], task["dropped"]) == (None, {})
+    fit = task["fits"]["hull"]
+    assert (fit is None) == (expected["hull_rmse"] is None)
+    if fit:
+        assert (fit["alpha"], fit["e_ir"]) == pytest.approx((expected["hull_alpha"], expected["hull_eIR"]), abs=1e-5)
+        # Rows are sorted here, so that ties are drawn in another order than in the reference.
+        assert (fit["e_ir_low"], fit["e_ir_high"]) == pytest.approx((expected["eIR_lo"], expected["eIR_hi"]), abs=1e-3)
+        assert fit["held_out_rmse"] == pytest.approx(expected["holdout_hull_rmse"], abs=1e-8)
+
+
+def test_hull_names_its_cells_from_left_to_right(reduced: dict[str, Any]) -> None:
+    left, right = reduced["imagenet-a"]["hull"]
+    assert left == {"cell_id": "test_vit.r160_in1k@160", "upstream": 0.40982, "downstream": pytest.approx(0.0228)}
+    assert right["cell_id"] == "eva02_large_patch14_448.mim_m38m_ft_in22k_in1k@448"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=15),
+    st.randoms(use_true_random=False),
+)
+def test_order_of_the_rows_does_not_matter(points: list[tuple[int, int, int]], random: Any) -> None:
+    rows = [
+        row(f"c{i}", us / 50, ds / 50, draw=draw)
+        for i, (us, *draws) in enumerate(points)
+        for draw, ds in enumerate(draws)
+    ]
+    expected = reduce_study(table(*rows), draws=5)
+    random.shuffle(rows)
+    assert reduce_study(table(*rows), draws=5) == expected
+
+
+def test_each_number_of_shots_is_a_task_of_its_own() -> None:
+    results = table(row("a", 0.5, 0.4, shots=1), row("a", 0.5, 0.6, shots=5), row("b", 0.6, 0.7, shots=5))
+    tasks = reduce_study(results)["tasks"]
+    assert [(task["task"], task["shots"], task["n"]) for task in tasks] == [("mnist", 1, 1), ("mnist", 5, 2)]
+
+
+# --- which rows count
+
+
+def test_draws_are_averaged() -> None:
+    results = table(
+        row("a", draw=0, downstream=0.4), row("a", draw=1, downstream=0.5), row("a", draw=2, downstream=0.9)
+    )
+    assert only_task(results)["hull"] == [{"cell_id": "a", "upstream": 0.5, "downstream": pytest.approx(0.6)}]
+
+
+def test_only_last_checkpoint_last_layer_and_ridge_count() -> None:
+    results = table(
+        row(downstream=0.4),
+        row(downstream=0.1, step=500, last_checkpoint=False, upstream=0.2),
+        row(downstream=0.9, layer=3, last_layer=False),
+        row(downstream=0.8, protocol="knn"),
+    )
+    task = only_task(results)
+    assert (task["n"], task["hull"][0]["downstream"]) == (1, 0.4)
+    assert "protocol ridge" in task["method"]
+
+
+def test_a_table_of_one_other_protocol_is_taken_as_it_is() -> None:
+    task = only_task(table(row(protocol="ridge-fixed")))
+    assert task["n"] == 1
+    assert "protocol ridge-fixed" in task["method"]
+
+
+def test_an_imported_table_needs_four_columns_only() -> None:
+    results = pl.DataFrame(
+        {
+            "cell_id": ["a", "b", "c"],
+            "task": ["real"] * 3,
+            "upstream_accuracy": [0.5, 0.6, 0.7],
+            "downstream_accuracy": [0.5, 0.45, 0.8],
+        }
+    )
+    task = only_task(results)
+    assert (task["shots"], task["n"], task["conflicts"], task["significant_conflicts"]) == (None, 3, 1, None)
+    assert controlled_conflicts(results).is_empty()
+    (conflict,) = strongest_conflicts(results).rows(named=True)
+    assert (conflict["cell_id_upstream"], conflict["cell_id_downstream"]) == ("b", "a")
+
+
+def test_one_unknown_test_size_makes_significance_unknown() -> None:
+    rows = [row("a", 0.4, 0.8), row("b", 0.8, 0.4)]
+    assert only_task(table(*rows))["significant_conflicts"] == 1
+    rows[1]["downstream_num_test"] = None
+    assert only_task(table(*rows))["significant_conflicts"] is None
+
+
+# --- what is dropped
+
+
+def test_rows_without_a_value_are_counted_by_reason() -> None:
+    results = table(
+        row("a"),
+        row("b", upstream=None, downstream=None, reason="the loss became NaN"),
+        row("c", upstream=None, downstream=None, reason="the loss became NaN"),
+        row("d", upstream=None),
+        row("e", downstream=None),
+        row("f", downstream=float("nan")),
+        row("g", upstream=None, downstream=None),
+        row("e", downstream=None, shots=1, reason="fewer than 1 image in class 'seven'"),
+    )
+    few, many = reduce_study(results)["tasks"]
+    assert (few["n"], few["dropped"]) == (0, {"fewer than 1 image in class 'seven'": 1})
+    assert few["verdict"] == "not identifiable: the hull has 0 vertices"
+    assert many["n"] == 1
+    assert many["dropped"] == {
+        "no downstream accuracy": 2,
+        "no upstream accuracy": 1,
+        "no upstream and no downstream accuracy": 1,
+        "the loss became NaN": 2,
+    }
+
+
+@pytest.mark.parametrize(("n", "hull"), [(1, "1 vertex"), (2, "2 vertices")])
+def test_too_few_cells_have_null_fits_and_a_verdict(n: int, hull: str) -> None:
+    task = only_task(table(*[row(f"c{i}", i / 10, i / 10) for i in range(n)]))
+    assert task["fits"] == {"hull": None, "rising": None, "all": None}
+    assert (task["identifiable"], task["verdict"]) == (False, f"not identifiable: the hull has {hull}")
+    assert (task["spearman"] is None) == (n == 1)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        (table(row()).clear(), "the table is empty"),
+        (table(row()).drop("task", "upstream_accuracy"), "no column task, upstream_accuracy"),
+        (
+            table(row(downstream=88.6)),
+            r"downstream_accuracy 88.6 of cell 'a', task 'mnist' is outside \[0, 1\].*--percent",
+        ),
+        (table(row(upstream=-0.1)), "upstream_accuracy -0.1"),
+        (table(row(upstream=float("inf"))), "upstream_accuracy inf"),
+        (table(row(), row(downstream=0.3)), "cell 'a' has 2 rows of the same draw for task 'mnist', 5 shots"),
+        (table(row(shots=None), row(shots=None)), "cell 'a' has 2 rows of the same draw for task 'mnist' "),
+        (table(row(), row(upstream=0.6, draw=1)), "cell 'a' has 2 different upstream accuracies"),
+        (table(row(cell_id=None)), "1 rows have no cell_id"),  # type: ignore[arg-type] # the point of the test
+        (table(row(protocol="knn"), row("b", protocol="probe")), "protocol 'ridge' is not among"),
+        (table(row(last_layer=False)), "no row is of a last checkpoint and a last layer"),
+        (table(row(downstream_num_test=0)), "downstream_num_test 0 .* at least 1 test image"),
+        (table(row()).with_columns(shots=pl.lit("five")), "values of a wrong kind"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(results: pl.DataFrame, message: str) -> None:
+    for read in (reduce_study, select_cells, controlled_conflicts, strongest_conflicts):
+        with pytest.raises(DataError, match=message):
+            read(results)
+
+
+def test_counts_below_one_are_refused() -> None:
+    with pytest.raises(UserError, match="draws: 0 given"):
+        reduce_study(table(row()), draws=0)
+    with pytest.raises(UserError, match="limit: 0 given"):
+        strongest_conflicts(table(row()), 0)
+
+
+# --- conflict tables of a study
+
+
+def test_conflict_tables_use_means_over_draws() -> None:
+    results = table(
+        row("a", 0.4, 0.5, head_weight_decay=0.03, draw=0),
+        row("a", 0.4, 0.7, head_weight_decay=0.03, draw=1),
+        row("b", 0.5, 0.6, head_weight_decay=3.0, draw=0),
+        row("b", 0.5, 0.4, head_weight_decay=3.0, draw=1),
+    )
+    (pair,) = controlled_conflicts(results).rows(named=True)
+    assert (pair["axis"], pair["low"], pair["high"], pair["pairs"]) == ("head_weight_decay", "0.03", "3.0", 1)
+    assert pair["upstream_up_downstream_down"] == 1
+    assert pair["mean_downstream_change"] == pytest.approx(-0.1)
+    (conflict,) = strongest_conflicts(results, 5).rows(named=True)
+    assert conflict["differs_on"] == "head_weight_decay"
+    assert conflict["not_listed"] == 0
+
+
+def test_at_most_the_limit_is_listed_and_the_rest_is_counted() -> None:
+    listed = strongest_conflicts(timm(), 3)
+    assert listed.group_by("task").len()["len"].to_list() == [3] * 5
+    for conflict in listed.rows(named=True):
+        assert conflict["conflicts"] == REFERENCE[conflict["task"]]["conflict"]
+        assert conflict["not_listed"] == conflict["conflicts"] - 3

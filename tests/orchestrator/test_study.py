@@ -1,0 +1,198 @@
+import pytest
+from evals.protocol import METHODS
+from hypothesis import given
+from hypothesis import strategies as st
+from models.errors import StudyError
+from models.recipe import Axes
+from orchestrator.grid import cells, num_excluded
+from orchestrator.identity import canonical_json, cell_id
+from orchestrator.study import AXES, load_study
+from orchestrator.template import write_template
+
+STUDY = """
+name = "small"
+[upstream]
+dataset = "icons"
+[grid]
+family = ["vit", "resnet"]
+size = ["pico", "nano"]
+fraction = [0.1, 1.0]
+[downstream]
+tasks = ["mnist", "digits"]
+"""
+
+
+def load(tmp_path, text=STUDY, sets=()):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return load_study(path, sets)
+
+
+def refusal(tmp_path, text=STUDY, sets=()):
+    with pytest.raises(StudyError) as caught:
+        file = load(tmp_path, text, sets)
+        cells(file.study, file.path)
+    message = str(caught.value)
+    assert "study.toml" in message or "--set" in message
+    return message
+
+
+def test_every_combination_is_one_cell(tmp_path):
+    file = load(tmp_path)
+    found = cells(file.study, file.path)
+    assert len({cell.cell_id for cell in found}) == len(found) == 8
+    assert [(c.recipe.family, c.recipe.size, c.recipe.fraction) for c in found][:3] == [
+        ("vit", "pico", 0.1),
+        ("vit", "pico", 1.0),
+        ("vit", "nano", 0.1),
+    ]
+
+
+def test_a_union_of_grids_is_the_cells_of_each(tmp_path):
+    text = STUDY.replace("[grid]", "[[grid]]") + '\n[[grid]]\nfamily = "mixer"\nsize = "pico"\nepochs = [1, 2]\n'
+    file = load(tmp_path, text)
+    assert len(cells(file.study, file.path)) == 10
+
+
+def test_excluded_combinations_are_left_out_and_counted(tmp_path):
+    text = STUDY + '\n[[exclude]]\nfamily = "vit"\nsize = "nano"\n\n[[exclude]]\nfraction = [0.1]\nfamily = "resnet"\n'
+    file = load(tmp_path, text)
+    assert len(cells(file.study, file.path)) == 4
+    assert num_excluded(file.study) == 4
+
+
+def test_a_default_axis_can_be_excluded_on(tmp_path):
+    assert "grid: is empty" in refusal(tmp_path, STUDY + "\n[[exclude]]\nseed = 0\n")
+
+
+def test_a_scalar_patch_size_is_for_those_that_have_patches(tmp_path):
+    file = load(tmp_path, sets=["grid.patch_size=8"])
+    assert {c.recipe.family: c.recipe.patch_size for c in cells(file.study, file.path)} == {"vit": 8, "resnet": None}
+
+
+@pytest.mark.parametrize(
+    ("sets", "field", "value"),
+    [
+        (["grid.epochs=[1, 2.5]"], "epochs", {1.0, 2.5}),
+        (["grid.size=pico"], "size", {"pico"}),
+        (["grid.seed=3"], "seed", {3}),
+        (["grid.head_weight_decay=[3.0]"], "head_weight_decay", {3.0}),
+    ],
+)
+def test_overrides(tmp_path, sets, field, value):
+    file = load(tmp_path, sets=sets)
+    assert {getattr(cell.recipe, field) for cell in cells(file.study, file.path)} == value
+
+
+def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
+    file = load(tmp_path, sets=["train.checkpoints=4"])
+    again = tmp_path / "kept.toml"
+    again.write_text(file.text)
+    assert load_study(again).study.train.checkpoints == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("name = [", ["not valid TOML"]),
+        (STUDY.replace("[downstream]", "[donwstream]"), ["donwstream", "Did you mean 'downstream'"]),
+        (STUDY.replace("fraction", "fractoin"), ["grid.fractoin", "unknown axis", "Did you mean 'fraction'"]),
+        (STUDY.replace('"nano"', '"nanno"'), ["grid.size", "nanno", "Did you mean 'nano'", "family 'vit'"]),
+        (STUDY.replace('"resnet"', '"resnt"'), ["grid.family", "Did you mean 'resnet'"]),
+        (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
+        (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
+        (STUDY + '[train]\ncheckpoint = 2\n', ["train.checkpoint", "Did you mean 'checkpoints'"]),
+        (STUDY + '[wandb]\nmode = "ofline"\n', ["wandb.mode", "Did you mean 'offline'"]),
+        (STUDY.replace("[0.1, 1.0]", "[]"), ["grid.fraction", "the grid is empty"]),
+        (STUDY.replace("[0.1, 1.0]", "[0.1, 1.5]"), ["grid.fraction", "less than or equal to 1", "1.5"]),
+        (STUDY.replace("[0.1, 1.0]", "[0.1, nan]"), ["grid.fraction", "nan"]),
+        (STUDY.replace("[0.1, 1.0]", '["a"]'), ["grid.fraction", "'a'"]),
+        (STUDY.replace("[0.1, 1.0]", "[true]"), ["grid.fraction"]),
+        (STUDY.replace("[0.1, 1.0]", "[0.1, 0.1]"), ["grid.fraction", "twice"]),
+        (STUDY.replace("[grid]", "[grid]\npatch_size = 7"), ["grid.patch_size", "7", "32", "family=vit"]),
+        (STUDY.replace('family = ["vit", "resnet"]\n', ""), ["grid.family", "missing"]),
+        (STUDY.replace('name = "small"', 'name = "../up"'), ["name"]),
+        (STUDY.replace('name = "small"', ""), ["name", "missing"]),
+        (STUDY.replace("[grid]", "[other]"), ["grid: is empty"]),
+        (
+            STUDY.replace("[grid]", "[[grid]]") + '[[grid]]\nfamily = "vit"\nsize = "pico"\n',
+            ["grid[1]", "grid[0]", "twice"],
+        ),
+    ],
+)
+def test_refusals_name_the_key_and_the_nearest_known_name(tmp_path, text, parts):
+    message = refusal(tmp_path, text)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("override", ["grid", "=3", "grid.size.x=1"])
+def test_malformed_overrides(tmp_path, override):
+    assert "--set" in refusal(tmp_path, sets=[override])
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(StudyError, match="upshot init"):
+        load_study(tmp_path / "none.toml")
+
+
+def test_relative_paths_are_seen_from_the_study_file(tmp_path):
+    text = STUDY.replace('"icons"', '"./pictures"') + '[cluster]\nprofile = "mini.toml"\n'
+    study = load(tmp_path, text).study
+    assert study.upstream.dataset == str(tmp_path / "pictures")
+    assert study.cluster.profile == str(tmp_path / "mini.toml")
+
+
+def test_the_template_is_a_study(tmp_path):
+    file = load_study(write_template(tmp_path / "new.toml"))
+    assert len(cells(file.study, file.path)) == 36
+    with pytest.raises(StudyError, match="is there already"):
+        write_template(tmp_path / "new.toml")
+
+
+def test_every_protocol_can_be_asked_for(tmp_path):
+    for name in METHODS:
+        assert load(tmp_path, sets=[f"downstream.protocol={name}"]).study.protocol.name == name
+
+
+def test_cell_ids_never_change(tmp_path):
+    # These ids name folders of studies that people have: a change here loses their results.
+    file = load(tmp_path)
+    assert [cell.cell_id for cell in cells(file.study, file.path)][:2] == PINNED
+
+
+PINNED = ["", ""]
+
+
+def test_cell_id_covers_every_axis(tmp_path):
+    file = load(tmp_path)
+    recipe = cells(file.study, file.path)[0].recipe
+    other = {
+        "family": "mixer", "size": "nano", "fraction": 0.5, "classes": 0.5, "epochs": 2.0, "batch_size": 64,
+        "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
+        "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "label_smoothing": 0.5,
+        "precision": "bfloat16", "seed": 1,
+    }  # fmt: skip
+    assert set(other) == set(AXES)
+    ids = {cell_id(recipe.model_copy(update={axis: value})) for axis, value in other.items()}
+    assert len(ids | {cell_id(recipe)}) == len(AXES) + 1
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()))
+def test_canonical_json_ignores_order(values):
+    assert canonical_json(values) == canonical_json(dict(reversed(values.items())))
+
+
+@pytest.mark.parametrize("value", [{1.0, 2.0}, object(), float("nan"), float("inf")])
+def test_values_without_stable_bytes_are_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        canonical_json({"axis": value})
+
+
+def test_integers_and_floats_make_the_same_cell(tmp_path):
+    one, same = (load(tmp_path, sets=[f"grid.epochs={text}"]) for text in ("1", "1.0"))
+    assert [c.cell_id for c in cells(one.study, one.path)] == [c.cell_id for c in cells(same.study, same.path)]
+
+
+def test_every_axis_is_described_by_its_model():
+    assert set(AXES) == set(Axes.model_fields)

@@ -1,0 +1,814 @@
+"""The mirrors, with the real wandb client against a loopback server and with TensorBoard's own readers."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import DataError, UserError
+from orchestrator import tracking
+from orchestrator.tracking.curves import Point, current_points, downstream_metrics, read_curve
+from tests.wandb_server import WandbServer
+
+ROOT = Path(__file__).resolve().parents[2]
+CELL_ID = "0123456789abcdef"
+BATCH = 16
+CONFIG: dict[str, Any] = {
+    "family": "vit",
+    "size": "S",
+    "fraction": 0.3,
+    "patch_size": None,
+    "seed": 0,
+    "params": 28_000,
+    "flops": 1.5e12,
+}
+NAMES = {
+    "train_loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "images_per_second": "train/images_per_second",
+    "upstream_accuracy": "upstream/accuracy",
+    "upstream_loss": "upstream/loss",
+}
+SHORT_S = 1.0  # how long a mirror waits for a server that a test has broken
+
+
+# --- a cell's folder, written by hand --------------------------------------------------------------------------------
+
+
+def training(first: int, last: int, checkpoints: tuple[int, ...] = (), salt: float = 0.0) -> list[dict[str, Any]]:
+    """The records of steps first..last, each 10 steps, as the training loop writes them."""
+    records: list[dict[str, Any]] = [{"time": 1e9 + first, "event": "start", "step": first, "params": 28_000}]
+    for step in range(first + 10, last + 1, 10):
+        base = {"time": 1e9 + step, "step": step, "examples_seen": step * BATCH}
+        values = {"train_loss": 5 / step + salt, "learning_rate": 1e-3 * step, "images_per_second": 1000.5 + step}
+        records.append({**base, "event": "train", **values})
+        if step in checkpoints:
+            upstream = {"upstream_accuracy": step / 1000 + salt, "upstream_loss": 3.0 - step / 1000}
+            records.append({**base, "event": "checkpoint", **upstream, "upstream_num_test": 500})
+    return records
+
+
+def append(cell: Path, records: list[dict[str, Any]], torn: str = "") -> None:
+    cell.mkdir(parents=True, exist_ok=True)
+    with (cell / "train.ndjson").open("a") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records) + torn)
+
+
+def evaluate(cell: Path, step: int, accuracy: dict[int, list[float | None]], **fields: Any) -> Path:
+    """Writes one evaluation: by layer, the accuracy of each draw; the highest layer is the last."""
+    rows = [
+        {
+            "task": "mnist",
+            "protocol": "ridge",
+            "shots": 5,
+            "draw": draw,
+            "layer": layer,
+            "last_layer": layer == max(accuracy),
+            "downstream_accuracy": value,
+            "reason": "too few images of class 7" if value is None else None,
+            "downstream_num_test": 2000,
+            **fields,
+        }
+        for layer, values in accuracy.items()
+        for draw, value in enumerate(values)
+    ]
+    folder = cell / "evals" / f"step_{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{len(list(folder.iterdir())):012x}.parquet"
+    schema = {"reason": pl.String, "downstream_accuracy": pl.Float64, "shots": pl.Int64}
+    pl.DataFrame(rows, schema_overrides=schema).write_parquet(path)
+    return path
+
+
+def curves(records: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """By mirrored name, (examples seen, value), as the records say; they hold no repeated step."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        for key, name in NAMES.items():
+            if key in record:
+                found.setdefault(name, []).append((record["examples_seen"], record[key]))
+    return found
+
+
+def shown(server: WandbServer, run_id: str = CELL_ID) -> dict[str, list[tuple[float, float]]]:
+    """The curves that W&B holds, in the order of its history."""
+    run = server.runs[run_id]
+    return {name: run.curve(name) for name in NAMES.values() if run.curve(name)}
+
+
+def mirror(cell: Path, mode: tracking.Mode = "online", **changes: Any) -> tracking.MirrorResult:
+    given: dict[str, Any] = {
+        "study": "limits",
+        "project": "upshot",
+        "entity": None,
+        "config": CONFIG,
+        "name": "vit-S fraction=0.3",
+        "tags": ["family=vit", "size=S"],
+        "outcome": "done",
+    }
+    return tracking.mirror_cell(cell, mode=mode, **(given | changes))
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Path:
+    folder = tmp_path / "study" / "cells" / CELL_ID[:2] / CELL_ID
+    folder.mkdir(parents=True)
+    return folder
+
+
+# --- a machine on which nobody has set up wandb ------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No user configuration, no host but loopback, and no wandb-core left behind."""
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_DIR"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there, and loopback is never proxied
+    monkeypatch.chdir(home)
+    yield
+    if "wandb" in sys.modules:
+        import wandb
+
+        wandb.teardown()
+    assert cores_of(os.getpid()) == []
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with WandbServer() as started:
+        for name, value in started.environment.items():
+            monkeypatch.setenv(name, value)
+        yield started
+        started.recover()
+        assert started.unknown == []
+
+
+def cores_of(parent: int) -> list[int]:
+    """The process ids of a process's own wandb-core children."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                name, fields = (entry / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
+            except OSError:  # it has ended
+                continue
+            if name == "wandb-core" and int(fields.split()[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
+# --- online --------------------------------------------------------------------------------------------------------
+
+
+def test_an_online_run_shows_the_cell(cell: Path, server: WandbServer, capfd: pytest.CaptureFixture[str]) -> None:
+    records = training(0, 100, checkpoints=(50, 100))
+    append(cell, records)
+    evaluate(cell, 100, {0: [0.5, 0.6], 1: [0.8, 0.9], 2: [0.7, 0.8]})
+
+    result = mirror(cell)
+
+    assert result.ok, result.error
+    assert (result.num_records, result.num_sent, result.num_unreadable) == (12, 12, 0)
+    assert result.url == f"{server.url}/{server.entity}/upshot/runs/{CELL_ID}"
+    run = server.runs[CELL_ID]
+    assert (run.group, run.job_type, run.name, run.state) == ("limits", "cell", "vit-S fraction=0.3", "finished")
+    assert (run.project, run.entity, run.tags) == ("upshot", server.entity, ["family=vit", "size=S"])
+    assert {key: run.config[key] for key in CONFIG} == CONFIG
+    assert shown(server) == curves(records)
+    assert [row["step"] for row in run.history] == [r["step"] for r in records if "examples_seen" in r]
+    assert [run.lines[i]["_timestamp"] for i in (0, 11)] == [1e9 + 10, 1e9 + 100]
+    expected = {
+        "upstream/accuracy": 0.1,
+        "upstream/loss": 2.9,
+        "downstream/mnist/5shot/accuracy": 0.75,
+        "downstream/mnist/5shot/best_layer": 1,
+        "params": 28_000,
+        "flops": 1.5e12,
+        "examples_seen": 1600,
+        "outcome": "done",
+    }
+    assert {key: run.summary[key] for key in expected} == expected
+    assert capfd.readouterr() == ("", "")
+
+
+def test_examples_seen_is_the_x_axis_of_every_curve(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20))
+    mirror(cell)
+    # wandb's wire format for defined metrics: "1" a name, "2" a glob, "5" the (1-based) index of the step metric.
+    defined = server.runs[CELL_ID].config["_wandb"]["m"]
+    (glob,) = [metric for metric in defined if metric.get("2") == "*"]
+    assert defined[glob["5"] - 1]["1"] == "examples_seen"
+
+
+def test_a_repeated_mirror_changes_nothing(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 60, checkpoints=(60,)))
+    evaluate(cell, 60, {0: [0.5], 1: [0.6]})
+    mirror(cell)
+    before = dict(server.runs[CELL_ID].lines)
+    for _ in range(2):
+        result = mirror(cell)
+        assert (result.ok, result.num_records, result.num_sent) == (True, 7, 0)
+    assert server.runs[CELL_ID].lines == before
+    assert server.runs[CELL_ID].summary["downstream/mnist/5shot/accuracy"] == 0.6
+    assert list(server.runs) == [CELL_ID]
+
+
+def test_a_cell_that_goes_on_continues_its_run(cell: Path, server: WandbServer) -> None:
+    first, second = training(0, 50, checkpoints=(50,)), training(50, 100, checkpoints=(100,))
+    append(cell, first)
+    evaluate(cell, 50, {0: [0.4]})
+    mirror(cell, outcome="running")
+    summary = server.runs[CELL_ID].summary
+    assert (summary["outcome"], summary["downstream/mnist/5shot/accuracy"]) == ("running", 0.4)
+
+    append(cell, second)
+    result = mirror(cell, outcome="done", tags=["family=vit", "late"], config={**CONFIG, "fraction": 0.5})
+    assert (result.ok, result.num_sent) == (True, 6)
+    run = server.runs[CELL_ID]
+    assert shown(server) == curves(first + second)
+    # The newest checkpoint has no evaluation yet: the old one's must not stand beside its upstream accuracy.
+    assert [key for key in run.summary if key.startswith("downstream/")] == []
+    assert (run.summary["upstream/accuracy"], run.summary["outcome"]) == (0.1, "done")
+    assert (run.tags, run.config["fraction"]) == (["family=vit", "late"], 0.5)
+
+    evaluate(cell, 100, {0: [0.7]})
+    assert mirror(cell).num_sent == 0
+    assert server.runs[CELL_ID].summary["downstream/mnist/5shot/accuracy"] == 0.7
+    assert shown(server) == curves(first + second)
+
+
+def test_of_repeated_steps_the_later_record_counts(cell: Path, server: WandbServer) -> None:
+    killed, resumed = training(0, 80, checkpoints=(50,)), training(50, 100, checkpoints=(100,), salt=0.25)
+    append(cell, killed + resumed)
+    result = mirror(cell)
+    assert (result.num_records, result.num_sent) == (9 + 6, 9 + 6 - 3)
+    assert shown(server) == curves([r for r in killed if r["step"] <= 50] + resumed)
+
+
+def test_what_was_told_before_a_resume_is_not_told_twice(cell: Path, server: WandbServer) -> None:
+    killed, resumed = training(0, 80, checkpoints=(50,)), training(50, 100, checkpoints=(100,), salt=0.25)
+    append(cell, killed)
+    mirror(cell, outcome="running")
+    append(cell, resumed)
+    assert mirror(cell).num_sent == 3
+    assert shown(server) == curves(killed + [r for r in resumed if r["step"] > 80])
+
+
+MIRROR_SCRIPT = """
+import json, sys
+from pathlib import Path
+from orchestrator.tracking import mirror_cell
+print(mirror_cell(Path(sys.argv[1]), **json.loads(sys.argv[2])))
+"""
+
+
+def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(cell: Path, server: WandbServer) -> None:
+    records = training(0, 300, checkpoints=(300,))
+    append(cell, records)
+    arguments = {"study": "limits", "project": "upshot", "entity": None, "mode": "online", "config": CONFIG}
+    arguments |= {"name": "n", "tags": [], "outcome": "done"}
+    server.fail("half", "/file_stream")
+    process = subprocess.Popen(
+        [sys.executable, "-c", MIRROR_SCRIPT, str(cell), json.dumps(arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert server.cut_off.wait(60)
+    finally:
+        for pid in [*cores_of(process.pid), process.pid]:
+            os.kill(pid, 9)
+        process.wait()
+    kept = len(server.runs[CELL_ID].lines)
+    assert 0 < kept < 31
+
+    server.recover()
+    result = mirror(cell)
+    assert (result.ok, result.num_sent) == (True, 31 - kept)
+    assert shown(server) == curves(records)
+    assert [path.name for path in cell.iterdir()] == ["train.ndjson"]
+
+
+def test_a_failed_cell_is_a_failed_run(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20))
+    assert mirror(cell, outcome="failed").ok
+    assert (server.runs[CELL_ID].state, server.runs[CELL_ID].summary["outcome"]) == ("failed", "failed")
+
+
+def test_a_cell_without_any_record_has_a_run_too(cell: Path, server: WandbServer) -> None:
+    result = mirror(cell, outcome="failed")
+    assert (result.ok, result.num_records, server.runs[CELL_ID].lines) == (True, 0, {})
+    append(cell, training(0, 20))
+    assert mirror(cell).num_sent == 2
+    assert shown(server) == curves(training(0, 20))
+
+
+def test_losses_that_are_no_numbers_survive(cell: Path, server: WandbServer) -> None:
+    records = training(0, 40, checkpoints=(40,))
+    records[-2] |= {"train_loss": math.inf}
+    records[-1] |= {"upstream_loss": math.nan}
+    append(cell, records)
+    mirror(cell, outcome="diverged")
+    run = server.runs[CELL_ID]
+    assert run.curve("train/loss")[-1] == (640, math.inf)
+    assert math.isnan(run.curve("upstream/loss")[-1][1])
+    assert (run.summary["upstream/loss"], run.summary["outcome"]) == ("NaN", "diverged")
+
+
+def test_a_torn_line_is_counted_and_comes_later(cell: Path, server: WandbServer) -> None:
+    records = training(0, 50)
+    line = json.dumps(records[-1])
+    append(cell, records[:-1], torn=line[:30])
+    result = mirror(cell)
+    assert (result.ok, result.num_unreadable, result.num_sent) == (True, 1, 4)
+    append(cell, [], torn=line[30:] + "\n")
+    result = mirror(cell)
+    assert (result.ok, result.num_unreadable, result.num_sent) == (True, 0, 1)
+    assert shown(server) == curves(records)
+
+
+def test_a_run_of_an_earlier_training_is_pointed_out(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 50))
+    mirror(cell)
+    (cell / "train.ndjson").unlink()
+    append(cell, training(0, 20))
+    result = mirror(cell)
+    assert not result.ok
+    assert "5 records" in str(result.error)
+    assert "delete the run" in str(result.error)
+
+
+def test_long_names_and_tags_are_cut_to_what_wandb_takes(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20))
+    assert mirror(cell, name="n" * 300, tags=["dataset=" + "d" * 100, ""]).ok
+    assert server.runs[CELL_ID].name == "n" * 128
+    assert server.runs[CELL_ID].tags == ["dataset=" + "d" * 56]
+
+
+def test_jobs_do_not_inherit_the_clients_socket(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20))
+    mirror(cell)
+    assert "WANDB_SERVICE" not in os.environ
+
+
+# --- a server that is not well -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", [401, 429, 500, "hang"])
+def test_a_server_that_fails_is_reported_not_raised(
+    cell: Path, server: WandbServer, fault: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = training(0, 50)
+    append(cell, records)
+    server.fail(fault)
+    result = mirror(cell, timeout_s=SHORT_S)
+    assert not result.ok
+    assert result.error
+    assert "\n" not in result.error
+    assert fault == "hang" or str(fault) in result.error
+    assert WandbServer.api_key not in result.error
+    assert capfd.readouterr() == ("", "")
+    server.recover()
+    assert mirror(cell).ok
+    assert shown(server) == curves(records)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fault", [401, 500, "hang", "half"])
+def test_an_upload_that_fails_is_reported_and_made_good(
+    cell: Path, server: WandbServer, fault: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = training(0, 50)
+    append(cell, records)
+    server.fail(fault, "/file_stream")
+    result = mirror(cell, timeout_s=SHORT_S)
+    assert not result.ok
+    assert result.error
+    assert capfd.readouterr() == ("", "")
+    server.recover()
+    assert mirror(cell).ok
+    assert shown(server) == curves(records)
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_is_not_there_is_reported(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(cell, training(0, 50))
+    with WandbServer() as gone:
+        environment = gone.environment
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = mirror(cell, timeout_s=SHORT_S)
+    assert not result.ok
+    assert "connection refused" in str(result.error)
+    assert [path.name for path in cell.iterdir()] == ["train.ndjson"]
+
+
+def test_a_key_of_somebody_else_is_refused(cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(cell, training(0, 20))
+    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    result = mirror(cell)
+    assert not result.ok
+    assert "401" in str(result.error)
+    assert server.runs == {}
+
+
+def test_without_a_key_nobody_is_asked_for_one(
+    cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    append(cell, training(0, 20))
+    result = mirror(cell)
+    assert not result.ok
+    assert server.url in str(result.error)
+    assert "wandb login" in str(result.error)
+    assert server.operations == []
+
+
+def test_a_damaged_evaluation_is_named(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20, checkpoints=(20,)))
+    evaluate(cell, 20, {0: [0.5]}).write_bytes(b"PAR1 torn")
+    result = mirror(cell)
+    assert not result.ok
+    assert "000000000000.parquet" in str(result.error)
+    assert server.runs == {}
+
+
+# --- offline -------------------------------------------------------------------------------------------------------
+
+
+def sync(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", str(folder)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_offline_run_is_synced_by_wandb_itself(
+    cell: Path, server: WandbServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = training(0, 100, checkpoints=(50, 100))
+    append(cell, records)
+    evaluate(cell, 100, {0: [0.5, 0.6], 1: [0.8, 0.9]})
+    result = mirror(cell, "offline")
+    assert (result.ok, result.num_sent, result.url) == (True, 12, None)
+    assert capfd.readouterr() == ("", "")
+    assert server.operations == []
+    assert result.folder is not None
+
+    sync(result.folder)
+    run = server.runs[CELL_ID]
+    assert (run.group, run.job_type, run.name, run.tags) == (
+        "limits",
+        "cell",
+        "vit-S fraction=0.3",
+        ["family=vit", "size=S"],
+    )
+    assert {key: run.config[key] for key in CONFIG} == CONFIG
+    assert shown(server) == curves(records)
+    assert run.summary["downstream/mnist/5shot/accuracy"] == pytest.approx(0.85)
+    assert (run.summary["outcome"], run.summary["params"]) == ("done", 28_000)
+
+    more = training(100, 120)
+    append(cell, more)
+    assert mirror(cell).num_sent == 2
+    assert shown(server) == curves(records + more)
+
+
+def test_an_offline_run_is_replaced_by_the_whole_cell(cell: Path, server: WandbServer) -> None:
+    first, second = training(0, 50), training(50, 80)
+    append(cell, first)
+    mirror(cell, "offline")
+    append(cell, second)
+    result = mirror(cell, "offline")
+    assert result.num_sent == 8
+    assert [path for path in (cell / "wandb").iterdir()] == [result.folder]
+    assert result.folder is not None
+    assert sorted(path.name for path in cell.iterdir()) == ["train.ndjson", "wandb"]
+    sync(result.folder)
+    assert shown(server) == curves(first + second)
+
+
+def test_an_offline_run_stays_when_its_successor_fails(cell: Path) -> None:
+    append(cell, training(0, 20))
+    before = mirror(cell, "offline")
+    failed = mirror(cell, "offline", project="no/such/name")
+    assert not failed.ok
+    assert "project" in str(failed.error)
+    assert [path for path in (cell / "wandb").iterdir()] == [before.folder]
+    assert sorted(path.name for path in cell.iterdir()) == ["train.ndjson", "wandb"]
+
+
+def test_cells_are_mirrored_one_after_another_in_one_process(cell: Path) -> None:
+    cells = [cell.with_name(f"{CELL_ID[:-1]}{i}") for i in range(3)]
+    for folder in cells:
+        append(folder, training(0, 30))
+        result = mirror(folder, "offline")
+        assert result.ok, result.error
+        assert result.folder is not None
+        assert list(result.folder.glob(f"run-{folder.name}.wandb"))
+
+
+def test_disabled_does_nothing(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20))
+    assert mirror(cell, "disabled") == tracking.MirrorResult(ok=True, mode="disabled")
+    assert [path.name for path in cell.iterdir()] == ["train.ndjson"]
+    assert server.operations == []
+
+
+def test_importing_tracking_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, orchestrator.tracking; print([m for m in ('torch', 'wandb', 'tensorboard') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --- which mode ----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_key_the_mode_is_offline() -> None:
+    assert tracking.default_mode() == "offline"
+
+
+def test_a_key_in_the_environment_means_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert tracking.default_mode() == "online"
+
+
+@pytest.mark.parametrize(
+    ("machine", "url", "mode"),
+    [
+        ("api.wandb.ai", None, "online"),
+        ("api.wandb.ai", "https://wandb.example.org", "offline"),
+        ("wandb.example.org", "https://wandb.example.org", "online"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080", "online"),
+    ],
+)
+def test_a_key_in_netrc_counts_for_its_own_server(
+    machine: str, url: str | None, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(os.environ["NETRC"]).write_text(f"machine {machine}\n  login user\n  password {'a' * 40}\n")
+    if url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+    assert tracking.default_mode() == mode
+
+
+def test_the_server_may_stand_in_wandbs_settings_file() -> None:
+    Path(os.environ["NETRC"]).write_text(f"machine wandb.example.org login user password {'a' * 40}\n")
+    Path(os.environ["WANDB_CONFIG_DIR"], "settings").write_text("[default]\nbase_url = https://wandb.example.org\n")
+    assert tracking.default_mode() == "online"
+
+
+def test_a_damaged_netrc_holds_no_key() -> None:
+    Path(os.environ["NETRC"]).write_text("machine api.wandb.ai what is this\n")
+    assert tracking.default_mode() == "offline"
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_the_mode_that_was_asked_for_is_respected(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert tracking.default_mode() == mode
+
+
+def test_a_folder_that_was_set_offline_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text("[default]\nmode = offline\n")
+    assert tracking.default_mode() == "offline"
+
+
+def test_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "on-line")
+    with pytest.raises(UserError, match="'on-line'"):
+        tracking.default_mode()
+
+
+# --- reading a cell ------------------------------------------------------------------------------------------------
+
+
+@given(
+    keys=st.lists(st.tuples(st.sampled_from(["train", "checkpoint"]), st.integers(1, 8)), max_size=25),
+    stops=st.lists(st.integers(0, 25), max_size=4),
+)
+def test_mirroring_in_pieces_tells_every_step_once(keys: list[tuple[str, int]], stops: list[int]) -> None:
+    points = [
+        Point(index=i, event=event, step=step, examples_seen=step, time=0.0, values={})
+        for i, (event, step) in enumerate(keys)
+    ]
+    told: list[Point] = []
+    for stop in [*sorted(stops), len(points)]:
+        told += current_points(points[:stop], first=told[-1].index + 1 if told else 0)
+    assert [point.index for point in told] == sorted(point.index for point in told)
+    assert len(told) == len(set(keys))
+    assert {(point.event, point.step) for point in told} == set(keys)
+
+
+def test_records_without_a_step_are_counted(cell: Path) -> None:
+    whole = training(0, 30)
+    append(cell, [*whole, {"event": "train", "train_loss": 1.0}, {"event": ["train"]}, {"no": "event"}], torn="\n[1]\n")
+    curve = read_curve(cell)
+    assert (len(curve.points), curve.num_unreadable) == (3, 2)
+
+
+def test_a_cell_that_never_started_has_no_curve(cell: Path) -> None:
+    assert (read_curve(cell).points, read_curve(cell).num_unreadable) == ([], 0)
+
+
+def test_the_best_layer_has_the_highest_mean_and_ties_go_down(cell: Path) -> None:
+    path = evaluate(cell, 10, {0: [0.1, 0.3], 1: [0.9, 0.3], 2: [0.6, 0.6], 3: [0.5, 0.4]})
+    found = downstream_metrics(path.parent)
+    assert found == {
+        "downstream/mnist/5shot/accuracy": pytest.approx(0.45),
+        "downstream/mnist/5shot/best_layer": 1,
+    }
+
+
+def test_a_mean_over_fewer_draws_is_no_mean(cell: Path) -> None:
+    path = evaluate(cell, 10, {0: [0.5, 0.5], 1: [0.5, None]})
+    assert downstream_metrics(path.parent) == {
+        "downstream/mnist/5shot/accuracy": None,
+        "downstream/mnist/5shot/reason": "too few images of class 7",
+    }
+
+
+def test_the_last_layer_is_never_taken_from_another(cell: Path) -> None:
+    path = evaluate(cell, 10, {0: [0.5], 1: [0.6]}, last_layer=False)
+    assert downstream_metrics(path.parent)["downstream/mnist/5shot/accuracy"] is None
+
+
+def test_tasks_shots_and_protocols_stay_apart(cell: Path) -> None:
+    evaluate(cell, 10, {0: [0.1]})
+    evaluate(cell, 10, {0: [0.2]}, shots=25)
+    evaluate(cell, 10, {0: [0.3]}, task="digits")
+    evaluate(cell, 10, {0: [0.4]}, shots=None)
+    folder = evaluate(cell, 10, {0: [0.5]}, protocol="ridge-fixed").parent
+    assert downstream_metrics(folder) == {
+        "downstream/mnist/5shot/accuracy": 0.1,
+        "downstream/mnist/25shot/accuracy": 0.2,
+        "downstream/digits/5shot/accuracy": 0.3,
+        "downstream/mnist/full/accuracy": 0.4,
+        "downstream/mnist/5shot/ridge-fixed/accuracy": 0.5,
+    }
+
+
+def test_of_two_files_for_the_same_shots_the_newer_counts(cell: Path) -> None:
+    older, newer = evaluate(cell, 10, {0: [0.1, 0.2, 0.3]}), evaluate(cell, 10, {0: [0.5]})
+    os.utime(older, (1e9, 1e9))
+    assert downstream_metrics(newer.parent)["downstream/mnist/5shot/accuracy"] == 0.5
+    os.utime(older, (4e9, 4e9))
+    assert downstream_metrics(newer.parent)["downstream/mnist/5shot/accuracy"] == pytest.approx(0.2)
+
+
+# --- TensorBoard -----------------------------------------------------------------------------------------------------
+
+
+def accumulator(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    everything = {"scalars": 0, "tensors": 0, "images": 0, "histograms": 0, "audio": 0, "compressedHistograms": 0}
+    return EventAccumulator(str(folder), size_guidance=everything).Reload()
+
+
+def scalars(events: Any) -> dict[str, list[tuple[int, float]]]:
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def float32(curve: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float]]]:
+    return {name: [(seen, float(np.float32(value))) for seen, value in points] for name, points in curve.items()}
+
+
+def test_tensorboard_shows_exactly_the_curves(cell: Path) -> None:
+    killed, resumed = training(0, 80, checkpoints=(50,)), training(50, 100, checkpoints=(100,), salt=0.25)
+    append(cell, killed + resumed, torn='{"event":"tr')
+    evaluate(cell, 100, {0: [0.5, 0.5], 1: [0.25, 0.5]})
+    folder = tracking.write_tensorboard(cell, config=CONFIG)
+    assert folder == cell / "tensorboard"
+    expected = curves([r for r in killed if r["step"] <= 50] + resumed)
+    expected["downstream/mnist/5shot/accuracy"] = [(1600, 0.375)]
+    expected["downstream/mnist/5shot/best_layer"] = [(1600, 0.0)]
+    events = accumulator(folder)
+    assert scalars(events) == float32(expected)
+    assert [event.wall_time for event in events.Scalars("train/loss")][-1] == 1e9 + 100
+
+
+def test_writing_tensorboard_again_doubles_nothing(cell: Path) -> None:
+    first, second = training(0, 50), training(50, 80)
+    append(cell, first)
+    folder = tracking.write_tensorboard(cell, config=CONFIG)
+    watching = accumulator(folder)
+    earlier = {path.name: path.read_bytes() for path in folder.iterdir()}
+    append(cell, second)
+    tracking.write_tensorboard(cell, config=CONFIG)
+    assert len(list(folder.iterdir())) == 1
+    assert scalars(accumulator(folder)) == float32(curves(first + second))
+    # One that was open all along, and one that finds both files, as after a crash between writing and removing.
+    assert scalars(watching.Reload()) == float32(curves(first + second))
+    for name, data in earlier.items():
+        (folder / name).write_bytes(data)
+    assert scalars(accumulator(folder)) == float32(curves(first + second))
+    tracking.write_tensorboard(cell, config=CONFIG)
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_tensorboards_hparams_page_lists_every_cell(cell: Path) -> None:
+    from tensorboard import context
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    other = cell.with_name("f" * 16)
+    for folder, seed, accuracy in ((cell, 0, 0.25), (other, 1, 0.5)):
+        append(folder, training(0, 50, checkpoints=(50,)))
+        evaluate(folder, 50, {0: [accuracy]})
+        tracking.write_tensorboard(folder, config={**CONFIG, "seed": seed, "pretrained": False})
+
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(cell.parent)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(cell.parent))
+    backend = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    experiment = backend.experiment_from_metadata(
+        context.RequestContext(), "", True, backend.hparams_metadata(context.RequestContext(), ""), []
+    )
+    request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=10, include_metrics=True)
+    request.allowed_statuses.append(api_pb2.STATUS_SUCCESS)
+    for info in experiment.metric_infos:
+        request.col_params.add().metric.CopyFrom(info.name)
+    handler = list_session_groups.Handler(context.RequestContext(), backend, "", request)
+    groups = handler.run().session_groups
+
+    shown = {
+        group.hparams["seed"].number_value: (
+            {key: value.string_value or value.number_value for key, value in group.hparams.items()},
+            {metric.name.tag: metric.value for metric in group.metric_values},
+        )
+        for group in groups
+    }
+    assert sorted(shown) == [0, 1]
+    hparams, metrics = shown[1]
+    assert hparams["family"] == "vit"
+    assert hparams["fraction"] == 0.3
+    assert "patch_size" not in hparams
+    assert metrics["downstream/mnist/5shot/accuracy"] == 0.5
+    assert metrics["upstream/accuracy"] == float(np.float32(0.05))
+
+
+def test_tensorboard_of_a_cell_without_records_has_its_hyperparameters(cell: Path) -> None:
+    events = accumulator(tracking.write_tensorboard(cell, config=CONFIG))
+    assert events.Tags()["scalars"] == []
+    assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
+
+
+def test_writing_tensorboard_loads_neither_torch_nor_tensorflow(cell: Path) -> None:
+    append(cell, training(0, 20))
+    code = (
+        "import sys; from pathlib import Path; from orchestrator.tracking import write_tensorboard\n"
+        "write_tensorboard(Path(sys.argv[1]), config={'a': 1}); print('torch' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(cell)], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_tensorboard_names_a_damaged_evaluation(cell: Path) -> None:
+    append(cell, training(0, 20, checkpoints=(20,)))
+    evaluate(cell, 20, {0: [0.5]}).write_bytes(b"PAR1 torn")
+    with pytest.raises(DataError, match=r"000000000000\.parquet"):
+        tracking.write_tensorboard(cell, config=CONFIG)
+    assert list((cell / "tensorboard").iterdir()) == []
+
+
+# --- the server itself -----------------------------------------------------------------------------------------------
+
+
+def test_wandbs_public_api_reads_the_runs_back(cell: Path, server: WandbServer) -> None:
+    records = training(0, 30, checkpoints=(30,))
+    append(cell, records)
+    mirror(cell)
+    import wandb
+
+    (run,) = wandb.Api(timeout=20).runs(f"{server.entity}/upshot")
+    assert (run.id, run.name, run.group, run.config["size"]) == (CELL_ID, "vit-S fraction=0.3", "limits", "S")
+    assert run.summary["upstream/accuracy"] == 0.03
+    rows = run.history(pandas=False)
+    assert [row["train/loss"] for row in rows if "train/loss" in row] == [
+        r["train_loss"] for r in records if "train_loss" in r
+    ]
