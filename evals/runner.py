@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,8 +74,19 @@ class _Subject:
             "reason": result.reason,
         }
 
-    def layers(self) -> range:
-        return range(self.num_layers - 1 if self.spec.layers == "last" else 0, self.num_layers)
+    def combinations(self) -> Iterator[tuple[int, int, int]]:
+        """(shots, draw, layer) of every row of a task."""
+        layers = range(self.num_layers - 1 if self.spec.layers == "last" else 0, self.num_layers)
+        return product(self.spec.shots, range(self.spec.draws), layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Encoded:
+    """Features by layer, of the training images at the indices `used` (those that some draw has) and of all test images."""
+
+    used: Integers
+    train: Sequence[Features]
+    test: Sequence[Features]
 
 
 def evaluate_checkpoint(
@@ -181,37 +193,33 @@ def _finite_or_none(value: float | None) -> float | None:
 
 
 def _null_rows(subject: _Subject, task: str, reason: str) -> Iterator[Row]:
-    null = ProbeResult(reason=reason)
-    for shots in subject.spec.shots:
-        for draw in range(subject.spec.draws):
-            for layer in subject.layers():
-                yield subject.row(task, shots=shots, draw=draw, layer=layer, result=null, num_test=None)
+    for shots, draw, layer in subject.combinations():
+        yield subject.row(task, shots=shots, draw=draw, layer=layer, result=ProbeResult(reason=reason), num_test=None)
 
 
 def _judge(subject: _Subject, architecture: Architecture, model: nn.Module, task: str, data: TaskData) -> Iterator[Row]:
     drawn, reasons = _draw_all(task, data, subject.spec)
-    used_N, train, test = _encode(subject, architecture, model, data, drawn)
-    num_test = len(data.test_labels_N)
-    for shots in subject.spec.shots:
-        for draw in range(subject.spec.draws):
-            for layer in subject.layers():
-                if shots in reasons:
-                    result = ProbeResult(reason=reasons[shots])
-                else:
-                    index_N = drawn[shots, draw]
-                    result = probe(
-                        train[layer][np.searchsorted(used_N, index_N)],
-                        data.train_labels_N[index_N],
-                        test[layer],
-                        data.test_labels_N,
-                        num_classes=len(data.classes),
-                        lambdas=_LAMBDAS[subject.spec.name],
-                    )
-                yield subject.row(task, shots=shots, draw=draw, layer=layer, result=result, num_test=num_test)
+    encoded = _encode(subject, architecture, model, data, drawn) if drawn else None
+    for shots, draw, layer in subject.combinations():
+        if encoded is None or shots in reasons:
+            result = ProbeResult(reason=reasons[shots])
+        else:
+            index_N = drawn[shots, draw]
+            result = probe(
+                encoded.train[layer][np.searchsorted(encoded.used, index_N)],
+                data.train_labels_N[index_N],
+                encoded.test[layer],
+                data.test_labels_N,
+                num_classes=len(data.classes),
+                lambdas=_LAMBDAS[subject.spec.name],
+            )
+        yield subject.row(task, shots=shots, draw=draw, layer=layer, result=result, num_test=len(data.test_labels_N))
 
 
 def _draw_all(task: str, data: TaskData, spec: Protocol) -> tuple[dict[tuple[int, int], Integers], dict[int, str]]:
-    """Indices by (shots, draw), and for shots that cannot be drawn the reason."""
+    """Indices by (shots, draw), and the reason by shots that cannot be judged."""
+    if len(data.test_labels_N) == 0:
+        return {}, dict.fromkeys(spec.shots, f"task {task!r} has no test images")
     drawn: dict[tuple[int, int], Integers] = {}
     reasons: dict[int, str] = {}
     for shots in spec.shots:
@@ -229,11 +237,7 @@ def _encode(
     model: nn.Module,
     data: TaskData,
     drawn: Mapping[tuple[int, int], Integers],
-) -> tuple[Integers, Sequence[Features], Sequence[Features]]:
-    """The train images that some draw uses, and by layer their features and those of all test images."""
-    if not drawn or len(data.test_labels_N) == 0:
-        nothing: list[Features] = [np.zeros((len(data.train_labels_N), 0))] * subject.num_layers
-        return np.arange(len(data.train_labels_N)), nothing, [layer_ND[:0] for layer_ND in nothing]
+) -> _Encoded:
     used_N = np.unique(np.concatenate(list(drawn.values())))
     device = next(model.parameters()).device
     train, test = (
@@ -247,7 +251,7 @@ def _encode(
         for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
     )
     assert len(test) == subject.num_layers, f"{len(test)} layers encoded, {subject.num_layers} expected"
-    return used_N, train, test
+    return _Encoded(used=used_N, train=train, test=test)
 
 
 def _batch_size(a: Architecture, num_layers: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
@@ -67,7 +68,7 @@ def _build_resnet(a: Architecture) -> nn.Module:
     model.add_module("conv1", stem)
     if a.image_size <= SMALL_IMAGE_SIZE:
         model.add_module("maxpool", nn.Identity())
-    return model
+    return model.to(memory_format=torch.channels_last)  # 1.1 to 1.4 x as fast on a CPU, and what tensor cores want
 
 
 _BUILDERS: Mapping[Family, Callable[[Architecture], nn.Module]] = {

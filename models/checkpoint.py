@@ -1,11 +1,11 @@
 """Checkpoints: a folder a step, written whole or not at all, without a pickle.
 
-    step_00001000/
-      weights.safetensors     the model
-      optimizer.safetensors   the optimiser's tensors, named by parameter index and key
-      state.json              step, data position, what else a resumed run needs
-      metrics.json            what was measured at this step
-      DONE                    written last: without it the folder does not count
+step_00001000/
+weights.safetensors     the model
+optimizer.safetensors   the optimiser's tensors, named by parameter index and key
+state.json              step, data position, what else a resumed run needs
+metrics.json            what was measured at this step
+DONE                    written last: without it the folder does not count
 """
 
 import json

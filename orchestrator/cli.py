@@ -111,7 +111,7 @@ def status(
     session = _open(study, runs)
     seen = session.observe(keep=selection(cells, statuses))
     if as_json:
-        _print_json({"cells": [tables.state_json(state) for state in seen.states]})
+        _print_json({"cells": [state.to_json() for state in seen.states]})
     else:
         tables.print_status(seen, session, each=bool(cells or statuses))
     _exit_by(seen)
@@ -131,7 +131,7 @@ def why(
     session = _open(study, runs)
     state = only_cell(session.observe().states, cell)
     if as_json:
-        _print_json({**tables.state_json(state), "attempts": session.store.attempts(state.cell.cell_id)})
+        _print_json({**state.to_json(), "attempts": session.store.attempts(state.cell.cell_id)})
     else:
         tables.print_why(state, session)
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from models.data import shipped
+
 from orchestrator.drive import Observation
 from orchestrator.progress import duration, watch_with_bar
 from orchestrator.session import open_session

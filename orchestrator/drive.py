@@ -106,19 +106,24 @@ def _live_on_slurm(store: Store, manifests: list[Manifest]) -> dict[tuple[str, i
     return live
 
 
-def _tasks_in_queue(
-    manifest: Manifest, queue: dict[tuple[str, int], jobs.Job]
-) -> dict[tuple[str, int], LiveState]:
+def _tasks_in_queue(manifest: Manifest, queue: dict[jobs.JobKey, jobs.Job]) -> dict[tuple[str, int], LiveState]:
     lagging = time.time() - manifest.submitted < LAG_S
     live: dict[tuple[str, int], LiveState] = {}
     for index in range(len(manifest.tasks)):
-        job = queue.get((manifest.job_id or "", index))
+        job = jobs.find_job(queue, manifest.job_id or "", index)
         if job is not None:
-            state: LiveState = "pending" if job.state == jobs.JobState.PENDING else "running"
-            live[(manifest.token, index)] = state
+            live[(manifest.token, index)] = _LIVE_STATES.get(job.state, "unknown")
         elif lagging:
             live[(manifest.token, index)] = "unknown"
     return live
+
+
+_LIVE_STATES: dict[jobs.JobState, LiveState] = {
+    jobs.JobState.PENDING: "pending",
+    jobs.JobState.REQUEUED: "pending",
+    jobs.JobState.RUNNING: "running",
+    jobs.JobState.SUSPENDED: "running",
+}
 
 
 def submit(
@@ -248,3 +253,15 @@ def watch(
                 return seen
             act(store, file, profile, seen.plan)
             sleep(tick_s)
+
+
+def cancel(store: Store, profile: Profile) -> int:
+    """Stops every live job of the study; how many submissions that were."""
+    manifests = {token for token, _ in live_tasks(store, profile)}
+    stopped = [store.manifest(token) for token in sorted(manifests)]
+    on_slurm = [m.job_id for m in stopped if m.executor == "slurm" and m.job_id]
+    if on_slurm:
+        jobs.cancel(on_slurm)
+    for home in {m.job_id or m.token for m in stopped if m.executor == "local"}:
+        local.stop(store.job_folder(home))
+    return len(stopped)

@@ -4,6 +4,7 @@ Jobs carry only strings and numbers here; this is the one module that calls `mod
 """
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from models.recipe import Axes
 from orchestrator import tracking
@@ -46,6 +47,7 @@ def run_queue(study_dir: str, tokens: str, worker: str) -> None:
     `tokens` are separated by commas; the claims and the living of a queue are kept in the first one's folder. An
     evaluation is taken once its cell's training has ended, and dropped if that failed.
     """
+    signal.signal(signal.SIGTERM, _stop)  # submitit ignores it
     store = Store(Path(study_dir))
     queue = [store.manifest(token) for token in tokens.split(",")]
     with local.alive(store.job_folder(queue[0].token), worker):
@@ -54,6 +56,10 @@ def run_queue(study_dir: str, tokens: str, worker: str) -> None:
             waiting, took = _take_one(store, waiting, queue[0].token, worker)
             if not took and waiting:
                 time.sleep(IDLE_S)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt("cancelled")
 
 
 def _in_order(queue: list[Manifest]) -> list[tuple[Manifest, int]]:
@@ -159,14 +165,20 @@ def _evaluate(store: Store, cell_id: str) -> dict[str, Any]:
     return {"outcome": "done", "num_files": num_files}
 
 
-def mirror_cell(store: Store, cell_id: str, outcome: str) -> tracking.MirrorResult:
-    """Writes the cell to W&B and TensorBoard as it stands. Neither can fail the cell: the files are the truth."""
+def mirror_cell(
+    store: Store, cell_id: str, outcome: str, *, mode: tracking.Mode | None = None
+) -> tracking.MirrorResult:
+    """Writes the cell to W&B and TensorBoard as it stands. Neither can fail the cell: the files are the truth.
+
+    The mode is the study's when it is not given.
+    """
     study, recipe = store.study(), store.read_cell(cell_id).recipe
     config = {"cell_id": cell_id, **recipe.model_dump()}
     axes = [axis for axis in Axes.model_fields if len({v for t in study.grid for v in t.get(axis, [])}) > 1]
     folder = store.cell_folder(cell_id)
     tracking.write_tensorboard(folder, config=config)
-    mode = tracking.default_mode() if study.wandb.mode == "auto" else study.wandb.mode
+    if mode is None:
+        mode = tracking.default_mode() if study.wandb.mode == "auto" else study.wandb.mode
     mirrored = tracking.mirror_cell(
         folder,
         study=study.name,

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from models.data import SetInfo, describe
+
 from evals import tasks
 from models import ladder
-from models.data import SetInfo, describe
 from models.recipe import Recipe, num_steps
 from orchestrator.grid import Cell
 from orchestrator.state import ENDED_WELL, LIVE, CellState, StageState, Status
@@ -16,6 +17,7 @@ from slurm.cluster import Partition, Profile, choose_partition
 from slurm.resources import Resources
 
 Action = Literal["submit", "wait", "skip", "retry"]
+Hours = Literal["gpu_hours", "gpu_hours_max", "cpu_hours"]
 
 TIME_MARGIN = 2.0  # times the expected time, and
 TIME_START_MIN = 5.0  # minutes for imports and data
@@ -98,10 +100,10 @@ class Plan:
         """One for each stage of each array; none without a scheduler."""
         return sum(len(array.stages) for array in self.arrays) if self.scheduler == "slurm" else 0
 
-    def hours(self, name: Literal["gpu_hours", "gpu_hours_max", "cpu_hours"]) -> float:
-        """Hours of what is to be submitted."""
-        costs = ((c.train, c.evaluate) for c in self.cells if c.action in ("submit", "retry"))
-        return sum(getattr(cost, name) for pair in costs for cost in pair)
+    def hours(self, name: Hours, *, of_all: bool = False) -> float:
+        """Hours of what is to be submitted, or of the whole study."""
+        cells = (c for c in self.cells if of_all or c.action in ("submit", "retry"))
+        return sum(getattr(cost, name) for c in cells for cost in (c.train, c.evaluate))
 
     def to_json(self) -> dict[str, Any]:
         """What `upshot plan --json` prints."""

@@ -54,9 +54,12 @@ class Selection:
 
 
 def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> dict[str, Any]:
-    """`{"tasks": [...]}`, ready for JSON: one object per task and shots, sorted, as DESIGN.md section 4 lists its keys.
+    """`{"tasks": [...]}`, ready for JSON: one object per task and shots, sorted.
 
-    The order of the rows does not matter. A task with too few cells has null fits and a verdict that says so.
+    Its keys: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all: null, or the
+    law with its intervals and errors), identifiable, verdict, spearman, kendall, conflicts, significant_conflicts (null
+    where a test-set size is unknown), dropped (rows by reason), method. The order of the rows does not matter. A task
+    with too few cells has null fits and a verdict that says so.
 
     Args:
         results: the results table, or an imported one (see `REQUIRED` and `OPTIONAL`).

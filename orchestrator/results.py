@@ -73,6 +73,18 @@ def result_files(store: Store, study: Study, cell_id: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
+def read_results(path: Path) -> pl.DataFrame:
+    """A results table from a parquet file.
+
+    Raises:
+        DataError: the file is missing or no parquet file.
+    """
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: no results table can be read: {error}") from error
+
+
 def _read(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path).select(pl.col(name).cast(kind) for name, kind in RESULT_SCHEMA.items())

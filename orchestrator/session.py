@@ -1,7 +1,6 @@
 """A study as the commands see it: its file, its folder, its cluster profile."""
 
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -10,11 +9,13 @@ from models.errors import StudyError
 from orchestrator import drive
 from orchestrator.drive import Observation
 from orchestrator.grid import cells
+from orchestrator.node import mirror_cell
+from orchestrator.reduce import reduce_study
+from orchestrator.report import write_report
 from orchestrator.results import collect
 from orchestrator.select import Keep
 from orchestrator.store import Store
 from orchestrator.study import StudyFile, load_study
-from slurm import jobs, local
 from slurm.cluster import Profile, load_profile
 
 
@@ -46,15 +47,32 @@ class Session:
         """The results table, collected anew."""
         return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
 
+    def reduced(self) -> dict[str, Any]:
+        """The reducer's answer over the collected results."""
+        return reduce_study(self.collect())
+
     def report(self) -> Path:
         """The page of the report, written anew."""
-        from orchestrator.report import write_report
-
-        raise NotImplementedError(write_report)
+        seen, results = self.observe(), self.collect()
+        return write_report(
+            self.store.report_folder,
+            title=self.file.study.name,
+            results=results,
+            reduced=reduce_study(results),
+            cells=[state.to_json() for state in seen.states],
+            plan_summary={
+                "gpu_hours": seen.plan.hours("gpu_hours", of_all=True),
+                "cpu_hours": seen.plan.hours("cpu_hours", of_all=True),
+                "sbatch_calls": len({m.token for m in self.store.manifests() if m.executor == "slurm"}),
+            },
+        )
 
     def sync(self) -> tuple[int, list[str]]:
         """(cells mirrored to W&B, one line for each that could not be)."""
-        raise NotImplementedError
+        ran = [state for state in self.observe().states if state.train.num_attempts]
+        mirrored = {s.cell.cell_id: mirror_cell(self.store, s.cell.cell_id, s.status, mode="online") for s in ran}
+        errors = [f"{cell_id}: {result.error}" for cell_id, result in mirrored.items() if not result.ok]
+        return len(ran) - len(errors), errors
 
 
 def open_session(study: Path, runs: Path, sets: list[str]) -> Session:

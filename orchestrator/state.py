@@ -68,6 +68,21 @@ class CellState:
         """Why it failed, in one line."""
         return self.train.cause or self.evaluate.cause
 
+    def to_json(self) -> dict[str, Any]:
+        """The cell as `upshot status --json` prints it."""
+        return {
+            "cell_id": self.cell.cell_id,
+            **self.cell.recipe.model_dump(),
+            "status": self.status,
+            "cause": self.cause,
+            "train": self.train.status,
+            "evaluate": self.evaluate.status,
+            "attempts": self.train.num_attempts + self.evaluate.num_attempts,
+            "seconds": self.train.seconds + self.evaluate.seconds,
+            "checkpoints": list(self.steps),
+            "missing_evaluations": len(self.missing),
+        }
+
 
 def read_states(store: Store, study: Study, cells: list[Cell], live: Live) -> list[CellState]:
     """The state of every cell, in the order given."""

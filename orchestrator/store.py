@@ -1,12 +1,12 @@
 """The study folder: the truth about a study, in files.
 
-    STUDY_DIR/
-      study.toml  cluster.toml              the study and its cluster profile as submitted
-      jobs/<token>.json                     one manifest an array: its cells by array index, its job id
-      cells/<aa>/<cell_id>/                 one folder a cell
-        cell.json  attempts.ndjson  train.ndjson  logs/
-        checkpoints/step_00001000/  evals/step_00001000/<eval_id>.parquet
-      results/  report/
+STUDY_DIR/
+study.toml  cluster.toml              the study and its cluster profile as submitted
+jobs/<token>.json                     one manifest an array: its cells by array index, its job id
+cells/<aa>/<cell_id>/                 one folder a cell
+cell.json  attempts.ndjson  train.ndjson  logs/
+checkpoints/step_00001000/  evals/step_00001000/<eval_id>.parquet
+results/  report/
 """
 
 import json
@@ -244,14 +244,23 @@ def _take_lock(path: Path, owner: str) -> None:
 
 
 def _break_if_stale(path: Path) -> None:
+    """Removes a lock that was not touched for two minutes; of several that try, one does it.
+
+    The right to remove it is a hard link named after the very file that was found stale: made once, and of no use
+    against a fresh lock that has taken its place in the meantime.
+    """
     try:
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+        seen = path.lstat()
+        if time.time() - seen.st_mtime <= LOCK_STALE_S:
+            return
+        tombstone = path.with_name(f".{path.name}.{seen.st_ino}-{seen.st_mtime_ns}")
+        os.link(path, tombstone, follow_symlinks=False)
+    except (FileNotFoundError, FileExistsError):
         return
-    if age > LOCK_STALE_S:
-        stale = path.with_name(f".{path.name}.{secrets.token_hex(4)}.stale")
-        path.replace(stale)  # atomic: of two that break it, one fails here and sees the other's lock
-        stale.unlink(missing_ok=True)
+    linked = tombstone.lstat()
+    if (linked.st_ino, linked.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns):
+        path.unlink(missing_ok=True)
+    tombstone.unlink(missing_ok=True)
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

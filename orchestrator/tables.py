@@ -76,11 +76,11 @@ def print_plan(plan: Plan, session: Session) -> None:
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
     if plan.num_excluded:
         print(f"{plan.num_excluded} combinations left out by [[exclude]]")
-    hours = {name: plan.hours(name) for name in ("gpu_hours", "gpu_hours_max", "cpu_hours")}
-    if hours["gpu_hours_max"]:
-        print(f"{hours['gpu_hours']:.2f} GPU-hours expected, at most {hours['gpu_hours_max']:.2f}", end="; ")
+    if plan.hours("gpu_hours_max"):
+        expected, most = plan.hours("gpu_hours"), plan.hours("gpu_hours_max")
+        print(f"{expected:.2f} GPU-hours expected, at most {most:.2f}", end="; ")
     else:
-        print(f"{hours['cpu_hours']:.2f} CPU-hours expected", end="; ")
+        print(f"{plan.hours('cpu_hours'):.2f} CPU-hours expected", end="; ")
     print(f"{plan.sbatch_calls} sbatch calls")
 
 
@@ -135,22 +135,6 @@ def print_tasks(rows: list[dict[str, Any]]) -> None:
 
 
 # --- status and why ------------------------------------------------------------------------------------------------
-
-
-def state_json(state: CellState) -> dict[str, Any]:
-    """One cell as `status --json` prints it."""
-    return {
-        "cell_id": state.cell.cell_id,
-        **state.cell.recipe.model_dump(),
-        "status": state.status,
-        "cause": state.cause,
-        "train": state.train.status,
-        "evaluate": state.evaluate.status,
-        "attempts": state.train.num_attempts + state.evaluate.num_attempts,
-        "seconds": state.train.seconds + state.evaluate.seconds,
-        "checkpoints": list(state.steps),
-        "missing_evaluations": len(state.missing),
-    }
 
 
 def print_status(seen: Observation, session: Session, *, each: bool) -> None:

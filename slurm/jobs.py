@@ -188,6 +188,16 @@ def find_job(jobs: Mapping[JobKey, Job], array_job_id: str, index: int | None) -
     return jobs.get((array_job_id, index)) or jobs.get((array_job_id, None))
 
 
+def cancel(job_ids: Sequence[str], run: Run | None = None) -> None:
+    """Ends jobs and whole arrays; those that have ended are left as they are.
+
+    Raises:
+        SlurmUnreachable: Slurm did not answer.
+        SlurmError: it refused.
+    """
+    (run or run_slurm)(["scancel", "--quiet", *job_ids])
+
+
 def run_slurm(command: Sequence[str], *, timeout_s: float = 120.0) -> str:
     """Standard output of a Slurm command that only asks.
 

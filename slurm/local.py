@@ -6,8 +6,9 @@ kernel lets go when it dies, so the living are told from the dead without proces
 
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_GRACE_S = 60.0  # a worker that was started this long ago and has no lock file yet is dead
@@ -37,6 +38,8 @@ def alive(folder: Path, worker: str) -> Iterator[None]:
     (folder / "workers").mkdir(parents=True, exist_ok=True)
     with (folder / "workers" / worker).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 
@@ -57,3 +60,10 @@ def living(folder: Path) -> set[str]:
     path = folder / "workers"
     names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     return {name for name in names if is_alive(folder, name)}
+
+
+def stop(folder: Path) -> None:
+    """Ends the living workers of a queue; what they were running counts as killed and can be retried."""
+    for worker in living(folder):
+        with suppress(ProcessLookupError):
+            os.kill(int((folder / "workers" / worker).read_text()), signal.SIGTERM)

@@ -256,7 +256,7 @@ def shut_down(folder: Path) -> None:
         _cancel_all_jobs(folder)
     for daemon in reversed(daemons):
         daemon.end()
-    for pid in _step_processes(folder):
+    for pid in _job_processes(folder):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
@@ -309,13 +309,10 @@ def _cancel_all_jobs(folder: Path, *, timeout_s: float = 10.0) -> None:
             time.sleep(0.05)
 
 
-def _step_processes(folder: Path) -> set[int]:
-    """What a job left behind: every slurmstepd that has a file of the folder open, and all its descendants."""
-    parents = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    found = {pid for pid in parents if _is_step_daemon(pid, folder)}
-    while children := {pid for pid, stat in parents.items() if stat and int(stat[1]) in found} - found:
-        found |= children
-    return found
+def _job_processes(folder: Path) -> list[int]:
+    """What jobs left behind: slurmstepd's with a file of the folder open, and all that runs in a job's environment."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _is_step_daemon(pid, folder) or _is_in_job(pid, folder)]
 
 
 def _is_step_daemon(pid: int, folder: Path) -> bool:
@@ -324,6 +321,15 @@ def _is_step_daemon(pid: int, folder: Path) -> bool:
         return is_step and any(folder in link.readlink().parents for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:  # it has ended, or is another user's
         return False
+
+
+def _is_in_job(pid: int, folder: Path) -> bool:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    is_ours = f"SLURM_CONF={folder}/slurm.conf".encode() in variables
+    return is_ours and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
 
 
 def _stat(pid: int) -> list[str]:

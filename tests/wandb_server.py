@@ -166,7 +166,7 @@ class WandbServer:
         viewer = {"id": "viewer", "entity": self.entity, "username": self.entity, "email": "", "flags": "{}"}
         return {"viewer": viewer | {"name": self.entity, "admin": False, "teams": teams, "apiKeys": {"edges": []}}}
 
-    _on_GetViewer = _on_GetDefaultEntity = _on_Viewer  # noqa: N815  # the public API's
+    _on_GetViewer = _on_GetDefaultEntity = _on_Viewer  # the public API's
 
     def _on_ServerFeaturesQuery(self, _: dict[str, Any]) -> Any:  # noqa: N802
         return {"serverInfo": {"features": []}}
@@ -283,6 +283,6 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = _serve  # noqa: N815  # the names that the base class looks for
+        do_GET = do_POST = do_PUT = _serve  # the names that the base class looks for
 
     return Handler

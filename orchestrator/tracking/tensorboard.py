@@ -3,6 +3,7 @@
 `torch.utils.tensorboard` would do, but loads torch, which the login node must not.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 def write_tensorboard(cell_dir: Path, *, config: Mapping[str, Any]) -> Path:
     """The folder `cell_dir/tensorboard`, with one event file: the curves over `examples_seen`, and the hyperparameters.
 
-    The file is written whole each time under a new name and the earlier one removed, so repeats never double a point; a
-    TensorBoard that is running sees the new one and forgets the old points (SessionLog START at step 0). The final
-    metrics are those of the W&B summary; the file holds float32, as TensorBoard's scalars do.
+    The file is written whole under a new name whenever something changed, so a repeat never doubles a point. A running
+    TensorBoard goes on to the new file and forgets the old points (SessionLog START at step 0). The metrics are those
+    of the W&B summary, in float32 as TensorBoard's scalars are.
 
     Raises:
         DataError: an evaluation's file cannot be read.
@@ -31,14 +32,21 @@ def write_tensorboard(cell_dir: Path, *, config: Mapping[str, Any]) -> Path:
     folder = cell_dir / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
     data = _event_file(_events(cell_dir, config))
-    earlier = [path for path in folder.iterdir() if "tfevents" in path.name]
-    stamps = [int(path.name.rpartition(".")[2]) for path in earlier if path.name.rpartition(".")[2].isdigit()]
-    # Later than every earlier one even where clocks differ: TensorBoard reads a folder's files by name.
-    stamp = max([time.time_ns(), *(stamp + 1 for stamp in stamps)])
-    write_atomically(folder / f"events.out.tfevents.{stamp}", data)
-    for path in earlier:
+    earlier = sorted(path for path in folder.iterdir() if "tfevents" in path.name)
+    if earlier and earlier[-1].read_bytes() == data:
+        return folder
+    write_atomically(folder / f"events.out.tfevents.{_stamp(earlier)}", data)
+    for path in earlier[:-1]:
         path.unlink(missing_ok=True)
+    for path in earlier[-1:]:
+        os.truncate(path, 0)  # a TensorBoard that reads it would wait forever for one that is removed
     return folder
+
+
+def _stamp(earlier: list[Path]) -> int:
+    """Later than every earlier file's, even where clocks differ: TensorBoard reads files in order of name."""
+    stamps = [path.name.rpartition(".")[2] for path in earlier]
+    return max([time.time_ns(), *(int(stamp) + 1 for stamp in stamps if stamp.isdigit())])
 
 
 def _event_file(events: "Iterable[Event]") -> bytes:
@@ -76,7 +84,7 @@ def _events(cell_dir: Path, config: Mapping[str, Any]) -> "Iterator[Event]":
 
 def _hparams(config: Mapping[str, Any], metrics: Iterable[str], began: float, ended: float) -> "Iterator[Summary]":
     """What `SummaryWriter.add_hparams(config, metrics, run_name=".")` writes, without a second folder."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
@@ -97,4 +105,8 @@ def _hparams(config: Mapping[str, Any], metrics: Iterable[str], began: float, en
         (metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
         (metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
     ):
-        yield Summary(value=[Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data))])
+        # Deterministic, or the order of a map would make the same cell another file.
+        plugin = SummaryMetadata.PluginData(
+            plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString(deterministic=True)
+        )
+        yield Summary(value=[Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))])

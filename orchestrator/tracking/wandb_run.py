@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from models.errors import UserError
+from models.errors import DataError, UserError
 from orchestrator.tracking.curves import Curve, current_points, final_metrics, read_curve
 
 if TYPE_CHECKING:
@@ -123,16 +123,19 @@ def mirror_cell(
         return MirrorResult(ok=True, mode=mode)
     try:
         cell = _read_cell(cell_dir, config, outcome)
-        labels = {
-            "project": project,
-            "entity": entity,
-            "group": study,
-            "name": name[:MAX_NAME],
-            "tags": [tag[:MAX_TAG] for tag in tags if tag],
-        }
+    except (DataError, OSError) as error:
+        return MirrorResult(ok=False, mode=mode, error=_one_line(error))
+    labels = {
+        "project": project,
+        "entity": entity,
+        "group": study,
+        "name": name[:MAX_NAME],
+        "tags": [tag[:MAX_TAG] for tag in tags if tag],
+    }
+    try:
         return (_mirror_online if mode == "online" else _mirror_offline)(cell, labels, timeout_s)
     except Exception as error:  # see Returns; what wandb raises is no closed set
-        return MirrorResult(ok=False, mode=mode, error=_one_line(error))
+        return _result(cell, _one_line(error), mode=mode)
 
 
 def _read_cell(cell_dir: Path, config: dict[str, Any], outcome: str) -> _Cell:
@@ -154,6 +157,7 @@ def _mirror_offline(cell: _Cell, labels: dict[str, Any], timeout_s: float) -> Mi
         run, _ = _open_run(cell, labels, draft, timeout_s, mode="offline")
         sent = _tell(run, cell)
         (made,) = (draft / "wandb").glob("offline-run-*")
+        shutil.rmtree(made / "logs")  # wandb's own, with a link into the home folder; `wandb sync` needs none of it
         home = cell.folder / "wandb"
         home.mkdir(exist_ok=True)
         for old in home.glob("offline-run-*"):
@@ -211,19 +215,24 @@ def _open_run(
 
     listener = _Listener()
     settings = _settings(root, timeout_s)
-    with _no_service_in_environment():
-        wandb.setup(settings)
-        wandb.termsetup(settings, listener)
-        run = wandb.init(
-            id=cell.folder.name,
-            job_type="cell",
-            config=cell.config,
-            dir=root,
-            reinit="create_new",  # other runs of this process are left alone
-            settings=settings,
-            **labels,
-            **how,
-        )
+    with _own_environment():
+        try:
+            wandb.setup(settings)
+            wandb.termsetup(settings, listener)
+            run = wandb.init(
+                id=cell.folder.name,
+                job_type="cell",
+                config=cell.config,
+                dir=root,
+                reinit="create_new",  # other runs of this process are left alone
+                settings=settings,
+                **labels,
+                **how,
+            )
+        except Exception:
+            # The client keeps the id of a run that it could not open, and would call it "in use" the next time.
+            wandb.teardown(exit_code=1)
+            raise
     return run, listener
 
 
@@ -272,7 +281,8 @@ def _tell(run: "wandb.Run", cell: _Cell) -> int:
         for point in points:
             # A point's own time, so that W&B's wall-clock axis shows the training and not its mirroring.
             row = {"step": point.step, "examples_seen": point.examples_seen, "_timestamp": point.time}
-            run.log(row | point.values, step=point.index)
+            # Committed at once: a row that waits for the next one would overwrite the summary below.
+            run.log(row | point.values, step=point.index, commit=True)
         shown = run.summary.keys()  # type: ignore[no-untyped-call]  # wandb leaves its summary untyped
         stale = [key for key in shown if key.startswith("downstream/") and key not in cell.summary]
         for key in stale:
@@ -297,13 +307,18 @@ def _draft_folder(cell_dir: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _no_service_in_environment() -> Iterator[None]:
-    """W&B's client leaves its socket in WANDB_SERVICE; a job that inherits it would look for it on its own node."""
+def _own_environment() -> Iterator[None]:
+    """Keeps wandb from joining a client, sweep or launch that this process was started by, and from leaving its own.
+
+    The client puts its socket into WANDB_SERVICE; a job that inherits it would look for it on its own node.
+    """
+    hidden = {name: os.environ.pop(name) for name in ("WANDB_SWEEP_ID", "WANDB_LAUNCH") if name in os.environ}
     os.environ.pop("WANDB_SERVICE", None)
     try:
         yield
     finally:
         os.environ.pop("WANDB_SERVICE", None)
+        os.environ.update(hidden)
 
 
 def _has_key() -> bool:

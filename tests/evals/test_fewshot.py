@@ -199,7 +199,7 @@ def test_float32_rounding_is_not_a_feature():
 
 def test_nothing_but_constant_features_is_chance_with_the_smallest_of_equal_lambdas():
     ones_ND, labels_N = np.ones((20, 3)), np.repeat(np.arange(4), 5)
-    ridge = fit_ridge(ones_ND, labels_N, num_classes=4, lambdas=(1.0, 1.0 + 1e-12))
+    ridge = fit_ridge(ones_ND, labels_N, num_classes=4, lambdas=(1.0, 1.001))
     assert ridge.regularisation == 1.0
     assert probe(ones_ND, labels_N, ones_ND, labels_N, num_classes=4).accuracy == 0.25
 

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from evals.datasets import TaskData
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 
 from evals import runner
-from evals.datasets import TaskData
 from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, eval_id
@@ -168,6 +168,23 @@ def test_a_task_too_small_for_any_shots_is_null_throughout(checkpoint_dir, tmp_p
     assert len(rows) == 2 * 2 * 3
     assert rows["downstream_accuracy"].is_null().all()
     assert rows["reason"].is_not_null().all()
+
+
+def test_a_task_without_test_images_is_null_throughout(checkpoint_dir, tmp_path):
+    def without_test_images(name):
+        data = digit_task(name)
+        return TaskData(
+            train_images_NHWC=data.train_images_NHWC,
+            train_labels_N=data.train_labels_N,
+            test_images_NHWC=data.test_images_NHWC[:0],
+            test_labels_N=data.test_labels_N[:0],
+            classes=data.classes,
+        )
+
+    (path,) = evaluate(checkpoint_dir, tmp_path, load_task=without_test_images)
+    rows = pl.read_parquet(path)
+    assert rows["downstream_accuracy"].is_null().all()
+    assert rows["reason"].unique().to_list() == ["task 'digits' has no test images"]
 
 
 def test_what_is_there_is_not_computed_again(checkpoint_dir, tmp_path):

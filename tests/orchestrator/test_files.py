@@ -6,6 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from orchestrator.files import append_record, read_records, write_atomically
 
 

@@ -1,7 +1,8 @@
 import pytest
-from evals.protocol import METHODS
 from hypothesis import given
 from hypothesis import strategies as st
+
+from evals.protocol import METHODS
 from models.errors import StudyError
 from models.recipe import Axes
 from orchestrator.grid import cells, num_excluded

@@ -126,7 +126,7 @@ def cell(tmp_path: Path) -> Path:
     return folder
 
 
-# --- a machine on which nobody has set up wandb ------------------------------------------------------------------------
+# --- a machine on which nobody has set up wandb ----------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +175,7 @@ def cores_of(parent: int) -> list[int]:
     return found
 
 
-# --- online --------------------------------------------------------------------------------------------------------
+# --- online ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_online_run_shows_the_cell(cell: Path, server: WandbServer, capfd: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +283,13 @@ print(mirror_cell(Path(sys.argv[1]), **json.loads(sys.argv[2])))
 def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(cell: Path, server: WandbServer) -> None:
     records = training(0, 300, checkpoints=(300,))
     append(cell, records)
-    arguments = {"study": "limits", "project": "upshot", "entity": None, "mode": "online", "config": CONFIG}
+    arguments: dict[str, Any] = {
+        "study": "limits",
+        "project": "upshot",
+        "entity": None,
+        "mode": "online",
+        "config": CONFIG,
+    }
     arguments |= {"name": "n", "tags": [], "outcome": "done"}
     server.fail("half", "/file_stream")
     process = subprocess.Popen(
@@ -368,7 +374,30 @@ def test_jobs_do_not_inherit_the_clients_socket(cell: Path, server: WandbServer)
     assert "WANDB_SERVICE" not in os.environ
 
 
-# --- a server that is not well -----------------------------------------------------------------------------------------
+def test_a_run_is_the_cells_whatever_the_environment_says(
+    cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = {
+        "RUN_ID": "x",
+        "RUN_GROUP": "x",
+        "NAME": "x",
+        "TAGS": "x,y",
+        "PROJECT": "x",
+        "JOB_TYPE": "x",
+        "DIR": "/x",
+    }
+    strange |= {"MODE": "offline", "RESUME": "never", "SILENT": "false", "SERVICE": "3-1-unix-/gone", "SWEEP_ID": "x"}
+    for name, value in strange.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    append(cell, training(0, 20))
+    assert [mirror(cell).num_sent, mirror(cell).num_sent] == [2, 0]
+    (run,) = server.runs.values()
+    assert (run.run_id, run.group, run.job_type, run.name) == (CELL_ID, "limits", "cell", "vit-S fraction=0.3")
+    assert (run.project, run.tags) == ("upshot", ["family=vit", "size=S"])
+    assert os.environ["WANDB_SWEEP_ID"] == "x"
+
+
+# --- a server that is not well ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(60)
@@ -380,7 +409,7 @@ def test_a_server_that_fails_is_reported_not_raised(
     append(cell, records)
     server.fail(fault)
     result = mirror(cell, timeout_s=SHORT_S)
-    assert not result.ok
+    assert (result.ok, result.num_records, result.num_sent) == (False, 5, 0)
     assert result.error
     assert "\n" not in result.error
     assert fault == "hang" or str(fault) in result.error
@@ -430,6 +459,14 @@ def test_a_key_of_somebody_else_is_refused(cell: Path, server: WandbServer, monk
     assert server.runs == {}
 
 
+def test_a_malformed_key_is_reported(cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "tooshort")
+    result = mirror(cell)
+    assert not result.ok
+    assert "WANDB_API_KEY invalid" in str(result.error)
+    assert "tooshort" not in str(result.error)
+
+
 def test_without_a_key_nobody_is_asked_for_one(
     cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,7 +488,7 @@ def test_a_damaged_evaluation_is_named(cell: Path, server: WandbServer) -> None:
     assert server.runs == {}
 
 
-# --- offline -------------------------------------------------------------------------------------------------------
+# --- offline ---------------------------------------------------------------------------------------------------------
 
 
 def sync(folder: Path) -> None:
@@ -472,6 +509,8 @@ def test_an_offline_run_is_synced_by_wandb_itself(
     assert capfd.readouterr() == ("", "")
     assert server.operations == []
     assert result.folder is not None
+    assert [path.name for path in result.folder.rglob("*") if path.is_file()] == [f"run-{CELL_ID}.wandb"]
+    assert WandbServer.api_key.encode() not in (result.folder / f"run-{CELL_ID}.wandb").read_bytes()
 
     sync(result.folder)
     run = server.runs[CELL_ID]
@@ -499,7 +538,7 @@ def test_an_offline_run_is_replaced_by_the_whole_cell(cell: Path, server: WandbS
     append(cell, second)
     result = mirror(cell, "offline")
     assert result.num_sent == 8
-    assert [path for path in (cell / "wandb").iterdir()] == [result.folder]
+    assert list((cell / "wandb").iterdir()) == [result.folder]
     assert result.folder is not None
     assert sorted(path.name for path in cell.iterdir()) == ["train.ndjson", "wandb"]
     sync(result.folder)
@@ -512,7 +551,7 @@ def test_an_offline_run_stays_when_its_successor_fails(cell: Path) -> None:
     failed = mirror(cell, "offline", project="no/such/name")
     assert not failed.ok
     assert "project" in str(failed.error)
-    assert [path for path in (cell / "wandb").iterdir()] == [before.folder]
+    assert list((cell / "wandb").iterdir()) == [before.folder]
     assert sorted(path.name for path in cell.iterdir()) == ["train.ndjson", "wandb"]
 
 
@@ -524,6 +563,15 @@ def test_cells_are_mirrored_one_after_another_in_one_process(cell: Path) -> None
         assert result.ok, result.error
         assert result.folder is not None
         assert list(result.folder.glob(f"run-{folder.name}.wandb"))
+
+
+def test_a_client_that_died_is_replaced(cell: Path) -> None:
+    append(cell, training(0, 30))
+    assert mirror(cell, "offline").ok
+    for pid in cores_of(os.getpid()):
+        os.kill(pid, 9)
+    assert not mirror(cell, "offline").ok
+    assert mirror(cell, "offline").ok
 
 
 def test_disabled_does_nothing(cell: Path, server: WandbServer) -> None:
@@ -541,7 +589,7 @@ def test_importing_tracking_loads_nothing_heavy() -> None:
     assert done.stdout == "[]\n"
 
 
-# --- which mode ----------------------------------------------------------------------------------------------------
+# --- which mode ------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_key_the_mode_is_offline() -> None:
@@ -602,7 +650,7 @@ def test_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         tracking.default_mode()
 
 
-# --- reading a cell ------------------------------------------------------------------------------------------------
+# --- reading a cell --------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -710,23 +758,39 @@ def test_tensorboard_shows_exactly_the_curves(cell: Path) -> None:
     assert [event.wall_time for event in events.Scalars("train/loss")][-1] == 1e9 + 100
 
 
-def test_writing_tensorboard_again_doubles_nothing(cell: Path) -> None:
-    first, second = training(0, 50), training(50, 80)
-    append(cell, first)
+def test_a_tensorboard_that_is_running_goes_on_to_the_new_file(cell: Path) -> None:
+    pieces = [training(0, 50), training(50, 80), training(80, 100)]
+    append(cell, pieces[0])
     folder = tracking.write_tensorboard(cell, config=CONFIG)
-    watching = accumulator(folder)
-    earlier = {path.name: path.read_bytes() for path in folder.iterdir()}
-    append(cell, second)
+    running = accumulator(folder)
+    for i in (1, 2):
+        append(cell, pieces[i])
+        tracking.write_tensorboard(cell, config=CONFIG)
+        whole = float32(curves([record for piece in pieces[: i + 1] for record in piece]))
+        assert scalars(running.Reload()) == whole
+        assert scalars(accumulator(folder)) == whole
+        assert sum(path.stat().st_size > 0 for path in folder.iterdir()) == 1
+        assert len(list(folder.iterdir())) == 2
+
+
+def test_tensorboard_is_not_doubled_by_a_file_that_a_crash_left(cell: Path) -> None:
+    append(cell, training(0, 50))
+    folder = tracking.write_tensorboard(cell, config=CONFIG)
+    (left,) = folder.iterdir()
+    data = left.read_bytes()
+    append(cell, training(50, 80))
     tracking.write_tensorboard(cell, config=CONFIG)
-    assert len(list(folder.iterdir())) == 1
-    assert scalars(accumulator(folder)) == float32(curves(first + second))
-    # One that was open all along, and one that finds both files, as after a crash between writing and removing.
-    assert scalars(watching.Reload()) == float32(curves(first + second))
-    for name, data in earlier.items():
-        (folder / name).write_bytes(data)
-    assert scalars(accumulator(folder)) == float32(curves(first + second))
+    left.write_bytes(data)
+    assert scalars(accumulator(folder)) == float32(curves(training(0, 50) + training(50, 80)))
+
+
+def test_a_repeated_tensorboard_is_the_same_file(cell: Path) -> None:
+    append(cell, training(0, 50, checkpoints=(50,)))
+    evaluate(cell, 50, {0: [0.5]})
     tracking.write_tensorboard(cell, config=CONFIG)
-    assert len(list(folder.iterdir())) == 1
+    (before,) = (cell / "tensorboard").iterdir()
+    tracking.write_tensorboard(cell, config=CONFIG)
+    assert list((cell / "tensorboard").iterdir()) == [before]
 
 
 def test_tensorboards_hparams_page_lists_every_cell(cell: Path) -> None:
@@ -782,10 +846,11 @@ def test_writing_tensorboard_loads_neither_torch_nor_tensorflow(cell: Path) -> N
     append(cell, training(0, 20))
     code = (
         "import sys; from pathlib import Path; from orchestrator.tracking import write_tensorboard\n"
-        "write_tensorboard(Path(sys.argv[1]), config={'a': 1}); print('torch' in sys.modules, 'tensorflow' in sys.modules)"
+        "write_tensorboard(Path(sys.argv[1]), config={'a': 1})\n"
+        "print([module for module in ('torch', 'tensorflow') if module in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(cell)], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout == "False False\n"
+    assert done.stdout == "[]\n"
 
 
 def test_tensorboard_names_a_damaged_evaluation(cell: Path) -> None:

@@ -1,0 +1,355 @@
+"""Chart specifications, one for page and paper, and their pictures. All but `render` and `browser_script` is pure.
+
+A chart holds no values: it names its data sets ("points", "hull" ...), and whoever shows it supplies them. `suffix` keeps
+the data of several panels of one figure apart. Accuracies are fractions in [0, 1].
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+Rows = Sequence[Mapping[str, Any]]
+
+MARGIN = 0.05  # free space around the points, as a part of what they span
+TICKS = 5
+# Vega-Lite's own names; a family has one colour and one shape everywhere.
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Theme:
+    """Colours of one appearance. Families take theirs from the palette of Okabe and Ito, which the colour-blind can tell apart."""
+
+    ink: str
+    muted: str
+    grid: str
+    band: str
+    middle: str
+    families: tuple[str, ...]
+    falling: str
+    rising: str
+    background: str = "transparent"
+
+
+LIGHT = Theme(
+    ink="#1b1b1b",
+    muted="#5c5c5c",
+    grid="#e6e6e6",
+    band="#8c8c8c",
+    middle="#f4f4f2",
+    families=("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b"),
+    falling="#D55E00",
+    rising="#0072B2",
+)
+DARK = Theme(
+    ink="#ececec",
+    muted="#a9a9a9",
+    grid="#333638",
+    band="#8c8c8c",
+    middle="#2a2d2f",
+    families=("#56B4E9", "#E69F00", "#2fbf95", "#CC79A7", "#F0E442", "#D55E00", "#a0a0a0"),
+    falling="#D55E00",
+    rising="#2b8fd0",
+)
+PAPER = Theme(
+    ink=LIGHT.ink,
+    muted=LIGHT.ink,
+    grid=LIGHT.grid,
+    band=LIGHT.band,
+    middle=LIGHT.middle,
+    families=LIGHT.families,
+    falling=LIGHT.falling,
+    rising=LIGHT.rising,
+    background="white",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """What the charts of one report share.
+
+    Args:
+        theme: the colours.
+        families: names in the order of their colours and shapes; empty where cells have none.
+        params: smallest and largest parameter count, shown by size; None where unknown.
+        legend: whether charts carry their own; the page has one for all of them.
+    """
+
+    theme: Theme
+    families: tuple[str, ...] = ()
+    params: tuple[int, int] | None = None
+    legend: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One figure in the formats that papers take; text is text in `svg` and `pdf`."""
+
+    svg: str
+    png: bytes
+    pdf: bytes
+
+
+# --- the charts ----------------------------------------------------------------------------------------------------
+
+
+def frontier_chart(style: Style, suffix: str = "") -> alt.LayerChart:
+    """Downstream against upstream accuracy of one task: cells, hull, fitted law, saturation value with its interval.
+
+    Data: `points` (upstream, downstream, cell, axes, family, params), `hull` (upstream, downstream), `law` (upstream,
+    downstream, part: "fit", "beyond" or "unsure") and `band` (value, low, high, text; no row where not identifiable).
+    """
+    theme = style.theme
+    x, y = _accuracy(alt.X, "upstream", "upstream accuracy"), _accuracy(alt.Y, "downstream", "downstream accuracy")
+    band = alt.Chart(_data("band", suffix))
+    law = alt.Chart(_data("law", suffix))
+    layers = [
+        band.mark_rect(color=theme.band, opacity=0.22).encode(y="low:Q", y2="high:Q"),
+        band.mark_rule(color=theme.muted, strokeWidth=1).encode(y="value:Q", tooltip=alt.Tooltip("text:N", title=" ")),
+        alt.Chart(_data("hull", suffix))
+        .mark_line(color=theme.muted, strokeWidth=1, point={"color": theme.muted, "size": 14, "shape": "circle"})
+        .encode(x=x, y=y),
+        alt.Chart(_data("points", suffix))
+        .mark_point(filled=True, opacity=0.8, stroke=theme.middle, strokeWidth=0.5)
+        .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **_family_encoding(style), **_size_encoding(style)),
+        law.mark_line(color=theme.ink, strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=_law_dash()),
+    ]
+    return alt.layer(*layers)
+
+
+def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
+    """Probe accuracy of one task against depth, a line for each family and size, the best layer ringed.
+
+    Data: `layers` (depth in (0, 1], accuracy, layer, num_layers, best, series, family, params, cells).
+    """
+    x = alt.X("depth:Q", title="depth (layer / layers)", axis=alt.Axis(format=".1~f", tickCount=TICKS))
+    x = x.scale(domain=[0, 1.02], nice=False)
+    y = _accuracy(alt.Y, "accuracy", "downstream accuracy")
+    base = alt.Chart(_data("layers", suffix))
+    tooltip = [
+        alt.Tooltip("series:N", title="model"),
+        alt.Tooltip("layer:Q"),
+        alt.Tooltip("num_layers:Q", title="of"),
+        alt.Tooltip("accuracy:Q", format=".4f"),
+        alt.Tooltip("cells:Q"),
+    ]
+    family = _family_encoding(style)
+    width = {} if style.params is None else {"strokeWidth": _params(alt.StrokeWidth, style, [0.8, 2.6], legend=False)}
+    return alt.layer(
+        base.mark_line(opacity=0.75).encode(x=x, y=y, detail="series:N", **_without_shape(family), **width),
+        base.mark_point(filled=True, size=16).encode(x=x, y=y, tooltip=tooltip, **family),
+        base.transform_filter("datum.best").mark_point(size=90, strokeWidth=1.5, filled=False)
+        .encode(x=x, y=y, tooltip=tooltip, **family),
+    )
+
+
+def axis_chart(style: Style, axis: str, values: Sequence[str], suffix: str = "") -> alt.LayerChart:
+    """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
+
+    Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, family, lines). `values` are the
+    axis's, in order.
+    """
+    x = alt.X("value:N", title=axis, scale=alt.Scale(domain=list(values), padding=0.25), axis=alt.Axis(labelAngle=0))
+    y = _accuracy(alt.Y, "accuracy", "accuracy")
+    family = _family_encoding(style)
+    lines, means = alt.Chart(_data("lines", suffix)), alt.Chart(_data("means", suffix))
+    shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
+    return alt.layer(
+        lines.mark_line(opacity=0.3, strokeWidth=1).encode(
+            x=x, y=y, detail="line:N", tooltip=[alt.Tooltip("axes:N", title="fixed")], **_without_shape(family)
+        ),
+        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **_without_shape(family)),
+        means.mark_point(filled=True, size=50, opacity=1).encode(
+            x=x, y=y, tooltip=[*shown, alt.Tooltip("lines:Q", title="lines")], **family
+        ),
+    )
+
+
+def changes_chart(style: Style, columns: Sequence[str], rows: Sequence[str], largest: float) -> alt.LayerChart:
+    """Mean change of accuracy by raising one axis (rows), upstream and on each task (columns).
+
+    Data: `changes` (change, column, value, text, pairs, against). `largest` is the greatest absolute change of all.
+    """
+    theme, bound = style.theme, max(largest, 1e-6)
+    base = alt.Chart(_data("changes", "")).encode(
+        x=alt.X("column:N", title=None, scale=alt.Scale(domain=list(columns)), axis=_labels(orient="top", labelAngle=-40)),
+        y=alt.Y("change:N", title=None, scale=alt.Scale(domain=list(rows)), axis=_labels(labelLimit=260)),
+        tooltip=[
+            alt.Tooltip("change:N", title="raising"),
+            alt.Tooltip("column:N", title="accuracy"),
+            alt.Tooltip("value:Q", title="mean change", format="+.4f"),
+            alt.Tooltip("pairs:Q", title="pairs of cells"),
+            alt.Tooltip("against:N", title="against upstream"),
+        ],
+    )
+    scale = alt.Scale(
+        domain=[-bound, 0, bound], range=[theme.falling, theme.middle, theme.rising], interpolate="rgb"
+    )
+    strong = f"abs(datum.value) > {0.55 * bound}"
+    ink = alt.condition(strong, alt.value("white"), alt.value(theme.ink))
+    return alt.layer(
+        base.mark_rect(stroke=theme.background if theme.background != "transparent" else theme.middle).encode(
+            color=alt.Color("value:Q", scale=scale, legend=None)
+        ),
+        base.mark_text(fontSize=10).encode(text="text:N", color=ink),
+    ).properties(width=alt.Step(46), height=alt.Step(22))
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One small multiple of a figure: its chart (with a suffix of its own), its title, its data by name."""
+
+    chart: alt.LayerChart
+    title: str
+    subtitle: str
+    data: Mapping[str, Rows]
+
+
+def page_spec(chart: alt.LayerChart, theme: Theme, height: int) -> dict[str, Any]:
+    """A chart for the page, as wide as its place there; its data are supplied in the browser."""
+    return _spec(chart.properties(width="container", height=height), theme)
+
+
+def figure_spec(panels: Sequence[Panel], theme: Theme, *, columns: int, width: int, height: int) -> dict[str, Any]:
+    """Small multiples side by side, with one legend and their data."""
+    charts = [
+        panel.chart.properties(
+            width=width,
+            height=height,
+            title=alt.TitleParams(panel.title, subtitle=_wrapped(panel.subtitle, width), anchor="start"),
+        )
+        for panel in panels
+    ]
+    spec = _spec(alt.concat(*charts, columns=columns, spacing=18), theme)
+    spec["datasets"] = {name: list(rows) for panel in panels for name, rows in panel.data.items()}
+    return spec
+
+
+def single_spec(chart: alt.LayerChart, theme: Theme, title: str, data: Mapping[str, Rows]) -> dict[str, Any]:
+    """One chart of its own size, with its title and data."""
+    spec = _spec(chart.properties(title=alt.TitleParams(title, anchor="start")), theme)
+    spec["datasets"] = {name: list(rows) for name, rows in data.items()}
+    return spec
+
+
+def render(spec: dict[str, Any]) -> Picture:
+    """The figure as SVG, PNG (twice its nominal size) and PDF, without a browser."""
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=_vega_lite_version())
+    return Picture(svg, vl_convert.svg_to_png(svg, scale=2), vl_convert.svg_to_pdf(svg))
+
+
+@cache
+def browser_script() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script of about 0.9 MB, which sets `vegaEmbed`."""
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite_version())
+    return script.replace("</script", "<\\/script")
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+POINT_TOOLTIP = [
+    alt.Tooltip("cell:N"),
+    alt.Tooltip("axes:N"),
+    alt.Tooltip("params:Q", format=",d", title="parameters"),
+    alt.Tooltip("upstream:Q", format=".4f"),
+    alt.Tooltip("downstream:Q", format=".4f"),
+]
+
+
+def _data(name: str, suffix: str) -> alt.NamedData:
+    return alt.NamedData(name + suffix)
+
+
+def _vega_lite_version() -> str:
+    """Major and minor version of the Vega-Lite that altair writes."""
+    return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+
+
+def _spec(chart: alt.LayerChart | alt.ConcatChart, theme: Theme) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict()
+    spec["config"] = _config(theme)
+    return spec
+
+
+def _config(theme: Theme) -> dict[str, Any]:
+    text = {"labelColor": theme.muted, "titleColor": theme.muted, "labelFontSize": 10, "titleFontSize": 11}
+    lines = {"gridColor": theme.grid, "domainColor": theme.muted, "tickColor": theme.muted, "tickSize": 4}
+    return {
+        "background": theme.background,
+        "font": "Helvetica, Arial, sans-serif",
+        "view": {"stroke": None},
+        "axis": {**text, **lines, "titleFontWeight": "normal", "labelLimit": 160},
+        "legend": {**text, "titleFontWeight": "bold", "symbolStrokeWidth": 1},
+        "title": {"color": theme.ink, "subtitleColor": theme.muted, "fontSize": 12, "subtitleFontSize": 10, "offset": 6},
+    }
+
+
+def _accuracy(channel: Any, field: str, title: str) -> Any:
+    """An axis of accuracies that spans the data, with a little room."""
+    return channel(
+        f"{field}:Q",
+        title=title,
+        scale=alt.Scale(zero=False, nice=False, padding=8),
+        axis=alt.Axis(format=".2~f", tickCount=TICKS),
+    )
+
+
+def _labels(**options: Any) -> alt.Axis:
+    return alt.Axis(domain=False, ticks=False, labelPadding=6, **options)
+
+
+def _law_dash() -> alt.StrokeDash:
+    scale = alt.Scale(domain=["fit", "beyond", "unsure"], range=[[1, 0], [6, 4], [2, 3]])
+    return alt.StrokeDash("part:N", scale=scale, legend=None)
+
+
+def _family_encoding(style: Style) -> dict[str, Any]:
+    """Colour and shape by family, or one colour where there is none."""
+    if not style.families:
+        return {"color": alt.value(style.theme.families[0])}
+    names, colours = list(style.families), style.theme.families
+    legend = alt.Legend(title="family", orient="bottom", symbolSize=70) if style.legend else None
+    palette = [colours[i % len(colours)] for i in range(len(names))]
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
+    return {
+        "color": alt.Color("family:N", scale=alt.Scale(domain=names, range=palette), legend=legend),
+        "shape": alt.Shape("family:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+    }
+
+
+def _without_shape(encoding: dict[str, Any]) -> dict[str, Any]:
+    return {"color": encoding["color"]}
+
+
+def _size_encoding(style: Style) -> dict[str, Any]:
+    if style.params is None:
+        return {"size": alt.value(40)}
+    return {"size": _params(alt.Size, style, [22, 130], legend=style.legend)}
+
+
+def _params(channel: Any, style: Style, sizes: list[float], *, legend: bool) -> Any:
+    assert style.params is not None
+    low, high = style.params
+    # A log scale needs two different ends.
+    scale = alt.Scale(type="log", domain=[low, max(high, low + 1)], range=sizes)
+    values = sorted({low, round(math.sqrt(low * high)), high})
+    shown = alt.Legend(title="parameters", orient="bottom", values=values, format=".2~s") if legend else None
+    return channel("params:Q", scale=scale, legend=shown)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines that fit `width` pixels at the size of a subtitle, three at most."""
+    room, lines = max(10, width // 5), [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > room:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines if len(lines) <= 3 else [*lines[:2], lines[2] + " ..."]

@@ -1,0 +1,292 @@
+"""What the report knows: the inputs of `write_report` as tidy tables. Pure.
+
+Accuracies are fractions in [0, 1]. Every table is sorted, so that the same inputs make the same report byte for byte.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from orchestrator import conflicts
+from orchestrator.conflicts import AXES
+from orchestrator.reduce import controlled_conflicts, select_cells, strongest_conflicts
+
+NUMBERS = ("fraction", "classes", "epochs", "learning_rate", "weight_decay", "head_learning_rate", "head_weight_decay")
+MODEL = ("family", "size")
+LISTED_CONFLICTS = 20  # of each task and number of shots, in the tables; the page shows fewer
+
+STATE_SCHEMA: dict[str, type[pl.DataType]] = {
+    "status": pl.String,
+    "cause": pl.String,
+    "attempts": pl.Int64,
+    "seconds": pl.Float64,
+    "checkpoints": pl.Int64,
+    "missing_evaluations": pl.Int64,
+}
+LAYERS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "family": pl.String,
+    "size": pl.String,
+    "series": pl.String,
+    "params": pl.Int64,
+    "layer": pl.Int64,
+    "num_layers": pl.Int64,
+    "depth": pl.Float64,
+    "accuracy": pl.Float64,
+    "cells": pl.Int64,
+    "best": pl.Boolean,
+}
+BEST_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "family": pl.String,
+    "cells": pl.Int64,
+    "last_best": pl.Int64,
+    "depth": pl.Float64,
+    "gain": pl.Float64,
+}
+POINTS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "cell_id": pl.String,
+    "upstream": pl.Float64,
+    "downstream": pl.Float64,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """One study, tidied.
+
+    Args:
+        cells: one row a cell: cell_id, the known axes, `text` (the axes in words), params, flops, upstream, and
+            `STATE_SCHEMA` (null for imported tables, which have no states).
+        points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
+        layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`).
+        best: where the best layer of each cell lies, by family (`BEST_SCHEMA`).
+        changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
+        strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
+        tasks: the reducer's objects, one per task and shots.
+        varying: the axes that have more than one value here, in the order of `AXES`.
+        methods: how the values were measured, as their `method` column says.
+        reasons: rows without a downstream value, of all layers and checkpoints, by reason.
+        num_draws: the most draws of any value.
+        num_states: cells of which a state is known.
+    """
+
+    cells: pl.DataFrame
+    points: pl.DataFrame
+    layers: pl.DataFrame
+    best: pl.DataFrame
+    changes: pl.DataFrame
+    strongest: pl.DataFrame
+    tasks: list[dict[str, Any]]
+    varying: tuple[str, ...]
+    methods: tuple[str, ...]
+    reasons: dict[str, int]
+    num_draws: int
+    num_states: int
+
+    @property
+    def task_names(self) -> list[str]:
+        """Tasks in the order of the reducer."""
+        return list(dict.fromkeys(task["task"] for task in self.tasks))
+
+    @property
+    def shots(self) -> list[int | None]:
+        """Numbers of shots, ascending; [None] where a table knows none; empty without results."""
+        found = {task["shots"] for task in self.tasks}
+        return sorted(found, key=lambda shots: -1 if shots is None else shots)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families by name."""
+        if "family" not in self.cells.columns:
+            return ()
+        return tuple(self.cells["family"].drop_nulls().unique().sort().to_list())
+
+    @property
+    def params(self) -> tuple[int, int] | None:
+        """The smallest and the largest parameter count."""
+        known = self.cells["params"].drop_nulls()
+        return None if known.is_empty() else (known.min(), known.max())  # type: ignore[return-value]  # of an Int64 column
+
+
+def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> Facts:
+    """The facts of a study.
+
+    Args:
+        results: the results table, an imported one, or an empty one.
+        reduced: what `reduce_study` made of it; `{"tasks": []}` without results.
+        states: one object a cell as `tables.state_json` makes it; empty for imported tables.
+
+    Raises:
+        DataError: as `reduce_study`.
+    """
+    cells, varying = _cells(results, states)
+    if results.is_empty():
+        points = pl.DataFrame(schema=POINTS_SCHEMA)
+        changes, strongest = (pl.DataFrame(schema=s) for s in (conflicts.CONTROLLED_SCHEMA, conflicts.STRONGEST_SCHEMA))
+        by_layer = pl.DataFrame()
+    else:
+        selection = select_cells(results)
+        points = selection.cells.select(POINTS_SCHEMA).sort("task", "shots", "cell_id")
+        changes, strongest = controlled_conflicts(results), strongest_conflicts(results, LISTED_CONFLICTS)
+        by_layer = _by_layer(results, selection.protocol, cells)
+    return Facts(
+        cells=cells,
+        points=points,
+        layers=_mean_layers(by_layer),
+        best=_best_layers(by_layer),
+        changes=changes,
+        strongest=strongest,
+        tasks=list(reduced["tasks"]),
+        varying=varying,
+        methods=_texts(results, "method"),
+        reasons=_reasons(results),
+        num_draws=_num_draws(results),
+        num_states=len(states),
+    )
+
+
+def axes_text(row: Mapping[str, Any], varying: Sequence[str]) -> str:
+    """A cell in words: its model, then the axes in which cells of this study differ."""
+    model = [str(row[axis]) for axis in MODEL if row.get(axis) is not None]
+    others = [axis for axis in varying if axis not in MODEL and row.get(axis) is not None]
+    return ", ".join([" ".join(model), *(f"{axis} {plain(row[axis])}" for axis in others)]).removeprefix(", ")
+
+
+def plain(value: object) -> str:
+    """An axis's value as people write it: 1 for 1.0, 0.001 as it stands."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cells(results: pl.DataFrame, states: Sequence[Mapping[str, Any]]) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    measured = _measured(results)
+    known = [axis for axis in AXES if axis in measured.columns or any(axis in state for state in states)]
+    stated = _stated(states, known)
+    cells = stated.join(measured, on="cell_id", how="full", coalesce=True, suffix="_measured")
+    for axis in known:
+        if f"{axis}_measured" in cells.columns:
+            cells = cells.with_columns(pl.coalesce(axis, f"{axis}_measured").alias(axis))
+    varying = tuple(axis for axis in known if cells[axis].drop_nulls().n_unique() > 1)
+    order = [name for name in ("family", "params", *varying) if name in cells.columns]
+    cells = cells.select("cell_id", *known, "params", "flops", "upstream", *STATE_SCHEMA)
+    cells = cells.sort(*dict.fromkeys(order), "cell_id", nulls_last=True)
+    text = [axes_text(row, varying) for row in cells.iter_rows(named=True)]
+    return cells.with_columns(pl.Series("text", text, dtype=pl.String)), varying
+
+
+def _stated(states: Sequence[Mapping[str, Any]], known: Sequence[str]) -> pl.DataFrame:
+    rows = [
+        {
+            "cell_id": state["cell_id"],
+            **{axis: _number(axis, state.get(axis)) for axis in known},
+            **{name: state.get(name) for name in STATE_SCHEMA},
+            "status": str(state["status"]),
+            "checkpoints": len(state.get("checkpoints") or ()),
+        }
+        for state in states
+    ]
+    columns: dict[str, Any] = {"cell_id": pl.String, **{axis: _kind(axis) for axis in known}, **STATE_SCHEMA}
+    return pl.DataFrame(rows, schema=columns)
+
+
+def _kind(axis: str) -> type[pl.DataType]:
+    if axis in ("family", "size", "optimizer", "precision"):
+        return pl.String
+    return pl.Int64 if axis in ("batch_size", "image_size", "patch_size", "seed") else pl.Float64
+
+
+def _number(axis: str, value: Any) -> Any:
+    return float(value) if _kind(axis) is pl.Float64 and value is not None else value
+
+
+def _measured(results: pl.DataFrame) -> pl.DataFrame:
+    """Axes, parameters, FLOPs and upstream accuracy at the last checkpoint of every cell with results."""
+    schema: dict[str, Any] = {"params": pl.Int64, "flops": pl.Float64, "upstream_accuracy": pl.Float64}
+    if results.is_empty():
+        return pl.DataFrame(schema={"cell_id": pl.String, "params": pl.Int64, "flops": pl.Float64, "upstream": pl.Float64})
+    axes = [axis for axis in AXES if axis in results.columns]
+    absent = [pl.lit(None, kind).alias(name) for name, kind in schema.items() if name not in results.columns]
+    table = results.with_columns(pl.col("cell_id").cast(pl.String), *absent)
+    if "last_checkpoint" in table.columns:
+        table = table.filter(pl.col("last_checkpoint").fill_null(True))
+    table = table.with_columns(pl.col(axis).cast(_kind(axis), strict=False) for axis in axes)
+    first = [pl.col(axis).drop_nulls().first() for axis in axes]
+    return table.group_by("cell_id").agg(
+        *first,
+        params=pl.col("params").max().cast(pl.Int64),
+        flops=pl.col("flops").max().cast(pl.Float64),
+        upstream=pl.col("upstream_accuracy").fill_nan(None).drop_nulls().first().cast(pl.Float64),
+    )
+
+
+def _by_layer(results: pl.DataFrame, protocol: str | None, cells: pl.DataFrame) -> pl.DataFrame:
+    """Mean over draws for each task, shots, cell and layer of the last checkpoint; no columns where layers are unknown."""
+    if not {"layer", "num_layers", "shots", "family", "size"} <= set(results.columns):
+        return pl.DataFrame()
+    table = results.filter(pl.col("downstream_accuracy").is_not_null() & pl.col("layer").is_not_null())
+    if "last_checkpoint" in table.columns:
+        table = table.filter(pl.col("last_checkpoint").fill_null(True))
+    if protocol is not None and "protocol" in table.columns:
+        table = table.filter(pl.col("protocol") == protocol)
+    keys = ("task", "shots", "cell_id", "family", "size", "num_layers", "layer")
+    means = table.group_by(keys).agg(accuracy=pl.col("downstream_accuracy").mean())
+    several = means.filter(pl.col("layer").n_unique().over("task", "shots", "cell_id") > 1)
+    return several.join(cells.select("cell_id", "params"), on="cell_id", how="left").sort(keys)
+
+
+def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
+    if by_layer.is_empty():
+        return pl.DataFrame(schema=LAYERS_SCHEMA)
+    keys = ("task", "shots", "family", "size", "num_layers", "layer")
+    series = ("task", "shots", "family", "size", "num_layers")
+    means = by_layer.group_by(keys).agg(pl.col("accuracy").mean(), params=pl.col("params").median(), cells=pl.len())
+    return (
+        means.with_columns(
+            series=pl.concat_str("family", "size", separator=" "),
+            depth=(pl.col("layer") + 1) / pl.col("num_layers"),
+            best=pl.col("accuracy") == pl.col("accuracy").max().over(series),
+        )
+        .select(pl.col(name).cast(kind) for name, kind in LAYERS_SCHEMA.items())
+        .sort("task", "shots", "family", "params", "size", "layer")
+    )
+
+
+def _best_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
+    """By task, shots and family: in how many cells the last layer is best, where the best lies, what it gains."""
+    if by_layer.is_empty():
+        return pl.DataFrame(schema=BEST_SCHEMA)
+    per_cell = by_layer.group_by("task", "shots", "family", "cell_id", "num_layers").agg(
+        best=pl.col("layer").sort_by("accuracy", "layer", descending=True).first(),
+        gain=pl.col("accuracy").max() - pl.col("accuracy").sort_by("layer").last(),
+        last=pl.col("layer").max(),
+    )
+    found = per_cell.group_by("task", "shots", "family").agg(
+        cells=pl.len(),
+        last_best=(pl.col("best") == pl.col("last")).sum(),
+        depth=((pl.col("best") + 1) / pl.col("num_layers")).median(),
+        gain=pl.col("gain").mean(),
+    )
+    return found.select(pl.col(n).cast(k) for n, k in BEST_SCHEMA.items()).sort("task", "shots", "family")
+
+
+def _texts(results: pl.DataFrame, name: str) -> tuple[str, ...]:
+    return tuple(results[name].drop_nulls().unique().sort().to_list()) if name in results.columns else ()
+
+
+def _reasons(results: pl.DataFrame) -> dict[str, int]:
+    if "downstream_accuracy" not in results.columns or results.is_empty():
+        return {}
+    missing = results.filter(pl.col("downstream_accuracy").is_null())
+    reason = pl.col("reason") if "reason" in results.columns else pl.lit(None, pl.String)
+    counts = missing.select(reason.fill_null("no reason given").alias("why")).group_by("why").len().sort("why")
+    return dict(counts.iter_rows())
+
+
+def _num_draws(results: pl.DataFrame) -> int:
+    return results["draw"].n_unique() if "draw" in results.columns else 0

@@ -1,0 +1,68 @@
+"""HTML that cannot be broken by data: everything is escaped unless it is `Markup` already."""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+class Markup(str):
+    """Text that is HTML."""
+
+    __slots__ = ()
+
+
+Node = str | Markup
+
+
+def escape(value: object) -> Markup:
+    """A value as HTML text; `Markup` stays as it is."""
+    return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
+
+
+def element(name: str, *children: object, **attributes: object) -> Markup:
+    """An HTML element; `class_` is `class`, underscores are hyphens, an attribute of None is left out."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def join(parts: Iterable[object]) -> Markup:
+    """Parts one after the other."""
+    return Markup("".join(escape(part) for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its heading, and whether it holds numbers (which stand to the right)."""
+
+    heading: object
+    kind: Literal["text", "number"] = "text"
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], caption: str) -> Markup:
+    """A table that scrolls sideways where the page is narrow; the first column heads its row."""
+    head = element("tr", *(element("th", c.heading, scope="col", class_=_class(c)) for c in columns))
+    body = [
+        element(
+            "tr",
+            element("th", row[0], scope="row"),
+            *(element("td", cell, class_=_class(c)) for cell, c in zip(row[1:], columns[1:], strict=True)),
+        )
+        for row in rows
+    ]
+    inner = element("table", element("caption", caption), element("thead", head), element("tbody", *body))
+    return element("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def bar(share: float, text: str) -> Markup:
+    """A number with a bar behind it, as long as `share` of its cell."""
+    style = f"background-size:{max(0.0, min(1.0, share)) * 100:.1f}% 100%"
+    return element("span", text, class_="bar", style=style)
+
+
+def _class(column: Column) -> str | None:
+    return "number" if column.kind == "number" else None

@@ -1,0 +1,242 @@
+"""The charts of a report: what each one shows, as tables. Pure; page and figures are drawn from the same panels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from orchestrator.conflicts import AXES, UNORDERED
+from orchestrator.frontier import Law
+from orchestrator.report.facts import Facts, axes_text, plain
+
+Kind = str
+"""Which chart draws a panel: "frontier", "layers", "changes" or "axis AXIS"."""
+
+CURVE_POINTS = 41
+MAX_CHANGES = 24
+MAX_LINES = 60  # thin lines of an axis chart; with more only the means are drawn
+UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One chart with its data.
+
+    Args:
+        kind: which chart draws it.
+        name: what it is about: a task, or a quantity.
+        shots: of its values; None where they know none, or where shots do not matter.
+        title: its heading.
+        note: a sentence under the heading.
+        tables: its data by the names that the chart asks for.
+    """
+
+    kind: Kind
+    name: str
+    shots: int | None
+    title: str
+    note: str
+    tables: Mapping[str, pl.DataFrame]
+
+
+def frontier_panels(facts: Facts) -> list[Panel]:
+    """Downstream against upstream accuracy for every task and number of shots."""
+    values = facts.points.partition_by("task", "shots", as_dict=True)
+    about = facts.cells.select(
+        pl.col("cell_id").alias("cell"), pl.col("text").alias("axes"), _family(facts.cells), "params"
+    )
+    return [_frontier_panel(task, about, values.get((task["task"], task["shots"]))) for task in facts.tasks]
+
+
+def layers_panels(facts: Facts) -> list[Panel]:
+    """Accuracy against depth for every task and number of shots that has several layers."""
+    panels = []
+    for (task, shots), rows in facts.layers.partition_by("task", "shots", as_dict=True, maintain_order=True).items():
+        tables = {"layers": rows.drop("task", "shots", "size")}
+        panels.append(Panel(kind="layers", name=str(task), shots=_count(shots), title=str(task), note="", tables=tables))
+    return panels
+
+
+def line_axes(facts: Facts) -> dict[str, list[str]]:
+    """The axes that have an order and vary here, each with its values in order."""
+    return {axis: _values(facts.cells, axis) for axis in facts.varying if axis not in UNORDERED}
+
+
+def axis_panels(facts: Facts) -> list[Panel]:
+    """For every ordered axis: upstream accuracy, and mean accuracy over all tasks for each number of shots."""
+    panels = []
+    for axis, values in line_axes(facts).items():
+        panels.append(_axis_panel(facts, axis, values, UPSTREAM, None, facts.cells.select("cell_id", accuracy="upstream")))
+        for shots in facts.shots:
+            panels.append(_axis_panel(facts, axis, values, "downstream", shots, _mean_over_tasks(facts, shots)))
+    return [panel for panel in panels if panel.tables["means"].height]
+
+
+def changes_panels(facts: Facts) -> list[Panel]:
+    """What raising each axis does, upstream and on every task, for each number of shots."""
+    return [
+        Panel(kind="changes", name="changes", shots=shots, title=shots_text(shots), note=note, tables={"changes": rows})
+        for shots in facts.shots
+        for rows, note in [_changes(facts, shots)]
+        if rows.height
+    ]
+
+
+def shots_text(shots: int | None) -> str:
+    """`10 shots`, `1 shot`, or nothing."""
+    return "" if shots is None else f"{shots} shot{'s' if shots != 1 else ''}"
+
+
+def short_verdict(task: Mapping[str, Any]) -> str:
+    """The verdict as a figure's subtitle: without the reasons, which the tables give."""
+    return str(task["verdict"]).partition(":")[0].partition(";")[0]
+
+
+def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.DataFrame | None) -> Panel:
+    if values is None:
+        values = pl.DataFrame(schema={"cell_id": pl.String, "upstream": pl.Float64, "downstream": pl.Float64})
+    # Every panel lists every cell, so that the page holds ids, axes and parameters once.
+    points = about.join(values.select("cell_id", "upstream", "downstream"), left_on="cell", right_on="cell_id", how="left", maintain_order="left")
+    hull = pl.DataFrame(
+        [(vertex["upstream"], vertex["downstream"]) for vertex in task["hull"]],
+        schema={"upstream": pl.Float64, "downstream": pl.Float64},
+        orient="row",
+    )
+    fit = task["fits"]["hull"]
+    tables = {"points": points, "hull": hull, "law": _law(fit, hull, sure=task["identifiable"]), "band": _band(task)}
+    title = ", ".join(filter(None, [task["task"], shots_text(task["shots"])]))
+    return Panel(
+        kind="frontier", name=task["task"], shots=task["shots"], title=title, note=task["verdict"], tables=tables
+    )
+
+
+def _law(fit: Mapping[str, Any] | None, hull: pl.DataFrame, *, sure: bool) -> pl.DataFrame:
+    """The fitted curve over the hull, and beyond it up to upstream accuracy 1."""
+    schema = {"upstream": pl.Float64, "downstream": pl.Float64, "part": pl.String}
+    if fit is None or hull.is_empty():
+        return pl.DataFrame(schema=schema)
+    law = Law(k=fit["k"], alpha=fit["alpha"], e_ir=fit["e_ir"], rmse=0.0)
+    low, high = hull["upstream"][0], hull["upstream"][-1]
+    parts = {"fit" if sure else "unsure": np.linspace(low, high, CURVE_POINTS), "beyond": np.linspace(high, 1.0, CURVE_POINTS)}
+    rows = [
+        pl.DataFrame({"upstream": us_N, "downstream": np.clip(law.predict(us_N), 0.0, 1.0)}).with_columns(part=pl.lit(part))
+        for part, us_N in parts.items()
+    ]
+    return pl.concat(rows)
+
+
+def _band(task: Mapping[str, Any]) -> pl.DataFrame:
+    """The saturation value and its interval, where the data identify it."""
+    fit = task["fits"]["hull"]
+    schema = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "text": pl.String}
+    if not task["identifiable"] or fit is None:
+        return pl.DataFrame(schema=schema)
+    row = (1 - fit["e_ir"], 1 - fit["e_ir_high"], 1 - fit["e_ir_low"], task["verdict"])
+    return pl.DataFrame([row], schema=schema, orient="row")
+
+
+def _values(cells: pl.DataFrame, axis: str) -> list[str]:
+    """An axis's values in order: sizes by their parameters, numbers by size."""
+    by = "params" if axis == "size" else axis
+    found = cells.filter(pl.col(axis).is_not_null()).group_by(axis).agg(pl.col(by).mean().alias("rank") if by != axis else pl.col(by).first().alias("rank"))
+    return [plain(value) for value in found.sort("rank", axis, nulls_last=True)[axis]]
+
+
+def _mean_over_tasks(facts: Facts, shots: int | None) -> pl.DataFrame:
+    """Mean accuracy over the tasks of the cells that have a value on every one of them."""
+    points = facts.points.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
+    means = points.group_by("cell_id").agg(accuracy=pl.col("downstream").mean(), tasks=pl.len())
+    return means.filter(pl.col("tasks") == points["task"].n_unique()).select("cell_id", "accuracy")
+
+
+def _axis_panel(
+    facts: Facts, axis: str, values: Sequence[str], quantity: str, shots: int | None, accuracy: pl.DataFrame
+) -> Panel:
+    lines = _controlled_lines(facts, axis, accuracy.drop_nulls())
+    whole = lines.filter(pl.len().over("line") == len(values))
+    means = (
+        whole.group_by("value", "family")
+        .agg(pl.col("accuracy").mean(), lines=pl.len())
+        .sort("family", pl.col("value").replace_strict(values, range(len(values))), nulls_last=True)
+    )
+    num = lines["line"].n_unique()
+    what = "upstream accuracy" if quantity == UPSTREAM else "mean downstream accuracy"
+    return Panel(
+        kind=f"axis {axis}",
+        name=quantity,
+        shots=shots,
+        title=", ".join(filter(None, [what, shots_text(shots)])),
+        note=f"{num} sets of cells that differ in {axis} only" + ("; only their means are drawn" if num > MAX_LINES else ""),
+        tables={"lines": lines if num <= MAX_LINES else lines.clear(), "means": means},
+    )
+
+
+def _controlled_lines(facts: Facts, axis: str, accuracy: pl.DataFrame) -> pl.DataFrame:
+    """Cells that agree on all other axes, joined into lines of two or more: value, accuracy, line, family, axes."""
+    others = [other for other in AXES if other in facts.cells.columns and other != axis]
+    joined = accuracy.join(facts.cells, on="cell_id").filter(pl.col(axis).is_not_null())
+    fixed = [name for name in facts.varying if name != axis]
+    rows = joined.with_columns(pl.lit(0).alias("always")).with_columns(
+        line=pl.struct("always", *others).rank("dense"), several=pl.len().over("always", *others)
+    )
+    rows = rows.filter(pl.col("several") > 1).sort("line", "params", axis, nulls_last=True)
+    text = [axes_text({**row, axis: None}, fixed) for row in rows.iter_rows(named=True)]
+    return rows.select(
+        pl.Series("value", [plain(value) for value in rows[axis]], dtype=pl.String),
+        "accuracy",
+        pl.col("line").cast(pl.Int64),
+        _family(rows),
+        pl.Series("axes", text, dtype=pl.String),
+    )
+
+
+def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
+    """Rows of the changes chart, and how many could not be shown."""
+    rows = facts.changes.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
+    near = rows.filter([_is_shown(facts, *key) for key in rows.select("axis", "low", "high", "ordered").iter_rows()])
+    rank = pl.col("axis").replace_strict(AXES, range(len(AXES)), return_dtype=pl.Int64)
+    near = near.with_columns(change=change_text(), rank=rank)
+    shown = near.select("change", "rank").unique(maintain_order=True).sort("rank", maintain_order=True)["change"]
+    kept = near.filter(pl.col("change").is_in(shown.head(MAX_CHANGES).to_list())).sort("rank", maintain_order=True)
+    tasks = kept.select("change", pl.col("task").alias("column"), value="mean_downstream_change", pairs="pairs", against=_against())
+    upstream = kept.group_by("change", maintain_order=True).agg(
+        column=pl.lit(UPSTREAM),
+        value=(pl.col("mean_upstream_change") * pl.col("pairs")).sum() / pl.col("pairs").sum(),
+        pairs=pl.col("pairs").max(),
+        against=pl.lit(""),
+    )
+    hidden = rows.select("axis", "low", "high").n_unique() - kept.select("change").n_unique() if rows.height else 0
+    note = f"{hidden} further changes are in tables/axes.csv" if hidden else ""
+    both = pl.concat([upstream.select(tasks.columns), tasks], how="vertical_relaxed")
+    text = [f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "−.") for value in both["value"]]
+    return both.with_columns(pl.Series("text", text, dtype=pl.String)), note
+
+
+def _is_shown(facts: Facts, axis: str, low: str, high: str, ordered: bool) -> bool:
+    """Of an ordered axis, neighbouring values; of another one, every pair."""
+    if not ordered:
+        return True
+    values = _values(facts.cells, axis)
+    low, high = (plain(float(v)) if facts.cells.schema[axis].is_float() else v for v in (low, high))
+    return values.index(high) - values.index(low) == 1
+
+
+def change_text() -> pl.Expr:
+    """`fraction 0.1 to 0.3` from the columns axis, low and high."""
+    sides = [pl.col(side).str.replace(r"\.0$", "") for side in ("low", "high")]
+    return pl.format("{} {} to {}", "axis", *sides)
+
+
+def _against() -> pl.Expr:
+    against = pl.col("upstream_up_downstream_down") + pl.col("upstream_down_downstream_up")
+    return pl.format("{} of {} pairs", against, "pairs")
+
+
+def _family(frame: pl.DataFrame) -> pl.Expr:
+    return pl.col("family") if "family" in frame.columns else pl.lit(None, pl.String).alias("family")
+
+
+def _count(shots: object) -> int | None:
+    return None if shots is None else int(str(shots))

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from orchestrator.grid import cells
+from orchestrator.store import Store
+from orchestrator.study import load_study
+
+SMALL_STUDY = """
+name = "small"
+[upstream]
+dataset = "icons"
+[grid]
+family = ["vit", "resnet"]
+size = "pico"
+patch_size = 8
+fraction = [0.01, 0.02]
+batch_size = 64
+[train]
+checkpoints = 2
+[downstream]
+tasks = ["mnist", "patches"]
+shots = [1, 5]
+draws = 2
+[wandb]
+mode = "disabled"
+"""
+
+
+class SmallStudy:
+    """Four cells that train in a second each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "small.toml"
+        self.path.write_text(SMALL_STUDY)
+        self.runs = folder / "runs"
+        self.store = Store(self.runs / "small")
+        self.file = load_study(self.path)
+        self.cells = cells(self.file.study, self.path)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return SmallStudy(tmp_path)
