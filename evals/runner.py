@@ -82,7 +82,7 @@ class _Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Encoded:
-    """Features by layer, of the training images at the indices `used` (those that some draw has) and of all test images."""
+    """Features by layer: of the training images that some draw has, at the indices `used`, and of all test images."""
 
     used: Integers
     train: Sequence[Features]

@@ -143,7 +143,8 @@ def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
     return alt.layer(
         base.mark_line(opacity=0.75).encode(x=x, y=y, detail="series:N", **_without_shape(family), **width),
         base.mark_point(filled=True, size=16).encode(x=x, y=y, tooltip=tooltip, **family),
-        base.transform_filter("datum.best").mark_point(size=90, strokeWidth=1.5, filled=False)
+        base.transform_filter("datum.best")
+        .mark_point(size=90, strokeWidth=1.5, filled=False)
         .encode(x=x, y=y, tooltip=tooltip, **family),
     )
 
@@ -151,19 +152,24 @@ def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
 def axis_chart(style: Style, axis: str, values: Sequence[str], suffix: str = "") -> alt.LayerChart:
     """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
 
-    Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, family, lines). `values` are the
-    axis's, in order.
+    Data: `lines` (value, rank, accuracy, line, family, axes) and `means` (value, rank, accuracy, family, lines).
+    `values` are the axis's, in order; rank is a value's place among them.
     """
     x = alt.X("value:N", title=axis, scale=alt.Scale(domain=list(values), padding=0.25), axis=alt.Axis(labelAngle=0))
     y = _accuracy(alt.Y, "accuracy", "accuracy")
-    family = _family_encoding(style)
+    family, order = _family_encoding(style), alt.Order("rank:Q")  # lines would follow the alphabet
     lines, means = alt.Chart(_data("lines", suffix)), alt.Chart(_data("means", suffix))
     shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
     return alt.layer(
         lines.mark_line(opacity=0.3, strokeWidth=1).encode(
-            x=x, y=y, detail="line:N", tooltip=[alt.Tooltip("axes:N", title="fixed")], **_without_shape(family)
+            x=x,
+            y=y,
+            order=order,
+            detail="line:N",
+            tooltip=[alt.Tooltip("axes:N", title="fixed")],
+            **_without_shape(family),
         ),
-        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **_without_shape(family)),
+        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, order=order, **_without_shape(family)),
         means.mark_point(filled=True, size=50, opacity=1).encode(
             x=x, y=y, tooltip=[*shown, alt.Tooltip("lines:Q", title="lines")], **family
         ),
@@ -177,7 +183,9 @@ def changes_chart(style: Style, columns: Sequence[str], rows: Sequence[str], lar
     """
     theme, bound = style.theme, max(largest, 1e-6)
     base = alt.Chart(_data("changes", "")).encode(
-        x=alt.X("column:N", title=None, scale=alt.Scale(domain=list(columns)), axis=_labels(orient="top", labelAngle=-40)),
+        x=alt.X(
+            "column:N", title=None, scale=alt.Scale(domain=list(columns)), axis=_labels(orient="top", labelAngle=-40)
+        ),
         y=alt.Y("change:N", title=None, scale=alt.Scale(domain=list(rows)), axis=_labels(labelLimit=260)),
         tooltip=[
             alt.Tooltip("change:N", title="raising"),
@@ -187,9 +195,7 @@ def changes_chart(style: Style, columns: Sequence[str], rows: Sequence[str], lar
             alt.Tooltip("against:N", title="against upstream"),
         ],
     )
-    scale = alt.Scale(
-        domain=[-bound, 0, bound], range=[theme.falling, theme.middle, theme.rising], interpolate="rgb"
-    )
+    scale = alt.Scale(domain=[-bound, 0, bound], range=[theme.falling, theme.middle, theme.rising], interpolate="rgb")
     strong = f"abs(datum.value) > {0.55 * bound}"
     ink = alt.condition(strong, alt.value("white"), alt.value(theme.ink))
     return alt.layer(
@@ -216,6 +222,11 @@ class Panel:
 def page_spec(chart: alt.LayerChart, theme: Theme, height: int) -> dict[str, Any]:
     """A chart for the page, as wide as its place there; its data are supplied in the browser."""
     return _spec(chart.properties(width="container", height=height), theme)
+
+
+def own_size_spec(chart: alt.LayerChart, theme: Theme) -> dict[str, Any]:
+    """A chart for the page that has a size of its own."""
+    return _spec(chart, theme)
 
 
 def figure_spec(panels: Sequence[Panel], theme: Theme, *, columns: int, width: int, height: int) -> dict[str, Any]:
@@ -288,7 +299,13 @@ def _config(theme: Theme) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": {**text, **lines, "titleFontWeight": "normal", "labelLimit": 160},
         "legend": {**text, "titleFontWeight": "bold", "symbolStrokeWidth": 1},
-        "title": {"color": theme.ink, "subtitleColor": theme.muted, "fontSize": 12, "subtitleFontSize": 10, "offset": 6},
+        "title": {
+            "color": theme.ink,
+            "subtitleColor": theme.muted,
+            "fontSize": 12,
+            "subtitleFontSize": 10,
+            "offset": 6,
+        },
     }
 
 
@@ -298,7 +315,7 @@ def _accuracy(channel: Any, field: str, title: str) -> Any:
         f"{field}:Q",
         title=title,
         scale=alt.Scale(zero=False, nice=False, padding=8),
-        axis=alt.Axis(format=".2~f", tickCount=TICKS),
+        axis=alt.Axis(tickCount=TICKS),
     )
 
 
@@ -332,7 +349,7 @@ def _without_shape(encoding: dict[str, Any]) -> dict[str, Any]:
 def _size_encoding(style: Style) -> dict[str, Any]:
     if style.params is None:
         return {"size": alt.value(40)}
-    return {"size": _params(alt.Size, style, [22, 130], legend=style.legend)}
+    return {"size": _params(alt.Size, style, [20, 110], legend=style.legend)}
 
 
 def _params(channel: Any, style: Style, sizes: list[float], *, legend: bool) -> Any:

@@ -89,11 +89,15 @@ def retry(
 
 
 @app.command()
-def watch(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
+def watch(
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
+    every: Annotated[float | None, typer.Option(help="Seconds between two looks; 1 here, 30 on Slurm.")] = None,
+) -> None:
     """Drive the study until every cell has ended, with a progress bar."""
     from orchestrator.progress import watch_with_bar
 
-    _exit_by(watch_with_bar(_open(study, runs)))
+    _exit_by(watch_with_bar(_open(study, runs), every))
 
 
 @app.command()

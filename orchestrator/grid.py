@@ -28,11 +28,13 @@ def cells(study: Study, path: Path) -> list[Cell]:
     """Every cell of the study, once.
 
     Raises:
-        StudyError: an unknown size, a patch that does not divide the image, two equal cells, nothing left after
+        StudyError: upstream data that cannot be used, an unknown size, a patch that does not divide the image, two equal cells, nothing left after
             [[exclude]]. The message names the cell; `path` is only named in messages.
-        UserError: the upstream data cannot be used.
     """
-    info = describe(study.upstream.dataset)
+    try:
+        info = describe(study.upstream.dataset)
+    except UserError as error:
+        raise StudyError(f"{path}: upstream.dataset: {error}") from error
     found: dict[str, tuple[Cell, str]] = {}
     for where, combination in _combinations(study):
         if any(_matches(combination, table) for table in study.exclude):

@@ -19,9 +19,9 @@ SLURM_TICK_S = 30.0
 LINE_EVERY_S = 15.0
 
 
-def watch_with_bar(session: Session) -> Observation:
+def watch_with_bar(session: Session, every_s: float | None = None) -> Observation:
     """The last observation, once every cell has ended; meanwhile done, running, failed and the time left are shown."""
-    tick_s = LOCAL_TICK_S if session.profile.scheduler == "local" else SLURM_TICK_S
+    tick_s = every_s or (LOCAL_TICK_S if session.profile.scheduler == "local" else SLURM_TICK_S)
     with _shown() as show:
         return drive.watch(session.store, session.file, session.profile, show=show, tick_s=tick_s)
 

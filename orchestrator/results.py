@@ -56,7 +56,7 @@ def collect(store: Store, study: Study, cells: list[Cell]) -> pl.DataFrame:
     table = (
         measured.join(_axes_table(cells), on="cell_id", how="left")
         .with_columns(last_checkpoint=pl.col("step") == pl.col("step").max().over("cell_id"))
-        .select(SCHEMA)
+        .select(list(SCHEMA))
         .sort("cell_id", "step", "task", "shots", "draw", "layer")
     )
     buffer = io.BytesIO()

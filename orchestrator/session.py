@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -11,7 +12,6 @@ from orchestrator.drive import Observation
 from orchestrator.grid import cells
 from orchestrator.node import mirror_cell
 from orchestrator.reduce import reduce_study
-from orchestrator.report import write_report
 from orchestrator.results import collect
 from orchestrator.select import Keep
 from orchestrator.store import Store
@@ -53,6 +53,8 @@ class Session:
 
     def report(self) -> Path:
         """The page of the report, written anew."""
+        from orchestrator.report import write_report  # its chart libraries take a second to load
+
         seen, results = self.observe(), self.collect()
         return write_report(
             self.store.report_folder,

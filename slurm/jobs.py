@@ -115,7 +115,7 @@ class Job:
 def query_queue(name_prefix: str, user: str | None = None, run: Run | None = None) -> dict[JobKey, Job]:
     """Everything the controller remembers of the user's jobs whose name starts so, also what ended a moment ago.
 
-    Tasks that were cancelled before they started share one record, under the index None: see `find_job`.
+    Where waiting tasks were cancelled by name or user they share one record, under the index None: see `find_job`.
 
     Args:
         name_prefix: the start of the job names, such as the study's token.
@@ -184,7 +184,11 @@ def query_ended(
 
 
 def find_job(jobs: Mapping[JobKey, Job], array_job_id: str, index: int | None) -> Job | None:
-    """The record of a task, or the one that its array's unstarted tasks share when they were cancelled together."""
+    """The record of a task, the one that it shares with other tasks of its array, or that of a job that is no array.
+
+    `scancel ID` leaves a record for every waiting task, `scancel --name` or `--user` one without indices for all of
+    them, `scancel ID_INDEX` none at all. An array of one task that was submitted as a plain job has no index either.
+    """
     return jobs.get((array_job_id, index)) or jobs.get((array_job_id, None))
 
 

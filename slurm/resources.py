@@ -68,8 +68,7 @@ class Resources:
     def __post_init__(self) -> None:
         for field, least in (("num_nodes", 1), ("accelerators", 0), ("num_cpus", 1), ("time_min", 1)):
             _check_whole(field, getattr(self, field), least)
-        if isinstance(self.mem_gb, bool) or not (math.isfinite(self.mem_gb) and self.mem_gb > 0):
-            raise ValueError(f"mem_gb: must be a positive number of GiB, not {self.mem_gb!r}")
+        _check_memory(self.mem_gb)
         if self.partition is not None:
             _check_word("partition", self.partition)
         _check_accelerator(self.accelerators, self.accelerator)
@@ -87,6 +86,11 @@ class Resources:
 def _check_whole(field: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{field}: must be a whole number, at least {least}, not {value!r}")
+
+
+def _check_memory(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"mem_gb: must be a positive number of GiB, not {value!r}")
 
 
 def _check_word(field: str, value: str) -> None:

@@ -109,7 +109,7 @@ class PrivateSlurm(Layout):
             raise
 
     def stop(self) -> None:
-        """Cancel all jobs, end every daemon, remove the folder. A second call does nothing."""
+        """Kill every daemon and every job, remove the folder. A second call does nothing."""
         if self._folder is not None:
             shut_down(self._folder)
         guard = self._children.pop("guard", None)
@@ -138,6 +138,8 @@ class PrivateSlurm(Layout):
         self._start("slurmctld", "slurmctld", "-D", "-i", "-f", conf)
         for node in self.nodes:
             self._start(f"slurmd.{node}", "slurmd", "-D", "-N", node, "-f", conf)
+        # A command that finds no controller tries again for nine seconds.
+        self._wait_for("slurmctld", lambda: _accepts_connections(controller_port))
         idle = {f"{node} idle" for node in self.nodes}
         self._wait_for("idle nodes", lambda: set(self._try("sinfo", "-hN", "-o", "%N %t").splitlines()) == idle)
 
@@ -162,7 +164,7 @@ class PrivateSlurm(Layout):
     def _start(self, name: str, program: str, *args: str, cwd: Path | None = None, **extra_env: str) -> None:
         executable = shutil.which(program, path=SEARCH_PATH)
         assert executable is not None, f"available() has looked for {program}"
-        # A session of its own: a Ctrl-C that stops the tests must leave the daemons to an orderly end.
+        # A session of its own keeps it out of reach of a Ctrl-C: the tests stop it, or its guard does.
         with (self.folder / "log" / f"{name}.out").open("ab") as output:
             child = subprocess.Popen(
                 [executable, *args],
@@ -207,6 +209,19 @@ def available(*, accounting: bool = False, gpu: bool = False) -> tuple[bool, str
     return True, ""
 
 
+def wait_until(is_so: "Callable[[], bool]", what: str, *, timeout_s: float = 60.0) -> None:
+    """Return once it is so; polls with a deadline.
+
+    Raises:
+        TimeoutError: it did not come to be.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {timeout_s:g} s: {what}")
+        time.sleep(0.05)
+
+
 def clean_environment() -> dict[str, str]:
     """os.environ without the variables of an outer Slurm."""
     return {name: value for name, value in os.environ.items() if not name.startswith(SLURM_VARIABLES)}
@@ -218,7 +233,8 @@ def log_tails(folder: Path, *, num_lines: int = 15) -> str:
     for output in sorted((folder / "log").glob("*.out")):
         log = output.with_suffix(".log")
         path = log if log.exists() and log.stat().st_size else output
-        tails += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-num_lines:]]
+        lines = path.read_text(errors="replace").splitlines()[-num_lines:]
+        tails += [f"--- {path.name}", *lines] if lines else []
     return "\n".join(tails)
 
 
@@ -236,29 +252,25 @@ class Recorded:
     def is_alive(self) -> bool:
         return _start_time(self.pid) == self.started
 
-    def end(self, *, patience_s: float = 5.0) -> None:
-        """SIGTERM, and SIGKILL when that does not help; returns when it is gone."""
-        deadline = time.monotonic() + patience_s
-        number = signal.SIGTERM
+    def kill(self) -> None:
+        """Returns when it is gone. There is nothing to save: the folder goes too."""
         while self.is_alive():
             with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-            if time.monotonic() > deadline:
-                number = signal.SIGKILL
+                os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.01)
 
 
 def shut_down(folder: Path) -> None:
-    """Cancel all jobs, end all recorded daemons, newest first, and remove the folder. Safe to repeat."""
+    """Kill all recorded daemons, newest first, and what their jobs left; remove the folder. Safe to repeat."""
     assert folder.name.startswith(FOLDER_PREFIX), f"not the folder of a private cluster: {folder}"
-    daemons = recorded_daemons(folder)
-    if any(daemon.name == "slurmctld" and daemon.is_alive() for daemon in daemons):
-        _cancel_all_jobs(folder)
-    for daemon in reversed(daemons):
-        daemon.end()
-    for pid in _job_processes(folder):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for daemon in reversed(recorded_daemons(folder)):
+        daemon.kill()
+    # Nothing can start a step any more, but one that lives can still fork: look until there is nothing.
+    while left := _job_processes(folder):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -295,18 +307,6 @@ def _recorded(folder: Path) -> list[Recorded]:
 def _record(folder: Path, name: str, pid: int) -> None:
     with (folder / "pids").open("a") as file:
         file.write(json.dumps([name, pid, _start_time(pid) or 0]) + "\n")
-
-
-def _cancel_all_jobs(folder: Path, *, timeout_s: float = 10.0) -> None:
-    env = clean_environment() | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SEARCH_PATH}
-    deadline = time.monotonic() + timeout_s
-    with suppress(subprocess.SubprocessError):
-        subprocess.run(["scancel", f"--user={os.geteuid()}"], env=env, capture_output=True, check=True, timeout=5)
-        while time.monotonic() < deadline:
-            queue = subprocess.run(["squeue", "-h"], env=env, capture_output=True, check=True, timeout=5)
-            if not queue.stdout.strip():
-                return
-            time.sleep(0.05)
 
 
 def _job_processes(folder: Path) -> list[int]:

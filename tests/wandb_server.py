@@ -53,7 +53,10 @@ class Run:
 
 
 class WandbServer:
-    """The server; a context manager. `runs` by run id, `unknown` lists operations that it had no answer for."""
+    """The server; a context manager.
+
+    `runs` by run id; `deleted`, the ids that were used and may not come again; `unknown`, what it had no answer for.
+    """
 
     api_key = "local" + "0" * 35
     entity = "tester"
@@ -62,6 +65,7 @@ class WandbServer:
         self.runs: dict[str, Run] = {}
         self.unknown: list[str] = []
         self.operations: list[str] = []
+        self.deleted: set[str] = set()
         self.cut_off = threading.Event()
         self._fault: Fault | None = None
         self._fault_path = "/"
@@ -157,7 +161,11 @@ class WandbServer:
             if resolve is None:
                 self.unknown.append(name)
                 return 200, {"errors": [{"message": f"this server does not know {name!r}"}]}
-            return 200, {"data": resolve(request.get("variables") or {})}
+            given = request.get("variables") or {}
+            if name == "UpsertBucket" and given["name"] in self.deleted:
+                message = f"run {given['name']} was previously created and deleted; try a new run name"
+                return 409, {"errors": [{"message": message}], "data": {"upsertBucket": None}}
+            return 200, {"data": resolve(given)}
 
     # --- operations, by name ----------------------------------------------------------------------------------------
 

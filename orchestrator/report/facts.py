@@ -133,7 +133,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
         by_layer = pl.DataFrame()
     else:
         selection = select_cells(results)
-        points = selection.cells.select(POINTS_SCHEMA).sort("task", "shots", "cell_id")
+        points = selection.cells.select(list(POINTS_SCHEMA)).sort("task", "shots", "cell_id")
         changes, strongest = controlled_conflicts(results), strongest_conflicts(results, LISTED_CONFLICTS)
         by_layer = _by_layer(results, selection.protocol, cells)
     return Facts(
@@ -209,7 +209,9 @@ def _measured(results: pl.DataFrame) -> pl.DataFrame:
     """Axes, parameters, FLOPs and upstream accuracy at the last checkpoint of every cell with results."""
     schema: dict[str, Any] = {"params": pl.Int64, "flops": pl.Float64, "upstream_accuracy": pl.Float64}
     if results.is_empty():
-        return pl.DataFrame(schema={"cell_id": pl.String, "params": pl.Int64, "flops": pl.Float64, "upstream": pl.Float64})
+        return pl.DataFrame(
+            schema={"cell_id": pl.String, "params": pl.Int64, "flops": pl.Float64, "upstream": pl.Float64}
+        )
     axes = [axis for axis in AXES if axis in results.columns]
     absent = [pl.lit(None, kind).alias(name) for name, kind in schema.items() if name not in results.columns]
     table = results.with_columns(pl.col("cell_id").cast(pl.String), *absent)

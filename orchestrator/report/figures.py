@@ -95,11 +95,15 @@ def thinned(points: pl.DataFrame) -> pl.DataFrame:
     """Points with both accuracies, one for each family and place on the figure's grid."""
     seen = points.filter(pl.col("upstream").is_not_null(), pl.col("downstream").is_not_null())
     places = [
-        ((pl.col(name) - pl.col(name).min()) / (pl.col(name).max() - pl.col(name).min()) * grid).round().alias(f"{name}_at")
+        ((pl.col(name) - pl.col(name).min()) / (pl.col(name).max() - pl.col(name).min()) * grid)
+        .round()
+        .alias(f"{name}_at")
         for name, grid in (("upstream", GRID_X), ("downstream", GRID_Y))
     ]
     return (
-        seen.with_columns(places).unique(["family", "upstream_at", "downstream_at"], keep="first", maintain_order=True).drop("upstream_at", "downstream_at")
+        seen.with_columns(places)
+        .unique(["family", "upstream_at", "downstream_at"], keep="first", maintain_order=True)
+        .drop("upstream_at", "downstream_at")
     )
 
 

@@ -12,7 +12,7 @@ class Markup(str):
     __slots__ = ()
 
 
-Node = str | Markup
+VOID = ("br", "input", "meta")  # elements without content or an end
 
 
 def escape(value: object) -> Markup:
@@ -20,14 +20,14 @@ def escape(value: object) -> Markup:
     return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
 
 
-def element(name: str, *children: object, **attributes: object) -> Markup:
+def element(tag: str, /, *children: object, **attributes: object) -> Markup:
     """An HTML element; `class_` is `class`, underscores are hyphens, an attribute of None is left out."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+    return Markup(f"<{tag}{written}>" if tag in VOID else f"<{tag}{written}>{join(children)}</{tag}>")
 
 
 def join(parts: Iterable[object]) -> Markup:

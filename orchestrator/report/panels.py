@@ -10,6 +10,7 @@ import polars as pl
 from orchestrator.conflicts import AXES, UNORDERED
 from orchestrator.frontier import Law
 from orchestrator.report.facts import Facts, axes_text, plain
+from orchestrator.report.words import count
 
 Kind = str
 """Which chart draws a panel: "frontier", "layers", "changes" or "axis AXIS"."""
@@ -55,7 +56,9 @@ def layers_panels(facts: Facts) -> list[Panel]:
     panels = []
     for (task, shots), rows in facts.layers.partition_by("task", "shots", as_dict=True, maintain_order=True).items():
         tables = {"layers": rows.drop("task", "shots", "size")}
-        panels.append(Panel(kind="layers", name=str(task), shots=_count(shots), title=str(task), note="", tables=tables))
+        panels.append(
+            Panel(kind="layers", name=str(task), shots=_count(shots), title=str(task), note="", tables=tables)
+        )
     return panels
 
 
@@ -68,7 +71,9 @@ def axis_panels(facts: Facts) -> list[Panel]:
     """For every ordered axis: upstream accuracy, and mean accuracy over all tasks for each number of shots."""
     panels = []
     for axis, values in line_axes(facts).items():
-        panels.append(_axis_panel(facts, axis, values, UPSTREAM, None, facts.cells.select("cell_id", accuracy="upstream")))
+        panels.append(
+            _axis_panel(facts, axis, values, UPSTREAM, None, facts.cells.select("cell_id", accuracy="upstream"))
+        )
         for shots in facts.shots:
             panels.append(_axis_panel(facts, axis, values, "downstream", shots, _mean_over_tasks(facts, shots)))
     return [panel for panel in panels if panel.tables["means"].height]
@@ -98,7 +103,13 @@ def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.Dat
     if values is None:
         values = pl.DataFrame(schema={"cell_id": pl.String, "upstream": pl.Float64, "downstream": pl.Float64})
     # Every panel lists every cell, so that the page holds ids, axes and parameters once.
-    points = about.join(values.select("cell_id", "upstream", "downstream"), left_on="cell", right_on="cell_id", how="left", maintain_order="left")
+    points = about.join(
+        values.select("cell_id", "upstream", "downstream"),
+        left_on="cell",
+        right_on="cell_id",
+        how="left",
+        maintain_order="left",
+    )
     hull = pl.DataFrame(
         [(vertex["upstream"], vertex["downstream"]) for vertex in task["hull"]],
         schema={"upstream": pl.Float64, "downstream": pl.Float64},
@@ -119,9 +130,14 @@ def _law(fit: Mapping[str, Any] | None, hull: pl.DataFrame, *, sure: bool) -> pl
         return pl.DataFrame(schema=schema)
     law = Law(k=fit["k"], alpha=fit["alpha"], e_ir=fit["e_ir"], rmse=0.0)
     low, high = hull["upstream"][0], hull["upstream"][-1]
-    parts = {"fit" if sure else "unsure": np.linspace(low, high, CURVE_POINTS), "beyond": np.linspace(high, 1.0, CURVE_POINTS)}
+    parts = {
+        "fit" if sure else "unsure": np.linspace(low, high, CURVE_POINTS),
+        "beyond": np.linspace(high, 1.0, CURVE_POINTS),
+    }
     rows = [
-        pl.DataFrame({"upstream": us_N, "downstream": np.clip(law.predict(us_N), 0.0, 1.0)}).with_columns(part=pl.lit(part))
+        pl.DataFrame({"upstream": us_N, "downstream": np.clip(law.predict(us_N), 0.0, 1.0)}).with_columns(
+            part=pl.lit(part)
+        )
         for part, us_N in parts.items()
     ]
     return pl.concat(rows)
@@ -139,8 +155,8 @@ def _band(task: Mapping[str, Any]) -> pl.DataFrame:
 
 def _values(cells: pl.DataFrame, axis: str) -> list[str]:
     """An axis's values in order: sizes by their parameters, numbers by size."""
-    by = "params" if axis == "size" else axis
-    found = cells.filter(pl.col(axis).is_not_null()).group_by(axis).agg(pl.col(by).mean().alias("rank") if by != axis else pl.col(by).first().alias("rank"))
+    rank = pl.col("params").mean() if axis == "size" else pl.col(axis).first()
+    found = cells.drop_nulls(axis).group_by(axis).agg(rank.alias("rank"))
     return [plain(value) for value in found.sort("rank", axis, nulls_last=True)[axis]]
 
 
@@ -154,73 +170,82 @@ def _mean_over_tasks(facts: Facts, shots: int | None) -> pl.DataFrame:
 def _axis_panel(
     facts: Facts, axis: str, values: Sequence[str], quantity: str, shots: int | None, accuracy: pl.DataFrame
 ) -> Panel:
-    lines = _controlled_lines(facts, axis, accuracy.drop_nulls())
+    lines = _controlled_lines(facts, axis, values, accuracy.drop_nulls())
     whole = lines.filter(pl.len().over("line") == len(values))
     means = (
-        whole.group_by("value", "family")
-        .agg(pl.col("accuracy").mean(), lines=pl.len())
-        .sort("family", pl.col("value").replace_strict(values, range(len(values))), nulls_last=True)
+        whole.group_by("value", "rank", "family").agg(pl.col("accuracy").mean(), lines=pl.len()).sort("family", "rank")
     )
     num = lines["line"].n_unique()
     what = "upstream accuracy" if quantity == UPSTREAM else "mean downstream accuracy"
+    title = ", ".join(filter(None, [what, shots_text(shots)]))
     return Panel(
         kind=f"axis {axis}",
         name=quantity,
         shots=shots,
-        title=", ".join(filter(None, [what, shots_text(shots)])),
-        note=f"{num} sets of cells that differ in {axis} only" + ("; only their means are drawn" if num > MAX_LINES else ""),
+        title=title,
+        note=f"{title}, {count(num, 'line')}" + (", only their means are drawn" if num > MAX_LINES else ""),
         tables={"lines": lines if num <= MAX_LINES else lines.clear(), "means": means},
     )
 
 
-def _controlled_lines(facts: Facts, axis: str, accuracy: pl.DataFrame) -> pl.DataFrame:
-    """Cells that agree on all other axes, joined into lines of two or more: value, accuracy, line, family, axes."""
+def _controlled_lines(facts: Facts, axis: str, values: Sequence[str], accuracy: pl.DataFrame) -> pl.DataFrame:
+    """Cells that agree on all other axes, joined into lines of two or more: value, rank, accuracy, line, family, axes."""
     others = [other for other in AXES if other in facts.cells.columns and other != axis]
     joined = accuracy.join(facts.cells, on="cell_id").filter(pl.col(axis).is_not_null())
-    fixed = [name for name in facts.varying if name != axis]
-    rows = joined.with_columns(pl.lit(0).alias("always")).with_columns(
-        line=pl.struct("always", *others).rank("dense"), several=pl.len().over("always", *others)
+    # The constant makes a key of an empty list too.
+    rows = joined.with_columns(always=pl.lit(0)).with_columns(
+        line=pl.struct("always", *others).rank("dense").cast(pl.Int64), several=pl.len().over("always", *others)
     )
-    rows = rows.filter(pl.col("several") > 1).sort("line", "params", axis, nulls_last=True)
+    rows = rows.filter(pl.col("several") > 1).sort("line", "cell_id")
+    fixed = [name for name in facts.varying if name != axis]
+    labels = [plain(value) for value in rows[axis]]
     text = [axes_text({**row, axis: None}, fixed) for row in rows.iter_rows(named=True)]
     return rows.select(
-        pl.Series("value", [plain(value) for value in rows[axis]], dtype=pl.String),
+        pl.Series("value", labels, dtype=pl.String),
+        pl.Series("rank", [values.index(label) for label in labels], dtype=pl.Int64),
         "accuracy",
-        pl.col("line").cast(pl.Int64),
+        "line",
         _family(rows),
         pl.Series("axes", text, dtype=pl.String),
-    )
+    ).sort("line", "rank")
 
 
 def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
     """Rows of the changes chart, and how many could not be shown."""
     rows = facts.changes.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
-    near = rows.filter([_is_shown(facts, *key) for key in rows.select("axis", "low", "high", "ordered").iter_rows()])
-    rank = pl.col("axis").replace_strict(AXES, range(len(AXES)), return_dtype=pl.Int64)
-    near = near.with_columns(change=change_text(), rank=rank)
-    shown = near.select("change", "rank").unique(maintain_order=True).sort("rank", maintain_order=True)["change"]
-    kept = near.filter(pl.col("change").is_in(shown.head(MAX_CHANGES).to_list())).sort("rank", maintain_order=True)
-    tasks = kept.select("change", pl.col("task").alias("column"), value="mean_downstream_change", pairs="pairs", against=_against())
+    rank = {
+        key: _change_rank(facts, *key) for key in rows.select("axis", "low", "high", "ordered").unique().iter_rows()
+    }
+    order = sorted(key for key, place in rank.items() if place is not None)
+    order.sort(key=lambda key: rank[key] or (0, 0))
+    shown = pl.DataFrame(order[:MAX_CHANGES], schema=["axis", "low", "high", "ordered"], orient="row")
+    if shown.is_empty():
+        return pl.DataFrame(), ""
+    kept = shown.join(rows, on=shown.columns, maintain_order="left_right").with_columns(change=change_text())
+    by_task = kept.select(
+        "change", pl.col("task").alias("column"), value="mean_downstream_change", pairs="pairs", against=_against()
+    )
     upstream = kept.group_by("change", maintain_order=True).agg(
         column=pl.lit(UPSTREAM),
         value=(pl.col("mean_upstream_change") * pl.col("pairs")).sum() / pl.col("pairs").sum(),
         pairs=pl.col("pairs").max(),
         against=pl.lit(""),
     )
-    hidden = rows.select("axis", "low", "high").n_unique() - kept.select("change").n_unique() if rows.height else 0
-    note = f"{hidden} further changes are in tables/axes.csv" if hidden else ""
-    both = pl.concat([upstream.select(tasks.columns), tasks], how="vertical_relaxed")
+    both = pl.concat([upstream.select(by_task.columns), by_task], how="vertical_relaxed")
     text = [f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "−.") for value in both["value"]]
+    hidden = len(rank) - shown.height
+    note = f"{count(hidden, 'further change')} not drawn here; tables/axes.csv has all." if hidden else ""
     return both.with_columns(pl.Series("text", text, dtype=pl.String)), note
 
 
-def _is_shown(facts: Facts, axis: str, low: str, high: str, ordered: bool) -> bool:
-    """Of an ordered axis, neighbouring values; of another one, every pair."""
+def _change_rank(facts: Facts, axis: str, low: str, high: str, ordered: bool) -> tuple[int, int] | None:
+    """Its place in the chart; None where it is left out: of an ordered axis, values that are no neighbours."""
+    place = AXES.index(axis)
     if not ordered:
-        return True
+        return place, 0
     values = _values(facts.cells, axis)
-    low, high = (plain(float(v)) if facts.cells.schema[axis].is_float() else v for v in (low, high))
-    return values.index(high) - values.index(low) == 1
+    first, second = (values.index(plain(float(v)) if facts.cells.schema[axis].is_float() else v) for v in (low, high))
+    return (place, first) if second - first == 1 else None
 
 
 def change_text() -> pl.Expr:

@@ -22,6 +22,9 @@ CURVES: Final[dict[str, dict[str, str]]] = {
 }
 """By event: the fields of a training record that make a curve, and the curve's name in a mirror."""
 
+COSTS: Final[tuple[str, ...]] = ("params", "flops")
+"""Fields of a checkpoint's record: the model's parameters, and the training FLOPs up to that checkpoint."""
+
 ROW_COLUMNS: Final = ["task", "protocol", "shots", "draw", "layer", "last_layer", "downstream_accuracy", "reason"]
 DEFAULT_PROTOCOL: Final = "ridge"
 
@@ -36,6 +39,7 @@ class Point:
     examples_seen: int
     time: float
     values: dict[str, float]
+    costs: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ def _point(record: dict[str, Any], index: int, written: float) -> Point:
         examples_seen=record["examples_seen"],
         time=float(when) if is_number(when) else written,
         values={name: float(record[key]) for key, name in CURVES[event].items() if is_number(record.get(key))},
+        costs={key: record[key] for key in COSTS if is_number(record.get(key))},
     )
 
 
@@ -89,7 +94,7 @@ def current_points(points: Iterable[Point], first: int = 0) -> list[Point]:
 
 
 def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
-    """The newest checkpoint's upstream metrics and the downstream ones of the same checkpoint.
+    """The newest checkpoint's upstream metrics and costs, and the downstream metrics of the same checkpoint.
 
     Evaluations of an earlier checkpoint are left out: beside the newest upstream accuracy they would be a pair that
     never existed.
@@ -101,7 +106,7 @@ def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
     metrics: Metrics = {}
     if checkpoints:
         last = max(checkpoints, key=lambda point: (point.step, point.index))
-        metrics |= last.values | downstream_metrics(cell_dir / "evals" / f"step_{last.step:08d}")
+        metrics |= last.costs | last.values | downstream_metrics(cell_dir / "evals" / f"step_{last.step:08d}")
     if curve.points:
         metrics["examples_seen"] = max(point.examples_seen for point in curve.points)
     return metrics

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.files import write_atomically
-from orchestrator.tracking.curves import current_points, final_metrics, is_number, read_curve
+from orchestrator.tracking.curves import COSTS, current_points, final_metrics, is_number, read_curve
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -65,21 +65,23 @@ def _events(cell_dir: Path, config: Mapping[str, Any]) -> "Iterator[Event]":
 
     curve = read_curve(cell_dir)
     points = sorted(current_points(curve.points), key=lambda point: (point.examples_seen, point.index))
-    metrics = {key: value for key, value in final_metrics(cell_dir, curve).items() if is_number(value)}
-    seen, when = metrics.pop("examples_seen", 0), points[-1].time if points else 0.0
+    final = {key: value for key, value in final_metrics(cell_dir, curve).items() if is_number(value)}
+    metrics = {key: value for key, value in final.items() if key.startswith(("upstream/", "downstream/"))}
+    costs = {key: final[key] for key in COSTS if key in final}
+    when = points[-1].time if points else 0.0
     yield Event(wall_time=when, file_version="brain.Event:2")
     yield Event(wall_time=when, step=0, session_log=SessionLog(status=SessionLog.START))
-    for summary in _hparams(config, metrics, points[0].time if points else when, when):
+    for summary in _hparams({**costs, **config}, metrics, points[0].time if points else when, when):
         yield Event(wall_time=when, summary=summary)
     for point in points:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in point.values.items()]
         yield Event(wall_time=point.time, step=point.examples_seen, summary=Summary(value=values))
     # The upstream metrics are the last points of their curves already.
-    final = [
+    down = [
         Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items() if tag.startswith("downstream/")
     ]
-    if final:
-        yield Event(wall_time=when, step=seen, summary=Summary(value=final))
+    if down:
+        yield Event(wall_time=when, step=int(final["examples_seen"]), summary=Summary(value=down))
 
 
 def _hparams(config: Mapping[str, Any], metrics: Iterable[str], began: float, ended: float) -> "Iterator[Summary]":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from models.errors import DataError, UserError
-from orchestrator.tracking.curves import Curve, current_points, final_metrics, read_curve
+from orchestrator.tracking.curves import COSTS, Curve, current_points, final_metrics, read_curve
 
 if TYPE_CHECKING:
     import wandb
@@ -110,7 +110,7 @@ def mirror_cell(
         project: the W&B project.
         entity: the W&B team or user; None is the key's default.
         mode: see above; "disabled" does nothing.
-        config: every axis of the cell, `params` and `flops`.
+        config: every axis of the cell, and `params` and `flops` (else the newest checkpoint's stand in the summary).
         name: what people read in W&B's tables.
         tags: such as "family=vit".
         outcome: done, failed, diverged or running.
@@ -135,12 +135,15 @@ def mirror_cell(
     try:
         return (_mirror_online if mode == "online" else _mirror_offline)(cell, labels, timeout_s)
     except Exception as error:  # see Returns; what wandb raises is no closed set
-        return _result(cell, _one_line(error), mode=mode)
+        problem = _one_line(error)
+        if "previously created and deleted" in problem:  # wandb #1192: W&B never gives an id again
+            problem += " (restore the run on its W&B page, or give the study another wandb.project)"
+        return _result(cell, problem, mode=mode)
 
 
 def _read_cell(cell_dir: Path, config: dict[str, Any], outcome: str) -> _Cell:
     curve = read_curve(cell_dir)
-    summary = final_metrics(cell_dir, curve) | {key: config[key] for key in ("params", "flops") if key in config}
+    summary = final_metrics(cell_dir, curve) | {key: config[key] for key in COSTS if key in config}
     summary = {key: _storable(value) for key, value in summary.items() if value is not None}
     return _Cell(folder=cell_dir, curve=curve, summary={**summary, "outcome": outcome}, config=config, outcome=outcome)
 
@@ -182,7 +185,7 @@ def _mirror_online(cell: _Cell, labels: dict[str, Any], timeout_s: float) -> Mir
     elif known > len(cell.curve.points):
         problem = (
             f"W&B holds {known} records of this run and the study folder {len(cell.curve.points)}: it shows an earlier "
-            "training of the cell; delete the run in W&B and it is written anew"
+            "training of the cell (`wandb sync` of an offline mirror replaces it)"
         )
     return _result(cell, problem, mode="online", num_sent=sent, url=url)
 

@@ -162,15 +162,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 
 def cores_of(parent: int) -> list[int]:
-    """The process ids of a process's own wandb-core children."""
+    """The process ids of a process's own wandb-core children that live."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                name, fields = (entry / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
+                name, rest = (entry / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
             except OSError:  # it has ended
                 continue
-            if name == "wandb-core" and int(fields.split()[1]) == parent:
+            state, its_parent, *_ = rest.split()
+            if name == "wandb-core" and int(its_parent) == parent and state != "Z":
                 found.append(int(entry.name))
     return found
 
@@ -338,6 +339,17 @@ def test_losses_that_are_no_numbers_survive(cell: Path, server: WandbServer) -> 
     assert (run.summary["upstream/loss"], run.summary["outcome"]) == ("NaN", "diverged")
 
 
+def test_costs_that_the_configuration_lacks_are_the_checkpoints(cell: Path, server: WandbServer) -> None:
+    records = training(0, 40, checkpoints=(20, 40))
+    for i, record in enumerate(r for r in records if r["event"] == "checkpoint"):
+        record |= {"params": 5_000, "flops": 1e9 * (i + 1)}
+    append(cell, records)
+    mirror(cell, config={"family": "vit"})
+    assert (server.runs[CELL_ID].summary["params"], server.runs[CELL_ID].summary["flops"]) == (5_000, 2e9)
+    mirror(cell)
+    assert (server.runs[CELL_ID].summary["params"], server.runs[CELL_ID].summary["flops"]) == (28_000, 1.5e12)
+
+
 def test_a_torn_line_is_counted_and_comes_later(cell: Path, server: WandbServer) -> None:
     records = training(0, 50)
     line = json.dumps(records[-1])
@@ -358,7 +370,7 @@ def test_a_run_of_an_earlier_training_is_pointed_out(cell: Path, server: WandbSe
     result = mirror(cell)
     assert not result.ok
     assert "5 records" in str(result.error)
-    assert "delete the run" in str(result.error)
+    assert "wandb sync" in str(result.error)
 
 
 def test_long_names_and_tags_are_cut_to_what_wandb_takes(cell: Path, server: WandbServer) -> None:
@@ -457,6 +469,16 @@ def test_a_key_of_somebody_else_is_refused(cell: Path, server: WandbServer, monk
     assert not result.ok
     assert "401" in str(result.error)
     assert server.runs == {}
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_was_deleted_in_wandb_is_reported(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 20))
+    server.deleted.add(CELL_ID)
+    result = mirror(cell, timeout_s=SHORT_S)
+    assert not result.ok
+    assert "previously created and deleted" in str(result.error)
+    assert "restore the run" in str(result.error)
 
 
 def test_a_malformed_key_is_reported(cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,13 +587,22 @@ def test_cells_are_mirrored_one_after_another_in_one_process(cell: Path) -> None
         assert list(result.folder.glob(f"run-{folder.name}.wandb"))
 
 
+DEAD_CLIENT_SCRIPT = """
+import os, sys
+from pathlib import Path
+from tests.orchestrator.test_tracking import cores_of, mirror
+first = mirror(Path(sys.argv[1]), "offline").ok
+for pid in cores_of(os.getpid()):
+    os.kill(pid, 9)
+print(first, *[mirror(Path(sys.argv[1]), "offline").ok for _ in range(2)])
+"""
+
+
 def test_a_client_that_died_is_replaced(cell: Path) -> None:
     append(cell, training(0, 30))
-    assert mirror(cell, "offline").ok
-    for pid in cores_of(os.getpid()):
-        os.kill(pid, 9)
-    assert not mirror(cell, "offline").ok
-    assert mirror(cell, "offline").ok
+    command = [sys.executable, "-c", DEAD_CLIENT_SCRIPT, str(cell)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stdout == "True False True\n"
 
 
 def test_disabled_does_nothing(cell: Path, server: WandbServer) -> None:
@@ -659,7 +690,7 @@ def test_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_mirroring_in_pieces_tells_every_step_once(keys: list[tuple[str, int]], stops: list[int]) -> None:
     points = [
-        Point(index=i, event=event, step=step, examples_seen=step, time=0.0, values={})
+        Point(index=i, event=event, step=step, examples_seen=step, time=0.0, values={}, costs={})
         for i, (event, step) in enumerate(keys)
     ]
     told: list[Point] = []

@@ -1,0 +1,126 @@
+"""Train and test parts, and nested subsets of the train part; all draws are fixed by numbers, none by the clock.
+
+They use `numpy.random.RandomState`, whose streams numpy froze (NEP 19); those of `default_rng` may change with numpy,
+and with them every cell of a study.
+"""
+
+from typing import Literal, cast
+
+import numpy as np
+
+from models.data.sets import BoolArray, IntArray, LabelSet
+from models.errors import UserError
+
+SplitRule = Literal["given", "groups", "images"]
+
+TEST_SHARE = 0.1
+
+
+def split(s: LabelSet, *, test_share: float = TEST_SHARE) -> tuple[IntArray, IntArray]:
+    """Sorted indices of the train part and of the test part; always the same ones for the same set.
+
+    In this order: the test part that the source defines; else whole groups, about `test_share` of every class's
+    images; else, where there is one group, or every image is its own, or no choice of whole groups comes between half
+    and twice the share, that share of every class's images. Every class of the test part occurs in the train part.
+    """
+    test_N = _held_out(s, test_share)[1]
+    return np.flatnonzero(~test_N), np.flatnonzero(test_N)
+
+
+def split_rule(s: LabelSet, *, test_share: float = TEST_SHARE) -> SplitRule:
+    """Which of its three rules `split` applies: the source's own test part, whole groups, or single images."""
+    return _held_out(s, test_share)[0]
+
+
+def _held_out(s: LabelSet, share: float) -> tuple[SplitRule, BoolArray]:
+    if s.held_out_N is not None:
+        return "given", s.held_out_N
+    if 1 < len(np.unique(s.groups_N)) < len(s.groups_N):
+        test_N = _whole_groups(s.labels_N, s.groups_N, share)
+        if share / 2 <= test_N.mean() <= share * 2:
+            return "groups", test_N
+    return "images", _single_images(s.labels_N, share)
+
+
+def _whole_groups(labels_N: IntArray, groups_N: IntArray, share: float) -> BoolArray:
+    """Which images belong to held-out groups: groups in random order, each taken if it brings the classes nearer.
+
+    Nearer means a smaller sum over classes of (held out - wanted)^2 / size.
+    """
+    num_classes = int(labels_N.max()) + 1
+    group_N = np.unique(groups_N, return_inverse=True)[1]
+    num_groups = int(group_N.max()) + 1
+    pairs, counts = np.unique(group_N * num_classes + labels_N, return_counts=True)
+    starts = np.searchsorted(pairs, np.arange(num_groups + 1) * num_classes)
+    size_C = np.bincount(labels_N, minlength=num_classes)
+    held_C = np.zeros(num_classes)
+    taken_G = np.zeros(num_groups, dtype=np.bool_)
+    for group in np.random.RandomState(0).permutation(num_groups):
+        of_group = slice(starts[group], starts[group + 1])
+        label, count = pairs[of_group] % num_classes, counts[of_group]
+        held, size = held_C[label], size_C[label]
+        change = np.sum(count * (count + 2 * (held - share * size)) / size)
+        if change < 0 and np.all(held + count < size):
+            taken_G[group] = True
+            held_C[label] += count
+    return cast("BoolArray", taken_G[group_N])
+
+
+def _single_images(labels_N: IntArray, share: float) -> BoolArray:
+    """Which images are held out: of n images of a class round(share x n), at least one, and never the only one."""
+    rank_N, size_N = _ranks(labels_N, seed=0)
+    held_N = np.minimum(np.maximum(np.floor(share * size_N + 0.5), 1), size_N - 1)
+    test_N: BoolArray = rank_N < held_N
+    return test_N
+
+
+def subset(labels: IntArray, train_idx: IntArray, *, fraction: float, classes: float, seed: int) -> IntArray:
+    """Sorted indices, out of `train_idx`, of a share of the classes and a share of each of those classes' images.
+
+    Nested: with the same seed a smaller `fraction` (or `classes`) gives a subset of a larger one. Stratified: a class
+    of n images keeps fraction x n of them, rounded up or down, and at least one. At least two classes are kept.
+
+    Raises:
+        UserError: a share outside (0, 1], a seed that is not a 32-bit natural number, or fewer than two classes.
+    """
+    for name, value in (("fraction", fraction), ("classes", classes)):
+        if not 0 < value <= 1:
+            raise UserError(f"{name} must be above 0 and at most 1, not {value}")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be from 0 to {2**32 - 1}, not {seed}")
+    present, label_T = np.unique(labels[train_idx], return_inverse=True)
+    if len(present) < 2:
+        raise UserError(f"a subset needs 2 classes or more; the train part has {len(present)}")
+    rng = np.random.RandomState(seed)
+    kept_C = rng.permutation(len(present)) < max(2, round(classes * len(present)))
+    # A class keeps the images with (rank + u) / n < fraction, u uniform: the expected number is exactly fraction x n.
+    offset_C = rng.random_sample(len(present))
+    rank_T, size_T = _ranks(label_T, seed)
+    keep_T = kept_C[label_T] & ((rank_T + offset_C[label_T] < fraction * size_T) | (rank_T == 0))
+    return np.sort(train_idx[keep_T])
+
+
+def capped(labels: IntArray, idx: IntArray, num: int) -> IntArray:
+    """At most `num` of the sorted indices `idx`, every class in proportion; always the same ones.
+
+    Seats are given by largest remainders, so the number is exactly `num` where there are more.
+    """
+    if len(idx) <= num:
+        return idx
+    label_T = np.unique(labels[idx], return_inverse=True)[1]
+    exact_C = np.bincount(label_T) * (num / len(idx))
+    seats_C = np.floor(exact_C).astype(np.int64)
+    by_remainder = np.argsort(seats_C - exact_C, kind="stable")
+    seats_C[by_remainder[: num - seats_C.sum()]] += 1
+    kept_idx: IntArray = idx[_ranks(label_T, seed=1)[0] < seats_C[label_T]]
+    return kept_idx
+
+
+def _ranks(labels_N: IntArray, seed: int) -> tuple[IntArray, IntArray]:
+    """Of every image, its place in a random order of its class, and the size of its class."""
+    order_N = np.lexsort((np.random.RandomState(seed).random_sample(len(labels_N)), labels_N))
+    size_C = np.bincount(labels_N)
+    first_C = np.cumsum(size_C) - size_C
+    rank_N = np.empty(len(labels_N), dtype=np.int64)
+    rank_N[order_N] = np.arange(len(labels_N)) - first_C[labels_N[order_N]]
+    return rank_N, size_C[labels_N]

@@ -1,0 +1,71 @@
+"""The study in one paragraph of numbers, and one sentence for each task. Pure."""
+
+from orchestrator.report.facts import Facts
+from orchestrator.report.panels import shots_text
+from orchestrator.report.words import count, listed, si
+
+STATUSES = ("done", "diverged", "failed", "blocked", "running", "pending", "unknown", "new")
+
+
+def paragraph(facts: Facts) -> str:
+    """The study in numbers."""
+    if facts.cells.is_empty():
+        return "The study has no cells."
+    return " ".join(filter(None, [_cells(facts), _states(facts), _models(facts), _judged(facts), _effort(facts)]))
+
+
+def answers(facts: Facts) -> list[tuple[str, int | None, str, bool]]:
+    """(task and shots in words, shots, verdict, whether identifiable) for every task and number of shots."""
+    return [
+        (
+            ", ".join(filter(None, [task["task"], shots_text(task["shots"])])),
+            task["shots"],
+            task["verdict"],
+            task["identifiable"],
+        )
+        for task in facts.tasks
+    ]
+
+
+def _cells(facts: Facts) -> str:
+    names = listed(list(facts.families))
+    families = (
+        f" of {names}" if len(facts.families) == 1 else f" of {len(facts.families)} families ({names})" if names else ""
+    )
+    axes = [axis for axis in facts.varying if axis != "family"]
+    varying = f" over {listed(axes)}" if axes else ""
+    return f"{count(facts.cells.height, 'cell')}{families}{varying}."
+
+
+def _states(facts: Facts) -> str:
+    if not facts.num_states:
+        return "The results were imported."
+    counts = dict(facts.cells["status"].drop_nulls().value_counts().iter_rows())
+    known = [name for name in STATUSES if name in counts]
+    return f"{listed([f'{counts[name]:,} {name}' for name in known])}." if known else ""
+
+
+def _models(facts: Facts) -> str:
+    parts = []
+    if facts.params is not None:
+        low, high = facts.params
+        parts.append(f"from {si(low)} to {si(high)} parameters" if low != high else f"{si(low)} parameters each")
+    upstream = facts.cells["upstream"].drop_nulls()
+    if upstream.len():
+        parts.append(f"upstream accuracy from {upstream.min():.3f} to {upstream.max():.3f}")
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _judged(facts: Facts) -> str:
+    if not facts.tasks:
+        return "No checkpoint has been judged downstream yet."
+    shots = [str(shots) for shots in facts.shots if shots is not None]
+    how = f" with {listed(shots)} image{'s' if shots != ['1'] else ''} a class" if shots else ""
+    draws = f", {count(facts.num_draws, 'draw')} each" if shots and facts.num_draws else ""
+    return f"Judged on {count(len(facts.task_names), 'task')}{how}{draws}."
+
+
+def _effort(facts: Facts) -> str:
+    seconds = facts.cells["seconds"].sum()
+    return f"{seconds / 3600:.2f} job-hours." if facts.num_states and seconds else ""

@@ -1,0 +1,95 @@
+"""The page: sections, data, style and scripts in one file that asks no host for anything."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator import charts
+from orchestrator.charts import DARK, LIGHT, Style, browser_script
+from orchestrator.report.facts import Facts
+from orchestrator.report.figures import changes_of, chart_of
+from orchestrator.report.look import CSS, SCRIPT
+from orchestrator.report.markup import Markup, element
+from orchestrator.report.packing import pack
+from orchestrator.report.panels import Panel, axis_panels, changes_panels, frontier_panels, layers_panels, line_axes
+from orchestrator.report.sections import sections
+
+HEIGHT = 190
+CANVAS_FROM = 2_000  # points: SVG is sharper and can be read aloud, a canvas copes with more
+
+# The browser itself then refuses every request; Vega compiles its expressions, hence unsafe-eval.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; base-uri 'none'"
+
+
+def write_page(
+    facts: Facts, *, title: str, plan: Mapping[str, Any], files: Sequence[str], generated_by: str, generated: str
+) -> str:
+    """The whole HTML file."""
+    panels = [*frontier_panels(facts), *layers_panels(facts), *axis_panels(facts), *changes_panels(facts)]
+    parts = sections(facts, panels, plan, files)
+    links = element(
+        "nav", *(element("a", part.heading, href=f"#{part.anchor}") for part in parts), aria_label="Sections"
+    )
+    by = element("p", f"Written by {generated_by} on {generated}.", class_="by")
+    body = [
+        element("header", element("h1", title), by, links),
+        element(
+            "main",
+            _shots_control(facts),
+            element("noscript", element("p", "The charts need JavaScript; figures/ has the same ones as pictures.")),
+            *(element("section", element("h2", part.heading), part.body, id=part.anchor) for part in parts),
+        ),
+        element("footer", f"{title}. {generated_by}, {generated}."),
+        *_scripts(facts, panels),
+    ]
+    head = [
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("title", f"{title}: Upshot report"),
+        element("style", Markup(CSS)),
+    ]
+    page = element("html", element("head", *head), element("body", *body), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def default_shots(facts: Facts) -> int | None:
+    """The largest number of shots, as in the paper's main figure."""
+    return facts.shots[-1] if facts.shots else None
+
+
+def _shots_control(facts: Facts) -> Markup:
+    known = [shots for shots in facts.shots if shots is not None]
+    if len(known) < 2:
+        return Markup("")
+    choices = []
+    for shots in known:
+        checked = "checked" if shots == default_shots(facts) else None
+        radio = element("input", type="radio", name="shots", value=shots, checked=checked)
+        choices.append(element("label", radio, str(shots)))
+    return element("fieldset", element("span", "Shots a class:"), *choices, id="shots", hidden="hidden")
+
+
+def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
+    data = pack(panels, _specs(facts, panels), shots=default_shots(facts), thousands=CANVAS_FROM)
+    holder = element("script", Markup(data), type="application/json", id="data")
+    if not panels:
+        return []
+    return [holder, element("script", Markup(browser_script())), element("script", Markup(SCRIPT))]
+
+
+def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+    """Specifications by theme and kind; a changes chart depends on its data, so there is one for each number of shots."""
+    axes, specs = line_axes(facts), {}
+    for name, theme in (("light", LIGHT), ("dark", DARK)):
+        style = Style(theme=theme, families=facts.families, params=facts.params)
+        kinds = sorted({panel.kind for panel in panels if panel.kind != "changes"})
+        specs[name] = {kind: charts.page_spec(chart_of(kind, style, axes), theme, HEIGHT) for kind in kinds}
+        for panel in panels:
+            if panel.kind == "changes":
+                specs[name][f"changes@{_js(panel.shots)}"] = charts.own_size_spec(changes_of(panel, style), theme)
+    return specs
+
+
+def _js(shots: int | None) -> str:
+    """How the script's template strings write it."""
+    return "null" if shots is None else str(shots)

@@ -1,0 +1,103 @@
+"""The report's tables as CSV, parquet and Markdown."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orchestrator.files import write_atomically
+from orchestrator.frontier import METHODS
+from orchestrator.report.facts import Facts
+
+MARKDOWN_ROWS = 1000  # more rows are nothing to read; the note under the table counts them
+
+FITS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "fit": pl.String,
+    "n": pl.Int64,
+    "hull_vertices": pl.Int64,
+    "k": pl.Float64,
+    "alpha": pl.Float64,
+    "alpha_low": pl.Float64,
+    "alpha_high": pl.Float64,
+    "e_ir": pl.Float64,
+    "e_ir_low": pl.Float64,
+    "e_ir_high": pl.Float64,
+    "rmse": pl.Float64,
+    "held_out_rmse": pl.Float64,
+    "at_bound": pl.String,
+    "draws_failed": pl.Int64,
+    "identifiable": pl.Boolean,
+    "verdict": pl.String,
+    "spearman": pl.Float64,
+    "kendall": pl.Float64,
+    "conflicts": pl.Int64,
+    "significant_conflicts": pl.Int64,
+    "method": pl.String,
+}
+
+
+def write_tables(facts: Facts, folder: Path) -> list[Path]:
+    """Writes every table in three formats; the paths written, in order.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    named = {
+        "fits": fits_table(facts.tasks),
+        "results": facts.points.join(
+            facts.cells.drop("upstream", "text"), on="cell_id", how="left", maintain_order="left"
+        ),
+        "conflicts": facts.strongest,
+        "axes": facts.changes,
+        "layers": facts.layers,
+        "cells": facts.cells.drop("text"),
+    }
+    written = []
+    for name, table in named.items():
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        for suffix, data in (("csv", table.write_csv()), ("parquet", buffer.getvalue()), ("md", markdown(table, name))):
+            path = folder / f"{name}.{suffix}"
+            write_atomically(path, data)
+            written.append(path)
+    return written
+
+
+def fits_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """One row per task, shots and fit (`FITS_SCHEMA`); a fit that could not be made is a row without numbers.
+
+    The verdict is that of the task's hull fit.
+    """
+    rows = []
+    for task in tasks:
+        for name in METHODS:
+            row = {**task, **(task["fits"][name] or {}), "fit": name}
+            row["at_bound"] = ", ".join(row.get("at_bound") or [])
+            rows.append({column: row.get(column) for column in FITS_SCHEMA})
+    return pl.DataFrame(rows, schema=FITS_SCHEMA)
+
+
+def markdown(table: pl.DataFrame, title: str) -> str:
+    """The first rows as a Markdown table, and how many more there are."""
+    lines = [f"# {title}", "", _line(table.columns), _line("---" for _ in table.columns)]
+    lines += [_line(row) for row in table.head(MARKDOWN_ROWS).iter_rows()]
+    more = table.height - MARKDOWN_ROWS
+    return "\n".join([*lines, *(["", f"{more:,} further rows are in {title}.csv."] if more > 0 else []), ""])
+
+
+def _line(values: Any) -> str:
+    return f"| {' | '.join(_cell(value) for value in values)} |"
+
+
+def _cell(value: object) -> str:
+    """A value that stays in its cell: no pipe, no line break, no HTML."""
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    for special, safe in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("\r", " ")):
+        text = text.replace(special, safe)
+    return text

@@ -1,0 +1,59 @@
+"""For the tests of all rooms: hypothesis without deadlines, a private Slurm cluster for the session."""
+
+import os
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from tests.private_slurm import SLURM_VARIABLES, PrivateSlurm, available
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# How long an example takes is the machine's affair: a deadline would fail tests on a busy one.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="session")
+def private_slurm() -> "Iterator[PrivateSlurm]":
+    """A cluster of two CPU nodes, a TPU node and, where the host has spare consoles, a GPU node; no accounting."""
+    is_available, reason = available()
+    if not is_available and os.environ.get("UPSHOT_REQUIRE_SLURM") == "1":
+        pytest.fail(f"UPSHOT_REQUIRE_SLURM=1, but no private Slurm can run here: {reason}")
+    if not is_available:
+        pytest.skip(f"no private Slurm can run here: {reason}")
+    with PrivateSlurm(gpu=available(gpu=True)[0], tpu=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def accounting_slurm() -> "Iterator[PrivateSlurm]":
+    """A cluster of two CPU nodes that keeps accounts."""
+    is_available, reason = available(accounting=True)
+    if not is_available:
+        pytest.skip(f"no private Slurm with accounting can run here: {reason}")
+    with PrivateSlurm(accounting=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def on_slurm(private_slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> "Iterator[PrivateSlurm]":
+    """The session's cluster, with this process set up to speak to it; its jobs are cancelled afterwards."""
+    yield from _spoken_to(private_slurm, monkeypatch)
+
+
+@pytest.fixture
+def on_accounting_slurm(accounting_slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> "Iterator[PrivateSlurm]":
+    """The same for the cluster that keeps accounts."""
+    yield from _spoken_to(accounting_slurm, monkeypatch)
+
+
+def _spoken_to(cluster: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> "Iterator[PrivateSlurm]":
+    for name in [name for name in os.environ if name.startswith(SLURM_VARIABLES)]:
+        monkeypatch.delenv(name)
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    yield cluster
+    cluster.run("scancel", f"--user={os.geteuid()}")

@@ -1,0 +1,210 @@
+"""The whole way of a study on this machine, with the installed command, real training and real images."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import polars as pl
+import pytest
+from orchestrator.results import SCHEMA
+from slurm import local
+
+from tests.orchestrator.conftest import SmallStudy
+from tests.orchestrator.upshot_command import upshot, upshot_json
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small study that was submitted, watched and reported once, for the tests that only look."""
+    small = SmallStudy(tmp_path_factory.mktemp("finished"))
+    upshot("submit", small.path, "--runs", small.runs)
+    small.watched = upshot("watch", small.path, "--runs", small.runs)
+    small.reported = upshot("report", small.path, "--runs", small.runs)
+    return small
+
+
+def ends(small, cell):
+    return [event for event in small.store.attempts(cell.cell_id) if event["event"] == "end"]
+
+
+def test_every_cell_is_trained_and_evaluated_once(finished):
+    assert "4 done, 0 running, 0 pending, 0 failed" in finished.watched
+    for cell in finished.cells:
+        assert [(e["stage"], e["outcome"]) for e in ends(finished, cell)] == [("train", "done"), ("evaluate", "done")]
+
+
+def test_a_second_submit_starts_nothing(finished):
+    before = {m.token for m in finished.store.manifests()}
+    assert "nothing to submit" in upshot("submit", finished.path, "--runs", finished.runs)
+    assert {m.token for m in finished.store.manifests()} == before
+
+
+def test_the_results_hold_every_measurement(finished):
+    table = pl.read_parquet(finished.store.results_path)
+    assert dict(table.schema) == SCHEMA
+    keys = ["cell_id", "step", "task", "shots", "draw", "layer"]
+    assert table.select(keys).is_duplicated().sum() == 0
+    per_cell = table.group_by("cell_id").agg(pl.col("num_layers").first(), pl.len(), pl.col("step").n_unique())
+    for _, num_layers, rows, steps in per_cell.iter_rows():
+        assert steps == 2
+        assert rows == steps * 2 * 2 * 2 * num_layers  # tasks, shots, draws
+    assert table["downstream_accuracy"].null_count() == 0
+    assert table.filter("last_checkpoint")["examples_seen"].min() == table["examples_seen"].max() // 2
+
+
+def test_few_shot_accuracy_is_above_chance(finished):
+    table = pl.read_parquet(finished.store.results_path).filter(pl.col("shots") == 5, "last_checkpoint")
+    for _, group in table.group_by("task"):
+        chance = {"mnist": 1 / 10, "patches": 1 / 12}[group["task"][0]]
+        assert group["downstream_accuracy"].mean() > 1.5 * chance
+
+
+def test_the_folder_alone_is_the_study(finished, tmp_path):
+    moved = tmp_path / "elsewhere"
+    finished.store.root.rename(moved)
+    try:
+        assert "4 done" in upshot("status", moved)
+        assert (Path(upshot("report", moved).strip())).is_relative_to(moved)
+    finally:
+        moved.rename(finished.store.root)
+
+
+def test_the_report_names_every_cell(finished):
+    page = Path(finished.reported.strip()).read_text()
+    for cell in finished.cells:
+        assert cell.cell_id in page
+
+
+def test_reduce_prints_the_declared_json(finished):
+    tasks = upshot_json("reduce", finished.store.results_path)["tasks"]
+    assert {(t["task"], t["shots"]) for t in tasks} == {(t, s) for t in ("mnist", "patches") for s in (1, 5)}
+    declared = {"task", "shots", "n", "hull_vertices", "hull", "fits", "identifiable", "verdict", "spearman", "kendall"}
+    declared |= {"conflicts", "significant_conflicts"}
+    for task in tasks:
+        assert declared <= set(task)
+        assert task["n"] == 4
+        assert set(task["fits"]) == {"hull", "rising", "all"}
+
+
+def test_plan_prints_the_declared_json(finished):
+    plan = upshot_json("plan", finished.path, "--runs", finished.runs)
+    assert {"cells", "gpu_hours", "sbatch_calls"} <= set(plan)
+    assert {cell["action"] for cell in plan["cells"]} == {"skip"}
+    for cell in plan["cells"]:
+        assert {"cell_id", "family", "size", "fraction", "params", "flops", "resources", "reason"} <= set(cell)
+
+
+def test_status_selects(finished):
+    def ids(*words):
+        return {c["cell_id"] for c in upshot_json("status", finished.store.root, *words)["cells"]}
+
+    everything = {cell.cell_id for cell in finished.cells}
+    assert ids() == ids("-s", "DONE") == everything
+    assert ids("-s", "failed") == set()
+    assert ids("family=vit") == {c.cell_id for c in finished.cells if c.recipe.family == "vit"}
+    assert ids("fraction=0.02", "family=vit") < ids("family=vit")
+    first = finished.cells[0].cell_id
+    assert ids(first[:6]) == {first}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-s", "FAILD"), "Did you mean 'FAILED'"),
+        (("famly=vit",), "Did you mean 'family'"),
+        (("not hexadecimal",), "axis=value"),
+    ],
+)
+def test_a_wrong_filter_is_a_usage_error(finished, words, said):
+    assert said in upshot("status", finished.store.root, *words, code=2)
+
+
+def test_a_new_task_is_evaluated_without_training(tmp_path):
+    small = SmallStudy(tmp_path)
+    one = ["--runs", small.runs, "--set", "grid.family=vit", "--set", "grid.fraction=[0.01]"]
+    upshot("submit", small.path, *one)
+    upshot("watch", small.store.root)
+    upshot("submit", small.path, *one, "--set", 'downstream.tasks=["mnist","patches","cells"]')
+    upshot("watch", small.store.root)
+    [state] = upshot_json("status", small.store.root)["cells"]
+    stages = [e["stage"] for e in small.store.attempts(state["cell_id"]) if e["event"] == "start"]
+    assert stages == ["train", "evaluate", "evaluate"]
+    assert state["status"] == "done"
+
+
+def test_a_cell_that_raises_leaves_the_others_alone(tmp_path):
+    small = SmallStudy(tmp_path)
+    victim = small.cells[1].cell_id
+    torn = small.store.checkpoints(victim) / "step_00000001"
+    torn.mkdir(parents=True)
+    for name in ("weights.safetensors", "DONE"):
+        (torn / name).write_bytes(b"torn")
+    upshot("submit", small.path, "--runs", small.runs)
+    assert "3 done, 0 running, 0 pending, 1 failed" in upshot("watch", small.store.root, code=1)
+    status = upshot("status", small.store.root, code=1)
+    assert "1 failed: CheckpointError" in status
+    assert "weights.safetensors" in status
+    story = upshot("why", victim[:8], small.store.root)
+    assert "Traceback (most recent call last)" in story
+    assert "load_checkpoint" in story
+    assert "upshot retry" in story
+    assert "Traceback" in upshot("logs", victim[:8], small.store.root)
+    assert "nothing to submit" in upshot("submit", small.path, "--runs", small.runs)
+
+    for path in torn.iterdir():
+        path.unlink()
+    torn.rmdir()
+    assert "submitted 1 cells" in upshot("retry", small.store.root)
+    assert "4 done" in upshot("watch", small.store.root)
+    page = Path(upshot("report", small.store.root).strip()).read_text()
+    assert victim in page
+
+
+def test_a_killed_worker_costs_only_its_cell_and_retry_heals_it(tmp_path):
+    small = SmallStudy(tmp_path)
+    upshot("submit", small.path, "--runs", small.runs, "--set", "grid.epochs=60")
+    home = next(m for m in small.store.manifests()).job_id
+    folder = small.store.job_folder(home)
+    claimed = {}
+    while not claimed:  # until a worker trains a cell, which takes a minute
+        claimed = local.claims(folder)
+    index, worker = min(claimed.items())
+    os.kill(int((folder / "workers" / worker).read_text()), signal.SIGKILL)
+    cell_id = small.store.manifest(home).tasks[index][0]
+    assert "stopped" in upshot("cancel", small.store.root, "-y")
+    upshot("watch", small.store.root, "--set", "x", code=2)
+    states = {c["cell_id"]: c for c in upshot_json("status", small.store.root, code=1)["cells"]}
+    assert "without a record" in states[cell_id]["cause"]
+
+
+def test_a_torn_metrics_line_is_survived(finished):
+    cell = finished.cells[0]
+    path = finished.store.train_log(cell.cell_id)
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole + b'{"event": "train", "step"')
+        assert "4 done" in upshot("status", finished.store.root)
+        assert cell.cell_id in upshot("why", cell.cell_id, finished.store.root)
+        upshot("report", finished.store.root)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_tensorboard_and_attempt_records_stand_beside_each_cell(finished):
+    for cell in finished.cells:
+        folder = finished.store.cell_folder(cell.cell_id)
+        assert any((folder / "tensorboard").iterdir())
+        assert (folder / "logs" / "train-1.log").read_text().count("event=checkpoint") == 2
+        assert json.loads((folder / "cell.json").read_text())["cell_id"] == cell.cell_id
+
+
+def test_an_upstream_folder_that_is_missing_or_empty_is_refused_before_anything_runs(tmp_path):
+    small = SmallStudy(tmp_path)
+    missing = tmp_path / "nowhere"
+    for dataset in (missing, tmp_path / "empty"):
+        if dataset != missing:
+            dataset.mkdir()
+        said = upshot("submit", small.path, "--runs", small.runs, "--set", f"upstream.dataset={dataset}", code=2)
+        assert str(dataset) in said
+    assert not small.store.root.exists()

@@ -1,0 +1,107 @@
+"""The same way on a real private Slurm cluster: arrays, dependencies, failures, adoption."""
+
+import pytest
+from slurm import jobs
+
+from tests.orchestrator.conftest import SmallStudy
+from tests.orchestrator.upshot_command import upshot, upshot_json
+from tests.private_slurm import wait_until
+
+PROFILE = """
+scheduler = "slurm"
+[partitions.cpu]
+cpus_per_node = 2
+memory_gb_per_node = 4
+max_time_min = 60
+"""
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture
+def small(tmp_path, on_slurm):
+    study = SmallStudy(tmp_path)
+    (tmp_path / "mini.toml").write_text(PROFILE)
+    study.path.write_text(study.path.read_text() + '[cluster]\nprofile = "mini.toml"\n')
+    return study
+
+
+def submit(small, *words, code=0):
+    return upshot("submit", small.path, "--runs", small.runs, *words, code=code)
+
+
+def watch(small, code=0):
+    return upshot("watch", small.store.root, "--every", "0.5", code=code)
+
+
+def test_a_study_goes_from_the_command_line_to_the_report(small):
+    plan = upshot_json("plan", small.path, "--runs", small.runs)
+    assert plan["sbatch_calls"] == 2
+    assert {cell["resources"]["train"]["partition"] for cell in plan["cells"]} == {"cpu"}
+    assert "submitted 4 cells" in submit(small)
+    assert "nothing to submit" in submit(small)
+    train, evaluate = small.store.manifests()
+    assert (train.stage, evaluate.stage, evaluate.after) == ("train", "evaluate", train.token)
+    assert "4 done, 0 running, 0 pending, 0 failed" in watch(small)
+    for cell in small.cells:
+        starts = [e for e in small.store.attempts(cell.cell_id) if e["event"] == "start"]
+        assert [e["stage"] for e in starts] == ["train", "evaluate"]
+        assert [e["job"].split("_")[0] for e in starts] == [train.job_id, evaluate.job_id]
+    page = upshot("report", small.store.root).strip()
+    assert page.endswith("index.html")
+    assert "nothing to submit" in submit(small)
+
+
+def test_a_cell_that_fails_takes_only_its_own_evaluation_with_it(small):
+    victim = small.cells[2].cell_id
+    torn = small.store.checkpoints(victim) / "step_00000001"
+    torn.mkdir(parents=True)
+    (torn / "DONE").touch()
+    submit(small)
+    watch(small, code=1)
+    states = {c["cell_id"]: c for c in upshot_json("status", small.store.root, code=1)["cells"]}
+    assert states[victim]["status"] == "failed"
+    assert "CheckpointError" in states[victim]["cause"]
+    assert sorted(c["status"] for c in states.values()) == ["done", "done", "done", "failed"]
+    assert not jobs.query_live("upshot-small-"), "an evaluation waits for a training that failed"
+    (torn / "DONE").unlink()
+    torn.rmdir()
+    assert "submitted 1 cells" in upshot("retry", small.store.root)
+    assert "4 done" in watch(small)
+
+
+def test_a_submission_whose_answer_was_lost_is_adopted(small, on_slurm):
+    submit(small, "--set", "grid.epochs=20")
+    for manifest in small.store.manifests():
+        small.store.write_manifest(manifest.__class__(**{**_fields(manifest), "job_id": None}))
+    assert "nothing to submit" in submit(small, "--set", "grid.epochs=20")
+    assert all(manifest.job_id for manifest in small.store.manifests())
+    on_slurm.run("scancel", *(manifest.job_id for manifest in small.store.manifests()))
+
+
+def test_a_cancelled_study_stops_and_can_be_retried(small):
+    submit(small, "--set", "grid.epochs=200")
+    wait_until(lambda: any(small.store.attempts(c.cell_id) for c in _cells(small)), "a cell runs")
+    assert "stopped 2 jobs" in upshot("cancel", small.store.root, "-y")
+    wait_until(lambda: not jobs.query_live("upshot-small-"), "the queue is empty")
+    watch(small, code=1)
+    assert upshot_json("status", small.store.root, "-s", "FAILED", code=1)["cells"]
+
+
+def test_no_scheduler_is_exit_code_3(small):
+    lost = {"SLURM_CONF": "/nonexistent/slurm.conf"}
+    assert "upshot:" in upshot("submit", small.path, "--runs", small.runs, code=3, env=lost)
+
+
+def test_an_unknown_partition_is_refused_before_sbatch(small):
+    said = submit(small, "--set", "cluster.partition=gpuu", code=2)
+    assert "known: cpu" in said
+    assert not jobs.query_live("upshot-small-")
+
+
+def _fields(manifest):
+    return {name: getattr(manifest, name) for name in manifest.__slots__}
+
+
+def _cells(small):
+    return small.store.cells()
