@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/upshot demo
 
 test: $(VENV)/.dev
-	sh tests/install_slurm.sh
+	sh tests/install_slurm.sh --accounting
 	$(BIN)/pytest
 
 lint: $(VENV)/.dev

@@ -1,7 +1,7 @@
 """Chart specifications, one for page and paper, and their pictures. All but `render` and `browser_script` is pure.
 
-A chart holds no values: it names its data sets ("points", "hull" ...), and whoever shows it supplies them. `suffix` keeps
-the data of several panels of one figure apart. Accuracies are fractions in [0, 1].
+A chart is a Vega-Lite specification without values: it names its data sets ("points", "hull" ...), and whoever shows it
+supplies them. Accuracies are fractions in [0, 1].
 """
 
 import math
@@ -14,6 +14,8 @@ import altair as alt
 import vl_convert
 
 Rows = Sequence[Mapping[str, Any]]
+Spec = dict[str, Any]
+"""A Vega-Lite specification, or a part of one."""
 
 MARGIN = 0.05  # free space around the points, as a part of what they span
 TICKS = 5
@@ -23,7 +25,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Theme:
-    """Colours of one appearance. Families take theirs from the palette of Okabe and Ito, which the colour-blind can tell apart."""
+    """Colours of one appearance; families have those of Okabe and Ito, which the colour-blind can tell apart."""
 
     ink: str
     muted: str
@@ -98,7 +100,7 @@ class Picture:
 # --- the charts ----------------------------------------------------------------------------------------------------
 
 
-def frontier_chart(style: Style, suffix: str = "") -> alt.LayerChart:
+def frontier_chart(style: Style) -> Spec:
     """Downstream against upstream accuracy of one task: cells, hull, fitted law, saturation value with its interval.
 
     Data: `points` (upstream, downstream, cell, axes, family, params), `hull` (upstream, downstream), `law` (upstream,
@@ -106,23 +108,23 @@ def frontier_chart(style: Style, suffix: str = "") -> alt.LayerChart:
     """
     theme = style.theme
     x, y = _accuracy(alt.X, "upstream", "upstream accuracy"), _accuracy(alt.Y, "downstream", "downstream accuracy")
-    band = alt.Chart(_data("band", suffix))
-    law = alt.Chart(_data("law", suffix))
+    band = alt.Chart(alt.NamedData("band"))
+    law = alt.Chart(alt.NamedData("law"))
     layers = [
         band.mark_rect(color=theme.band, opacity=0.22).encode(y="low:Q", y2="high:Q"),
         band.mark_rule(color=theme.muted, strokeWidth=1).encode(y="value:Q", tooltip=alt.Tooltip("text:N", title=" ")),
-        alt.Chart(_data("hull", suffix))
+        alt.Chart(alt.NamedData("hull"))
         .mark_line(color=theme.muted, strokeWidth=1, point={"color": theme.muted, "size": 14, "shape": "circle"})
         .encode(x=x, y=y),
-        alt.Chart(_data("points", suffix))
+        alt.Chart(alt.NamedData("points"))
         .mark_point(filled=True, opacity=0.8, stroke=theme.middle, strokeWidth=0.5)
         .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **_family_encoding(style), **_size_encoding(style)),
         law.mark_line(color=theme.ink, strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=_law_dash()),
     ]
-    return alt.layer(*layers)
+    return _layered(*layers)
 
 
-def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
+def layers_chart(style: Style) -> Spec:
     """Probe accuracy of one task against depth, a line for each family and size, the best layer ringed.
 
     Data: `layers` (depth in (0, 1], accuracy, layer, num_layers, best, series, family, params, cells).
@@ -130,7 +132,7 @@ def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
     x = alt.X("depth:Q", title="depth (layer / layers)", axis=alt.Axis(format=".1~f", tickCount=TICKS))
     x = x.scale(domain=[0, 1.02], nice=False)
     y = _accuracy(alt.Y, "accuracy", "downstream accuracy")
-    base = alt.Chart(_data("layers", suffix))
+    base = alt.Chart(alt.NamedData("layers"))
     tooltip = [
         alt.Tooltip("series:N", title="model"),
         alt.Tooltip("layer:Q"),
@@ -140,7 +142,7 @@ def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
     ]
     family = _family_encoding(style)
     width = {} if style.params is None else {"strokeWidth": _params(alt.StrokeWidth, style, [0.8, 2.6], legend=False)}
-    return alt.layer(
+    return _layered(
         base.mark_line(opacity=0.75).encode(x=x, y=y, detail="series:N", **_without_shape(family), **width),
         base.mark_point(filled=True, size=16).encode(x=x, y=y, tooltip=tooltip, **family),
         base.transform_filter("datum.best")
@@ -149,7 +151,7 @@ def layers_chart(style: Style, suffix: str = "") -> alt.LayerChart:
     )
 
 
-def axis_chart(style: Style, axis: str, values: Sequence[str], suffix: str = "") -> alt.LayerChart:
+def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
     """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
 
     Data: `lines` (value, rank, accuracy, line, family, axes) and `means` (value, rank, accuracy, family, lines).
@@ -158,10 +160,10 @@ def axis_chart(style: Style, axis: str, values: Sequence[str], suffix: str = "")
     x = alt.X("value:N", title=axis, scale=alt.Scale(domain=list(values), padding=0.25), axis=alt.Axis(labelAngle=0))
     y = _accuracy(alt.Y, "accuracy", "accuracy")
     family, order = _family_encoding(style), alt.Order("rank:Q")  # lines would follow the alphabet
-    lines, means = alt.Chart(_data("lines", suffix)), alt.Chart(_data("means", suffix))
+    lines, means = alt.Chart(alt.NamedData("lines")), alt.Chart(alt.NamedData("means"))
     shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
-    return alt.layer(
-        lines.mark_line(opacity=0.3, strokeWidth=1).encode(
+    return _layered(
+        lines.mark_line(opacity=0.4, strokeWidth=1).encode(
             x=x,
             y=y,
             order=order,
@@ -176,17 +178,16 @@ def axis_chart(style: Style, axis: str, values: Sequence[str], suffix: str = "")
     )
 
 
-def changes_chart(style: Style, columns: Sequence[str], rows: Sequence[str], largest: float) -> alt.LayerChart:
-    """Mean change of accuracy by raising one axis (rows), upstream and on each task (columns).
+def changes_chart(style: Style, largest: float) -> Spec:
+    """Mean change of accuracy by raising one axis (rows), upstream and by task (columns), in their data's order.
 
-    Data: `changes` (change, column, value, text, pairs, against). `largest` is the greatest absolute change of all.
+    Data: `changes` (change, column, value, text, pairs, against). `largest` is the greatest absolute change that the
+    colours must tell.
     """
     theme, bound = style.theme, max(largest, 1e-6)
-    base = alt.Chart(_data("changes", "")).encode(
-        x=alt.X(
-            "column:N", title=None, scale=alt.Scale(domain=list(columns)), axis=_labels(orient="top", labelAngle=-40)
-        ),
-        y=alt.Y("change:N", title=None, scale=alt.Scale(domain=list(rows)), axis=_labels(labelLimit=260)),
+    base = alt.Chart(alt.NamedData("changes")).encode(
+        x=alt.X("column:N", title=None, sort=None, axis=_labels(orient="top", labelAngle=-40)),
+        y=alt.Y("change:N", title=None, sort=None, axis=_labels(labelLimit=260)),
         tooltip=[
             alt.Tooltip("change:N", title="raising"),
             alt.Tooltip("column:N", title="accuracy"),
@@ -196,62 +197,59 @@ def changes_chart(style: Style, columns: Sequence[str], rows: Sequence[str], lar
         ],
     )
     scale = alt.Scale(domain=[-bound, 0, bound], range=[theme.falling, theme.middle, theme.rising], interpolate="rgb")
-    strong = f"abs(datum.value) > {0.55 * bound}"
-    ink = alt.condition(strong, alt.value("white"), alt.value(theme.ink))
-    return alt.layer(
-        base.mark_rect(stroke=theme.background if theme.background != "transparent" else theme.middle).encode(
-            color=alt.Color("value:Q", scale=scale, legend=None)
-        ),
+    ink = alt.condition(f"abs(datum.value) > {0.55 * bound}", alt.value("white"), alt.value(theme.ink))
+    return _layered(
+        base.mark_rect(stroke=theme.middle).encode(color=alt.Color("value:Q", scale=scale, legend=None)),
         base.mark_text(fontSize=10).encode(text="text:N", color=ink),
-    ).properties(width=alt.Step(46), height=alt.Step(22))
+        width=alt.Step(46),
+        height=alt.Step(22),
+    )
 
 
-# --- figures -------------------------------------------------------------------------------------------------------
+# --- what shows them -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One small multiple of a figure: its chart (with a suffix of its own), its title, its data by name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiple:
+    """One of the small multiples of a figure: the data of a chart, by name, under a title."""
 
-    chart: alt.LayerChart
+    chart: Spec
     title: str
-    subtitle: str
+    subtitle: str = ""
     data: Mapping[str, Rows]
 
 
-def page_spec(chart: alt.LayerChart, theme: Theme, height: int) -> dict[str, Any]:
-    """A chart for the page, as wide as its place there; its data are supplied in the browser."""
-    return _spec(chart.properties(width="container", height=height), theme)
+def page_spec(chart: Spec, theme: Theme, height: int) -> Spec:
+    """A chart for the page, as wide as its place unless it has a size of its own; the page supplies its data."""
+    return {
+        "width": "container",
+        "height": height,
+        **chart,
+        "config": config(theme),
+    }
 
 
-def own_size_spec(chart: alt.LayerChart, theme: Theme) -> dict[str, Any]:
-    """A chart for the page that has a size of its own."""
-    return _spec(chart, theme)
+def figure_spec(multiples: Sequence[Multiple], theme: Theme, *, columns: int, width: int, height: int) -> Spec:
+    """Small multiples side by side with one legend, of this size unless they have their own, and their data."""
+    datasets: dict[str, Rows] = {}
+    parts = []
+    for i, multiple in enumerate(multiples):
+        subtitle = {"subtitle": _wrapped(multiple.subtitle, width)} if multiple.subtitle else {}
+        title = {"text": multiple.title, "anchor": "start", **subtitle}
+        chart = _with_own_data(multiple.chart, f"_{i}")
+        parts.append({"width": width, "height": height, **chart, "title": title})
+        datasets |= {f"{name}_{i}": rows for name, rows in multiple.data.items()}
+    return {
+        "$schema": alt.SCHEMA_URL,
+        "concat": parts,
+        "columns": columns,
+        "spacing": 18,
+        "datasets": datasets,
+        "config": config(theme),
+    }
 
 
-def figure_spec(panels: Sequence[Panel], theme: Theme, *, columns: int, width: int, height: int) -> dict[str, Any]:
-    """Small multiples side by side, with one legend and their data."""
-    charts = [
-        panel.chart.properties(
-            width=width,
-            height=height,
-            title=alt.TitleParams(panel.title, subtitle=_wrapped(panel.subtitle, width), anchor="start"),
-        )
-        for panel in panels
-    ]
-    spec = _spec(alt.concat(*charts, columns=columns, spacing=18), theme)
-    spec["datasets"] = {name: list(rows) for panel in panels for name, rows in panel.data.items()}
-    return spec
-
-
-def single_spec(chart: alt.LayerChart, theme: Theme, title: str, data: Mapping[str, Rows]) -> dict[str, Any]:
-    """One chart of its own size, with its title and data."""
-    spec = _spec(chart.properties(title=alt.TitleParams(title, anchor="start")), theme)
-    spec["datasets"] = {name: list(rows) for name, rows in data.items()}
-    return spec
-
-
-def render(spec: dict[str, Any]) -> Picture:
+def render(spec: Spec) -> Picture:
     """The figure as SVG, PNG (twice its nominal size) and PDF, without a browser."""
     svg = vl_convert.vegalite_to_svg(spec, vl_version=_vega_lite_version())
     return Picture(svg, vl_convert.svg_to_png(svg, scale=2), vl_convert.svg_to_pdf(svg))
@@ -262,6 +260,21 @@ def browser_script() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script of about 0.9 MB, which sets `vegaEmbed`."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite_version())
     return script.replace("</script", "<\\/script")
+
+
+def config(theme: Theme) -> Spec:
+    """Vega-Lite's configuration for a theme."""
+    text = {"labelColor": theme.muted, "titleColor": theme.muted, "labelFontSize": 10, "titleFontSize": 11}
+    lines = {"gridColor": theme.grid, "domainColor": theme.muted, "tickColor": theme.muted, "tickSize": 4}
+    title = {"color": theme.ink, "subtitleColor": theme.muted, "fontSize": 12, "subtitleFontSize": 10, "offset": 6}
+    return {
+        "background": theme.background,
+        "font": "Helvetica, Arial, sans-serif",
+        "view": {"stroke": None},
+        "axis": {**text, **lines, "titleFontWeight": "normal", "labelLimit": 160},
+        "legend": {**text, "titleFontWeight": "bold", "symbolStrokeWidth": 1, "symbolOpacity": 1},
+        "title": title,
+    }
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------
@@ -275,38 +288,24 @@ POINT_TOOLTIP = [
 ]
 
 
-def _data(name: str, suffix: str) -> alt.NamedData:
-    return alt.NamedData(name + suffix)
-
-
 def _vega_lite_version() -> str:
     """Major and minor version of the Vega-Lite that altair writes."""
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
-def _spec(chart: alt.LayerChart | alt.ConcatChart, theme: Theme) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
-    spec["config"] = _config(theme)
+def _layered(*layers: alt.Chart, **properties: Any) -> Spec:
+    spec: Spec = alt.layer(*layers).properties(**properties).to_dict()
+    # Altair's own look; a theme takes its place.
+    del spec["config"]
     return spec
 
 
-def _config(theme: Theme) -> dict[str, Any]:
-    text = {"labelColor": theme.muted, "titleColor": theme.muted, "labelFontSize": 10, "titleFontSize": 11}
-    lines = {"gridColor": theme.grid, "domainColor": theme.muted, "tickColor": theme.muted, "tickSize": 4}
-    return {
-        "background": theme.background,
-        "font": "Helvetica, Arial, sans-serif",
-        "view": {"stroke": None},
-        "axis": {**text, **lines, "titleFontWeight": "normal", "labelLimit": 160},
-        "legend": {**text, "titleFontWeight": "bold", "symbolStrokeWidth": 1},
-        "title": {
-            "color": theme.ink,
-            "subtitleColor": theme.muted,
-            "fontSize": 12,
-            "subtitleFontSize": 10,
-            "offset": 6,
-        },
-    }
+def _with_own_data(part: Any, suffix: str) -> Any:
+    """A chart whose data sets are named apart from those of its neighbours in a figure."""
+    if isinstance(part, dict):
+        names = {"data": {"name": part["data"]["name"] + suffix}} if "data" in part else {}
+        return {key: _with_own_data(value, suffix) for key, value in part.items() if key != "data"} | names
+    return [_with_own_data(value, suffix) for value in part] if isinstance(part, list) else part
 
 
 def _accuracy(channel: Any, field: str, title: str) -> Any:

@@ -59,9 +59,7 @@ def plan(
 
 
 @app.command()
-def submit(
-    study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption = RUNS, yes: YesOption = False
-) -> None:
+def submit(study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption = RUNS, yes: YesOption = False) -> None:
     """Submit what is not submitted yet, and return at once. Doing it twice starts nothing twice."""
     from orchestrator import tables
 

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 from models.data import shipped
-
 from orchestrator.drive import Observation
 from orchestrator.progress import duration, watch_with_bar
 from orchestrator.session import open_session
@@ -28,7 +27,9 @@ def run_demo(cluster: str, runs: Path) -> Observation:
     print("Stop it at any time; the next run goes on from what is done.\n")
     session.submit()
     seen = watch_with_bar(session)
-    print(f"\n{len(seen.states)} cells ended after {duration(time.monotonic() - began)}. Reducing them to the answer.\n")
+    print(
+        f"\n{len(seen.states)} cells ended after {duration(time.monotonic() - began)}. Reducing them to the answer.\n"
+    )
     page = session.report()
     print_reduced(session.reduced())
     print(f"\nW&B and TensorBoard mirrors lie in {session.store.root / 'cells'}")

@@ -140,6 +140,8 @@ def submit(
         DriverBusyError: another driver is at work.
         SlurmError: the scheduler does not answer or refuses.
     """
+    if profile.scheduler == "slurm":
+        jobs.query_live(f"upshot-{file.study.name}-")  # a silent scheduler is met before anything is written
     with store.driving():
         seen = observe(store, file, profile, retry=retry, keep=keep)
         act(store, file, profile, seen.plan)
@@ -159,9 +161,7 @@ def act(store: Store, file: StudyFile, profile: Profile, plan: Plan) -> list[Man
     return [m for array in plan.arrays for m in _submit_on_slurm(store, file.study, profile, array)]
 
 
-def _manifests(
-    study: Study, array: Array, executor: Literal["local", "slurm"]
-) -> Iterator[Manifest]:
+def _manifests(study: Study, array: Array, executor: Literal["local", "slurm"]) -> Iterator[Manifest]:
     """One for each stage that the array's cells need; the second waits for the first."""
     after: str | None = None
     stages: list[Stage] = [stage for stage in ("train", "evaluate") if stage in array.stages]
@@ -211,7 +211,14 @@ def _submit_locally(store: Store, study: Study, profile: Profile, arrays: list[A
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
         started = subprocess.run(
-            [sys.executable, "-m", "orchestrator.node", str(store.root), ",".join(m.token for m in queue), str(workers)],
+            [
+                sys.executable,
+                "-m",
+                "orchestrator.node",
+                str(store.root),
+                ",".join(m.token for m in queue),
+                str(workers),
+            ],
             start_new_session=True,  # a closed terminal or Ctrl-C leaves the workers alone
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,

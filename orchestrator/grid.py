@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.data import SetInfo, describe
-
 from models import ladder
+from models.data import SetInfo, describe
 from models.errors import StudyError, UserError
 from models.recipe import Axes, Recipe
 from orchestrator.identity import cell_id

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from models.errors import DataError
 from models.recipe import Axes
 from orchestrator import tracking
 from orchestrator.files import append_record, read_records
@@ -98,9 +99,10 @@ def _ready(store: Store, manifest: Manifest, index: int, home: str) -> str:
     return "later" if local.is_alive(store.job_folder(home), claimant) else "never"
 
 
-def _training_ended(store: Store, cell_id: str, token: str) -> str | None:
+def _training_ended(store: Store, cell_id: str, token: str | None = None) -> str | None:
+    """The outcome of the cell's newest training that has ended, of that submission if one is given."""
     for event in reversed(store.attempts(cell_id)):
-        if event.get("token") == token and event.get("event") == "end":
+        if event["stage"] == "train" and event["event"] == "end" and event["token"] == (token or event["token"]):
             return str(event["outcome"])
     return None
 
@@ -144,24 +146,31 @@ def _evaluate(store: Store, cell_id: str) -> dict[str, Any]:
     from models.checkpoint import read_json, step_folder
     from models.train import load_model, recipe_architecture
 
+    trained = _training_ended(store, cell_id)
+    if trained not in ("done", "diverged"):
+        # A scheduler drops a dependency on a job that it has forgotten, and starts the evaluation at once.
+        raise RuntimeError(f"cell {cell_id} cannot be evaluated: its training has not ended well ({trained})")
     recipe, study = store.read_cell(cell_id).recipe, store.study()
     d = study.downstream
     asked = {"tasks": d.tasks, "protocol": d.protocol, "shots": d.shots, "draws": d.draws, "layers": d.layers}
+
+    def about(metrics: dict[str, Any]) -> dict[str, Any]:
+        arch = recipe_architecture(recipe, metrics["upstream_num_classes"])
+        return {"cell_id": cell_id, "architecture": arch, "checkpoint": metrics, **asked}
+
     num_files = 0
     for step in wanted_steps(study, store.finalised_steps(cell_id)):
         folder = step_folder(store.checkpoints(cell_id), step)
-        metrics = read_json(folder / "metrics.json")
-        arch = recipe_architecture(recipe, metrics["upstream_num_classes"])
-        about = {"cell_id": cell_id, "architecture": arch, "checkpoint": metrics}
-        written = evaluate_checkpoint(folder, store.evals(cell_id, step), **about, **asked, load_model=load_model(arch))
+        subject = about(read_json(folder / "metrics.json"))
+        load = load_model(subject["architecture"])
+        written = evaluate_checkpoint(folder, store.evals(cell_id, step), **subject, load_model=load)
         num_files += len(written)
         print(f"step {step}: {len(written)} of {len(d.tasks)} tasks evaluated, the others were there", flush=True)
-    diverged = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "diverged"]
-    if diverged:
-        arch = recipe_architecture(recipe, diverged[-1]["upstream_num_classes"])
-        about = {"cell_id": cell_id, "architecture": arch, "checkpoint": diverged[-1]}
-        write_null_rows(store.evals(cell_id, diverged[-1]["step"]), **about, **asked)
-    mirror_cell(store, cell_id, "diverged" if diverged else "done")
+    if trained == "diverged":
+        records = read_records(store.train_log(cell_id)).records
+        metrics = next(record for record in reversed(records) if record.get("event") == "diverged")
+        write_null_rows(store.evals(cell_id, metrics["step"]), **about(metrics))
+    mirror_cell(store, cell_id, trained)
     return {"outcome": "done", "num_files": num_files}
 
 
@@ -173,10 +182,14 @@ def mirror_cell(
     The mode is the study's when it is not given.
     """
     study, recipe = store.study(), store.read_cell(cell_id).recipe
-    config = {"cell_id": cell_id, **recipe.model_dump()}
+    started = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "start"]
+    config = {"cell_id": cell_id, **recipe.model_dump(), "params": started[-1]["params"] if started else None}
     axes = [axis for axis in Axes.model_fields if len({v for t in study.grid for v in t.get(axis, [])}) > 1]
     folder = store.cell_folder(cell_id)
-    tracking.write_tensorboard(folder, config=config)
+    try:
+        tracking.write_tensorboard(folder, config=config)
+    except (OSError, DataError) as error:
+        print(f"TensorBoard not written: {error}", flush=True)
     if mode is None:
         mode = tracking.default_mode() if study.wandb.mode == "auto" else study.wandb.mode
     mirrored = tracking.mirror_cell(

@@ -1,6 +1,7 @@
 """A study as the commands see it: its file, its folder, its cluster profile."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Session:
             title=self.file.study.name,
             results=results,
             reduced=reduce_study(results),
+            generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary={
                 "gpu_hours": seen.plan.hours("gpu_hours", of_all=True),
@@ -70,11 +72,13 @@ class Session:
         )
 
     def sync(self) -> tuple[int, list[str]]:
-        """(cells mirrored to W&B, one line for each that could not be)."""
+        """(cells mirrored to W&B, what went wrong); stops at the first failure, since the next would wait as long."""
         ran = [state for state in self.observe().states if state.train.num_attempts]
-        mirrored = {s.cell.cell_id: mirror_cell(self.store, s.cell.cell_id, s.status, mode="online") for s in ran}
-        errors = [f"{cell_id}: {result.error}" for cell_id, result in mirrored.items() if not result.ok]
-        return len(ran) - len(errors), errors
+        for done, state in enumerate(ran):
+            result = mirror_cell(self.store, state.cell.cell_id, state.status, mode="online")
+            if not result.ok:
+                return done, [f"{state.cell.cell_id}: {result.error}"]
+        return len(ran), []
 
 
 def open_session(study: Path, runs: Path, sets: list[str]) -> Session:

@@ -157,7 +157,12 @@ def _stage_state(
     last = mine[-1] if mine else None
     status, cause = _judge(last, manifest, live.get((manifest.token, index)))
     return StageState(
-        status=status, cause=cause, num_attempts=starts, seconds=seconds, token=manifest.token, last=last or _last(events)
+        status=status,
+        cause=cause,
+        num_attempts=starts,
+        seconds=seconds,
+        token=manifest.token,
+        last=last or _last(events),
     )
 
 

@@ -217,7 +217,15 @@ def _next_step(state: CellState) -> str:
 def print_reduced(reduced: dict[str, Any]) -> None:
     """One line a task and shot count: the answer, then the verdicts in words."""
     rows = (
-        (t["task"], t["shots"] if t["shots"] is not None else "", t["n"], t["hull_vertices"], _answer(t), _fixed(t["kendall"]), t["conflicts"])
+        (
+            t["task"],
+            t["shots"] if t["shots"] is not None else "",
+            t["n"],
+            t["hull_vertices"],
+            _answer(t),
+            _fixed(t["kendall"]),
+            t["conflicts"],
+        )
         for t in reduced["tasks"]
     )
     columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")

@@ -70,7 +70,9 @@ def load_profile(name: str) -> Profile:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProfileError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()
+        ]
         raise ProfileError(f"{path}: " + "\n".join(lines)) from error
 
 

@@ -4,7 +4,9 @@ What is carried is a callable of strings and numbers, found by its import path; 
 the study folder, never in submitit's pickles.
 """
 
+import shlex
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from slurm.cluster import Profile
 from slurm.resources import Resources, SlurmError
 
 Task = tuple[str | int, ...]
+SIGNAL_DELAY_S = 90  # before the time limit, for a last checkpoint
 
 
 class SubmissionError(SlurmError):
@@ -48,7 +51,9 @@ def submit_array(
         SubmissionError: sbatch is not there or refused.
     """
     try:
-        executor = submitit.SlurmExecutor(folder)
+        # Without srun, bash must become Python, or signals reach the shell alone and Python outlives its job.
+        python = None if profile.use_srun else f"exec {shlex.quote(sys.executable)}"
+        executor = submitit.SlurmExecutor(folder, python=python)
         executor.update_parameters(**_parameters(job_name, resources, profile, after, len(tasks)))
         jobs = executor.map_array(function, *zip(*tasks, strict=True))
     except (RuntimeError, OSError, subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
@@ -69,6 +74,8 @@ def _parameters(
     job_name: str, resources: Resources, profile: Profile, after: str | None, num_tasks: int
 ) -> dict[str, Any]:
     additional = dict(resources.extra)
+    if not profile.use_srun:
+        additional["signal"] = f"B:USR2@{SIGNAL_DELAY_S}"
     if after is not None:
         additional["dependency"] = f"{'aftercorr' if num_tasks > 1 else 'afterok'}:{after}"
         additional["kill-on-invalid-dep"] = "yes"
@@ -87,6 +94,7 @@ def _parameters(
         "ntasks_per_node": 1,
         "cpus_per_task": resources.num_cpus,
         "mem": f"{round(resources.mem_gb * 1024)}MB",
+        "signal_delay_s": SIGNAL_DELAY_S,
         "array_parallelism": profile.throttle,
         "use_srun": profile.use_srun,
         "stderr_to_stdout": True,

@@ -16,14 +16,18 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
-@pytest.fixture(scope="session")
-def private_slurm() -> "Iterator[PrivateSlurm]":
-    """A cluster of two CPU nodes, a TPU node and, where the host has spare consoles, a GPU node; no accounting."""
-    is_available, reason = available()
+def _skip_or_fail(is_available: bool, reason: str) -> None:
+    """Skips where Slurm is not to be had; where it must be, that is a failure."""
     if not is_available and os.environ.get("UPSHOT_REQUIRE_SLURM") == "1":
         pytest.fail(f"UPSHOT_REQUIRE_SLURM=1, but no private Slurm can run here: {reason}")
     if not is_available:
         pytest.skip(f"no private Slurm can run here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def private_slurm() -> "Iterator[PrivateSlurm]":
+    """A cluster of two CPU nodes, a TPU node and, where the host has spare consoles, a GPU node; no accounting."""
+    _skip_or_fail(*available())
     with PrivateSlurm(gpu=available(gpu=True)[0], tpu=True) as cluster:
         yield cluster
 
@@ -31,9 +35,7 @@ def private_slurm() -> "Iterator[PrivateSlurm]":
 @pytest.fixture(scope="session")
 def accounting_slurm() -> "Iterator[PrivateSlurm]":
     """A cluster of two CPU nodes that keeps accounts."""
-    is_available, reason = available(accounting=True)
-    if not is_available:
-        pytest.skip(f"no private Slurm with accounting can run here: {reason}")
+    _skip_or_fail(*available(accounting=True))
     with PrivateSlurm(accounting=True) as cluster:
         yield cluster
 

@@ -1,6 +1,6 @@
 """The report of a study: one page that works offline, figures for a paper, tables.
 
-`facts` tidies the inputs, `panels` decides what each chart shows, `sections` writes the text, `page` puts them together.
+`facts` tidies the inputs, `panels` says what each chart shows, `sections` writes the text, `page` puts them together.
 """
 
 import datetime
@@ -14,6 +14,7 @@ from orchestrator.files import write_atomically
 from orchestrator.report.facts import gather
 from orchestrator.report.figures import write_figures
 from orchestrator.report.page import write_page
+from orchestrator.report.panels import all_panels
 from orchestrator.report.tables import write_tables
 
 SUFFIXES = (".svg", ".png", ".pdf", ".csv", ".parquet", ".md")
@@ -49,10 +50,12 @@ def write_report(
         OSError: the folder cannot be written.
     """
     facts = gather(results, reduced, cells)
-    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, folder / "figures")]
+    panels = all_panels(facts)
+    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
     _remove_stale(folder, written)
     page = write_page(
         facts,
+        panels,
         title=title,
         plan=plan_summary,
         files=[path.relative_to(folder).as_posix() for path in written],

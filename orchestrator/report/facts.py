@@ -110,9 +110,11 @@ class Facts:
 
     @property
     def params(self) -> tuple[int, int] | None:
-        """The smallest and the largest parameter count."""
-        known = self.cells["params"].drop_nulls()
-        return None if known.is_empty() else (known.min(), known.max())  # type: ignore[return-value]  # of an Int64 column
+        """The smallest and the largest parameter count; None where that of a measured cell is unknown."""
+        measured = self.cells.join(self.points, on="cell_id", how="semi")["params"]
+        if measured.has_nulls() or self.cells["params"].drop_nulls().is_empty():
+            return None
+        return self.cells["params"].min(), self.cells["params"].max()  # type: ignore[return-value]  # of an Int64 column
 
 
 def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> Facts:
@@ -228,7 +230,7 @@ def _measured(results: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_layer(results: pl.DataFrame, protocol: str | None, cells: pl.DataFrame) -> pl.DataFrame:
-    """Mean over draws for each task, shots, cell and layer of the last checkpoint; no columns where layers are unknown."""
+    """Mean over draws for each task, shots, cell and layer of the last checkpoint; empty where layers are unknown."""
     if not {"layer", "num_layers", "shots", "family", "size"} <= set(results.columns):
         return pl.DataFrame()
     table = results.filter(pl.col("downstream_accuracy").is_not_null() & pl.col("layer").is_not_null())

@@ -50,9 +50,9 @@ def _models(facts: Facts) -> str:
     if facts.params is not None:
         low, high = facts.params
         parts.append(f"from {si(low)} to {si(high)} parameters" if low != high else f"{si(low)} parameters each")
-    upstream = facts.cells["upstream"].drop_nulls()
-    if upstream.len():
-        parts.append(f"upstream accuracy from {upstream.min():.3f} to {upstream.max():.3f}")
+    upstream = facts.cells["upstream"].drop_nulls().to_list()
+    if upstream:
+        parts.append(f"upstream accuracy from {min(upstream):.3f} to {max(upstream):.3f}")
     text = ", ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 

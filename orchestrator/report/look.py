@@ -7,7 +7,8 @@ CSS = """
 --bar:#1f4560;--accent:#7cc0ef;--f0:#56B4E9;--f1:#E69F00;--f2:#2fbf95;--f3:#CC79A7;--f4:#F0E442;--f5:#D55E00;--f6:#a0a0a0}}
 *{box-sizing:border-box}
 html{scroll-padding-top:5rem;-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
+body{margin:0;background:var(--bg);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
 main,header,footer{max-width:74rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:1.75rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 .25rem}
@@ -18,24 +19,26 @@ p{max-width:46rem;margin:.5rem 0}
 a{color:var(--accent)}
 nav{display:flex;flex-wrap:wrap;gap:.15rem 1rem;font-size:.9rem;margin:.75rem 0}
 code,pre{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);border:1px solid var(--line);padding:.6rem .8rem;margin:.75rem 0 .25rem}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);
+border:1px solid var(--line);padding:.6rem .8rem;margin:.75rem 0 .25rem}
 small,.note,.by{color:var(--muted);font-size:.85rem}
 .unsure{color:var(--muted)}
 .empty{color:var(--muted);font-style:italic}
 .answers{padding:0;margin:1rem 0;list-style:none;max-width:60rem}
 .answers li{padding:.3rem 0;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-#shots{position:sticky;top:0;z-index:5;background:var(--bg);border-bottom:1px solid var(--line);margin:0;padding:.5rem 0;
-display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .5rem;border-width:0 0 1px;font-size:.95rem}
+#shots{position:sticky;top:0;z-index:5;background:var(--bg);border:solid var(--line);border-width:0 0 1px;margin:0;
+padding:.5rem 0;display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .5rem;font-size:.95rem}
 #shots[hidden]{display:none}
 #shots label{border:1px solid var(--line);border-radius:1rem;padding:.1rem .75rem;cursor:pointer}
 #shots label:has(:checked){background:var(--accent);border-color:var(--accent);color:var(--bg)}
 #shots label:has(:focus-visible){outline:2px solid var(--accent);outline-offset:2px}
 #shots input{position:absolute;opacity:0;pointer-events:none}
-.option{display:inline-block;font-size:.9rem;margin:.25rem 0}
+.option{font-size:.9rem}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;font-size:.9rem;align-items:center}
 .legend span{display:inline-flex;align-items:center;gap:.35rem}
 .symbol{width:.75rem;height:.75rem;display:inline-block;background:var(--muted)}
-.shape0{border-radius:50%}.shape2{clip-path:polygon(50% 0,100% 100%,0 100%)}.shape3{clip-path:polygon(50% 0,100% 50%,50% 100%,0 50%)}
+.shape0{border-radius:50%}.shape2{clip-path:polygon(50% 0,100% 100%,0 100%)}
+.shape3{clip-path:polygon(50% 0,100% 50%,50% 100%,0 50%)}
 .shape4{clip-path:polygon(35% 0,65% 0,65% 35%,100% 35%,100% 65%,65% 65%,65% 100%,35% 100%,35% 65%,0 65%,0 35%,35% 35%)}
 .shape5{clip-path:polygon(0 0,100% 0,50% 100%)}.shape6{clip-path:polygon(0 0,100% 50%,0 100%)}
 .small{width:.4rem;height:.4rem}.large{width:.85rem;height:.85rem}
@@ -50,16 +53,17 @@ figcaption .note{margin:.1rem 0 .3rem;line-height:1.35}
 .plot{min-height:13rem;width:100%}
 .wide .plot{overflow-x:auto;min-height:0}
 .plot .vega-embed{width:100%;display:block}
-.scroll{overflow-x:auto;margin:.75rem 0;max-width:100%}
+.caption{color:var(--muted);font-size:.85rem;margin:.9rem 0 0}
+.scroll{overflow-x:auto;margin:.25rem 0 .75rem;max-width:100%}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--muted);font-size:.85rem;padding:.2rem 0;white-space:nowrap}
 th,td{text-align:left;vertical-align:top;padding:.25rem .9rem .25rem 0;border-bottom:1px solid var(--line)}
 thead th{vertical-align:bottom;font-weight:600}
-tbody th{font-weight:500;white-space:nowrap}
-.verdict{width:19rem;line-height:1.35}
+tbody th{font-weight:500;min-width:5rem;max-width:16rem;overflow-wrap:anywhere}
+.verdict{width:19rem;line-height:1.35}.cell{min-width:12rem;line-height:1.35}
 .number{text-align:right;white-space:nowrap}
 thead .number{white-space:normal}
-.bar{display:inline-block;min-width:7rem;padding:0 .3rem;background:linear-gradient(var(--bar),var(--bar)) no-repeat right/0 100%}
+.bar{display:inline-block;min-width:7rem;padding:0 .3rem;
+background:linear-gradient(var(--bar),var(--bar)) no-repeat right/0 100%}
 details{margin:.75rem 0}summary{cursor:pointer}
 .files{columns:20rem;font-size:.9rem}
 footer{color:var(--muted);font-size:.85rem;padding:1rem 1.25rem 3rem}
@@ -100,15 +104,18 @@ async function draw(figure) {
   plot.replaceChildren();
   if (!panel) return;
   const specs = page.specs[dark.matches ? 'dark' : 'light'];
-  const spec = structuredClone(specs[`${panel.kind}@${panel.shots}`] || specs[panel.kind]);
+  const spec = structuredClone(specs[panel.kind]);
   spec.datasets = Object.fromEntries(Object.entries(panel.tables).map(([name, table]) => [name, rows(table)]));
   if (spec.datasets.law && !beyond?.checked) spec.datasets.law = spec.datasets.law.filter(row => row.part !== 'beyond');
   // Vega warns of scales without values.
   if (spec.layer) spec.layer = spec.layer.filter(layer => spec.datasets[(layer.data ?? spec.data).name]?.length);
   spec.description = `${figure.dataset.name}: ${panel.title}. ${panel.note}`;
   const size = Math.max(0, ...Object.values(spec.datasets).map(data => data.length));
-  const options = {actions: false, renderer: size > page.canvas ? 'canvas' : 'svg', tooltip: {theme: dark.matches ? 'dark' : 'light'}};
-  const result = await vegaEmbed(plot, spec, options);
+  const result = await vegaEmbed(plot, spec, {
+    actions: false,
+    renderer: size > page.canvas ? 'canvas' : 'svg',
+    tooltip: {theme: dark.matches ? 'dark' : 'light'},
+  });
   views.set(figure, result);
 }
 
@@ -125,7 +132,8 @@ async function drawAll() {
 
 function choose(chosen) {
   shots = chosen;
-  for (const part of document.querySelectorAll('[data-shots]')) part.hidden = part.dataset.shots !== String(chosen ?? 'none');
+  const key = String(chosen ?? 'none');
+  for (const part of document.querySelectorAll('[data-shots]')) part.hidden = part.dataset.shots !== key;
   drawAll();
 }
 for (const input of document.querySelectorAll('#shots input')) {

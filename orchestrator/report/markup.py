@@ -44,7 +44,7 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], caption: str) -> Markup:
-    """A table that scrolls sideways where the page is narrow; the first column heads its row."""
+    """A table under its caption that scrolls sideways where the page is narrow; the first column heads its row."""
     head = element("tr", *(element("th", c.heading, scope="col", class_=_class(c)) for c in columns))
     body = [
         element(
@@ -54,8 +54,9 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], caption: 
         )
         for row in rows
     ]
-    inner = element("table", element("caption", caption), element("thead", head), element("tbody", *body))
-    return element("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    inner = element("table", element("thead", head), element("tbody", *body), aria_label=caption)
+    # Outside the table, so that it does not scroll away; what scrolls must be reachable by keyboard.
+    return join([element("p", caption, class_="caption"), element("div", inner, class_="scroll", tabindex="0")])
 
 
 def bar(share: float, text: str) -> Markup:

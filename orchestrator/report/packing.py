@@ -27,14 +27,14 @@ class Columns:
         return f"[{','.join(self._numbers)}]"
 
 
-def pack(panels: Sequence[Panel], specs: Mapping[str, Any], *, shots: int | None, thousands: int) -> str:
+def pack(panels: Sequence[Panel], specs: Mapping[str, Any], *, shots: int | None, canvas_from: int) -> str:
     """The page's data: specifications by theme and chart, panels, columns. Safe inside a script element.
 
     Args:
         panels: every panel of the page.
-        specs: by theme, then by kind (and shots where a chart depends on its data).
+        specs: by theme, then by kind.
         shots: which the page shows first.
-        thousands: from how many points on a chart is drawn on a canvas.
+        canvas_from: from how many points on a chart is drawn on a canvas.
     """
     columns = Columns()
     listed = [
@@ -50,7 +50,7 @@ def pack(panels: Sequence[Panel], specs: Mapping[str, Any], *, shots: int | None
         }
         for panel in panels
     ]
-    about = _json({"shots": shots, "scale": SCALE, "canvas": thousands, "specs": specs, "panels": listed})
+    about = _json({"shots": shots, "scale": SCALE, "canvas": canvas_from, "specs": specs, "panels": listed})
     return f'{about[:-1]},"columns":{columns.to_json()}}}'
 
 

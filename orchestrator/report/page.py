@@ -3,28 +3,41 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator import charts
-from orchestrator.charts import DARK, LIGHT, Style, browser_script
+from orchestrator.charts import DARK, LIGHT, Spec, Style, browser_script, page_spec
 from orchestrator.report.facts import Facts
-from orchestrator.report.figures import changes_of, chart_of
+from orchestrator.report.figures import charts_of
 from orchestrator.report.look import CSS, SCRIPT
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.packing import pack
-from orchestrator.report.panels import Panel, axis_panels, changes_panels, frontier_panels, layers_panels, line_axes
+from orchestrator.report.panels import Panel
 from orchestrator.report.sections import sections
 
 HEIGHT = 190
 CANVAS_FROM = 2_000  # points: SVG is sharper and can be read aloud, a canvas copes with more
 
 # The browser itself then refuses every request; Vega compiles its expressions, hence unsafe-eval.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; base-uri 'none'"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        "script-src 'unsafe-inline' 'unsafe-eval'",
+        "base-uri 'none'",
+    )
+)
 
 
 def write_page(
-    facts: Facts, *, title: str, plan: Mapping[str, Any], files: Sequence[str], generated_by: str, generated: str
+    facts: Facts,
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    plan: Mapping[str, Any],
+    files: Sequence[str],
+    generated_by: str,
+    generated: str,
 ) -> str:
     """The whole HTML file."""
-    panels = [*frontier_panels(facts), *layers_panels(facts), *axis_panels(facts), *changes_panels(facts)]
     parts = sections(facts, panels, plan, files)
     links = element(
         "nav", *(element("a", part.heading, href=f"#{part.anchor}") for part in parts), aria_label="Sections"
@@ -70,26 +83,18 @@ def _shots_control(facts: Facts) -> Markup:
 
 
 def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
-    data = pack(panels, _specs(facts, panels), shots=default_shots(facts), thousands=CANVAS_FROM)
-    holder = element("script", Markup(data), type="application/json", id="data")
     if not panels:
         return []
+    data = pack(panels, _specs(facts, panels), shots=default_shots(facts), canvas_from=CANVAS_FROM)
+    holder = element("script", Markup(data), type="application/json", id="data")
     return [holder, element("script", Markup(browser_script())), element("script", Markup(SCRIPT))]
 
 
-def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
-    """Specifications by theme and kind; a changes chart depends on its data, so there is one for each number of shots."""
-    axes, specs = line_axes(facts), {}
+def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Spec]]:
+    """Specifications by theme and kind."""
+    specs = {}
     for name, theme in (("light", LIGHT), ("dark", DARK)):
         style = Style(theme=theme, families=facts.families, params=facts.params)
-        kinds = sorted({panel.kind for panel in panels if panel.kind != "changes"})
-        specs[name] = {kind: charts.page_spec(chart_of(kind, style, axes), theme, HEIGHT) for kind in kinds}
-        for panel in panels:
-            if panel.kind == "changes":
-                specs[name][f"changes@{_js(panel.shots)}"] = charts.own_size_spec(changes_of(panel, style), theme)
+        made = charts_of(facts, panels, style)
+        specs[name] = {kind: page_spec(chart, theme, HEIGHT) for kind, chart in made.items()}
     return specs
-
-
-def _js(shots: int | None) -> str:
-    """How the script's template strings write it."""
-    return "null" if shots is None else str(shots)

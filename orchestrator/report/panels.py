@@ -42,6 +42,11 @@ class Panel:
     tables: Mapping[str, pl.DataFrame]
 
 
+def all_panels(facts: Facts) -> list[Panel]:
+    """Every panel of the report."""
+    return [*frontier_panels(facts), *layers_panels(facts), *axis_panels(facts), *changes_panels(facts)]
+
+
 def frontier_panels(facts: Facts) -> list[Panel]:
     """Downstream against upstream accuracy for every task and number of shots."""
     values = facts.points.partition_by("task", "shots", as_dict=True)
@@ -54,11 +59,10 @@ def frontier_panels(facts: Facts) -> list[Panel]:
 def layers_panels(facts: Facts) -> list[Panel]:
     """Accuracy against depth for every task and number of shots that has several layers."""
     panels = []
-    for (task, shots), rows in facts.layers.partition_by("task", "shots", as_dict=True, maintain_order=True).items():
+    for key, rows in facts.layers.partition_by("task", "shots", as_dict=True, maintain_order=True).items():
+        task, shots = str(key[0]), None if key[1] is None else int(key[1])
         tables = {"layers": rows.drop("task", "shots", "size")}
-        panels.append(
-            Panel(kind="layers", name=str(task), shots=_count(shots), title=str(task), note="", tables=tables)
-        )
+        panels.append(Panel(kind="layers", name=task, shots=shots, title=_titled(task, shots), note="", tables=tables))
     return panels
 
 
@@ -71,18 +75,26 @@ def axis_panels(facts: Facts) -> list[Panel]:
     """For every ordered axis: upstream accuracy, and mean accuracy over all tasks for each number of shots."""
     panels = []
     for axis, values in line_axes(facts).items():
-        panels.append(
-            _axis_panel(facts, axis, values, UPSTREAM, None, facts.cells.select("cell_id", accuracy="upstream"))
-        )
-        for shots in facts.shots:
-            panels.append(_axis_panel(facts, axis, values, "downstream", shots, _mean_over_tasks(facts, shots)))
+        upstream = facts.cells.select("cell_id", accuracy="upstream")
+        panels.append(_axis_panel(facts, axis, values, UPSTREAM, None, upstream))
+        panels += [
+            _axis_panel(facts, axis, values, "downstream", shots, _mean_over_tasks(facts, shots))
+            for shots in facts.shots
+        ]
     return [panel for panel in panels if panel.tables["means"].height]
 
 
 def changes_panels(facts: Facts) -> list[Panel]:
     """What raising each axis does, upstream and on every task, for each number of shots."""
     return [
-        Panel(kind="changes", name="changes", shots=shots, title=shots_text(shots), note=note, tables={"changes": rows})
+        Panel(
+            kind="changes",
+            name="changes",
+            shots=shots,
+            title=_titled("Mean change of accuracy", shots),
+            note=note,
+            tables={"changes": rows},
+        )
         for shots in facts.shots
         for rows, note in [_changes(facts, shots)]
         if rows.height
@@ -94,9 +106,8 @@ def shots_text(shots: int | None) -> str:
     return "" if shots is None else f"{shots} shot{'s' if shots != 1 else ''}"
 
 
-def short_verdict(task: Mapping[str, Any]) -> str:
-    """The verdict as a figure's subtitle: without the reasons, which the tables give."""
-    return str(task["verdict"]).partition(":")[0].partition(";")[0]
+def _titled(text: str, shots: int | None) -> str:
+    return ", ".join(filter(None, [text, shots_text(shots)]))
 
 
 def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.DataFrame | None) -> Panel:
@@ -117,7 +128,7 @@ def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.Dat
     )
     fit = task["fits"]["hull"]
     tables = {"points": points, "hull": hull, "law": _law(fit, hull, sure=task["identifiable"]), "band": _band(task)}
-    title = ", ".join(filter(None, [task["task"], shots_text(task["shots"])]))
+    title = _titled(task["task"], task["shots"])
     return Panel(
         kind="frontier", name=task["task"], shots=task["shots"], title=title, note=task["verdict"], tables=tables
     )
@@ -177,7 +188,7 @@ def _axis_panel(
     )
     num = lines["line"].n_unique()
     what = "upstream accuracy" if quantity == UPSTREAM else "mean downstream accuracy"
-    title = ", ".join(filter(None, [what, shots_text(shots)]))
+    title = _titled(what, shots)
     return Panel(
         kind=f"axis {axis}",
         name=quantity,
@@ -189,7 +200,11 @@ def _axis_panel(
 
 
 def _controlled_lines(facts: Facts, axis: str, values: Sequence[str], accuracy: pl.DataFrame) -> pl.DataFrame:
-    """Cells that agree on all other axes, joined into lines of two or more: value, rank, accuracy, line, family, axes."""
+    """Cells that agree on all other axes, joined into lines of two or more.
+
+    Returns:
+        value, rank (the value's place among `values`), accuracy, line, family, axes (those that are fixed, in words).
+    """
     others = [other for other in AXES if other in facts.cells.columns and other != axis]
     joined = accuracy.join(facts.cells, on="cell_id").filter(pl.col(axis).is_not_null())
     # The constant makes a key of an empty list too.
@@ -261,7 +276,3 @@ def _against() -> pl.Expr:
 
 def _family(frame: pl.DataFrame) -> pl.Expr:
     return pl.col("family") if "family" in frame.columns else pl.lit(None, pl.String).alias("family")
-
-
-def _count(shots: object) -> int | None:
-    return None if shots is None else int(str(shots))

@@ -125,7 +125,9 @@ def downstream_metrics(folder: Path) -> Metrics:
     files = sorted(folder.glob("*.parquet"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     if not files:
         return {}
-    rows = pl.concat([_read_rows(path).with_columns(file=pl.lit(i)) for i, path in enumerate(files)])
+    rows = pl.concat(
+        [_read_rows(path).with_columns(file=pl.lit(i)) for i, path in enumerate(files)], how="vertical_relaxed"
+    )
     group = ["task", "protocol", "shots"]
     rows = rows.filter(pl.col("file") == pl.col("file").max().over(group)).sort(*group, "layer", "draw")
     layers = rows.group_by(*group, "layer", maintain_order=True).agg(

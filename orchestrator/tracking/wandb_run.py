@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from models.errors import DataError, UserError
+from models.errors import UserError
 from orchestrator.tracking.curves import COSTS, Curve, current_points, final_metrics, read_curve
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def mirror_cell(
         return MirrorResult(ok=True, mode=mode)
     try:
         cell = _read_cell(cell_dir, config, outcome)
-    except (DataError, OSError) as error:
+    except Exception as error:  # see Returns
         return MirrorResult(ok=False, mode=mode, error=_one_line(error))
     labels = {
         "project": project,
@@ -134,7 +134,7 @@ def mirror_cell(
     }
     try:
         return (_mirror_online if mode == "online" else _mirror_offline)(cell, labels, timeout_s)
-    except Exception as error:  # see Returns; what wandb raises is no closed set
+    except Exception as error:  # what wandb raises is no closed set
         problem = _one_line(error)
         if "previously created and deleted" in problem:  # wandb #1192: W&B never gives an id again
             problem += " (restore the run on its W&B page, or give the study another wandb.project)"
@@ -178,7 +178,10 @@ def _mirror_online(cell: _Cell, labels: dict[str, Any], timeout_s: float) -> Mir
     with _draft_folder(cell.folder) as draft:
         run, listener = _open_run(cell, labels, draft, timeout_s, mode="online", resume="allow")
         known, url = run.starting_step, run.url
-        sent = _tell(run, cell)
+        try:
+            sent = _tell(run, cell)
+        except TimeoutError:
+            return _result(cell, f"W&B took longer than {timeout_s:g} s to take the upload", mode="online", url=url)
     problem = None
     if listener.fatal:
         problem = f"W&B refused a part: {listener.fatal[0]}"

@@ -82,7 +82,9 @@ def test_a_finished_run_trains_no_further(tmp_path):
 def test_it_learns_more_from_more(tmp_path):
     accuracy = {}
     for fraction, epochs in ((0.02, 1), (0.3, 4)):
-        _, records = run(recipe("resnet", fraction=fraction, epochs=epochs, learning_rate=3e-3), tmp_path / str(fraction), 1)
+        _, records = run(
+            recipe("resnet", fraction=fraction, epochs=epochs, learning_rate=3e-3), tmp_path / str(fraction), 1
+        )
         accuracy[fraction] = records[-1]["upstream_accuracy"]
     chance = 1 / records[-1]["upstream_num_classes"]
     assert accuracy[0.3] > max(10 * chance, accuracy[0.02])
@@ -165,7 +167,9 @@ def test_a_folder_without_done_does_not_count(tmp_path, small):
     assert finalised_steps(tmp_path) == [1, 2]
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="mounting a small tmpfs needs root")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="mounting a small tmpfs needs root"
+)
 def test_a_full_disk_keeps_earlier_checkpoints(tmp_path, small):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -212,7 +216,8 @@ def test_the_head_has_its_own_rate_and_decay():
 
 
 @pytest.mark.parametrize(
-    ("images", "batch", "epochs", "expected"), [(1000, 128, 2, (14, 128)), (50, 128, 3, (3, 50)), (1000, 128, 0.01, (1, 128))]
+    ("images", "batch", "epochs", "expected"),
+    [(1000, 128, 2, (14, 128)), (50, 128, 3, (3, 50)), (1000, 128, 0.01, (1, 128))],
 )
 def test_steps(images, batch, epochs, expected):
     assert num_steps(images, batch_size=batch, epochs=epochs) == expected

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from orchestrator.grid import cells
 from orchestrator.store import Store
 from orchestrator.study import load_study

@@ -5,9 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from orchestrator.cli import app
 from typer.main import get_command
 
+from orchestrator.cli import app
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,13 @@ def loaded_by(*words):
 
 @pytest.mark.parametrize(
     "words",
-    [("--help",), ("plan", "studies/quickstart.toml"), ("plan", "studies/quickstart.toml", "--json"), ("models",), ("tasks",)],
+    [
+        ("--help",),
+        ("plan", "studies/quickstart.toml"),
+        ("plan", "studies/quickstart.toml", "--json"),
+        ("models",),
+        ("tasks",),
+    ],
 )
 def test_the_login_node_loads_no_torch(words, tmp_path, monkeypatch):
     monkeypatch.setenv("UPSHOT_RUNS", str(tmp_path))
@@ -55,7 +61,9 @@ def test_a_plan_fits_80_columns():
 
 def test_the_quickstart_is_what_the_readme_promises():
     plan = upshot_json("plan", ROOT / "studies" / "quickstart.toml")
-    axes = {axis: {cell[axis] for cell in plan["cells"]} for axis in ("family", "size", "fraction", "head_weight_decay")}
+    axes = {
+        axis: {cell[axis] for cell in plan["cells"]} for axis in ("family", "size", "fraction", "head_weight_decay")
+    }
     assert len(plan["cells"]) >= 36
     assert [len(values) for values in axes.values()] >= [3, 3, 2, 2]
     study = tomllib.loads((ROOT / "studies" / "quickstart.toml").read_text())

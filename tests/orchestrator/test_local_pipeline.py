@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from orchestrator.results import SCHEMA
 from slurm import local
-
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.upshot_command import upshot, upshot_json
 

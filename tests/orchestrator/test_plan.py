@@ -1,4 +1,5 @@
 import pytest
+
 from orchestrator.grid import cells
 from orchestrator.plan import make_plan
 from orchestrator.state import read_states
@@ -26,7 +27,9 @@ def plan_of(small, profile=CLUSTER, sets=()):
 
 def test_an_array_holds_one_exact_signature(small):
     sizes = 'grid.size=["pico","S","L","10B"]'
-    plan = plan_of(small, sets=[sizes, 'grid.family=["vit","mixer","resnet"]', "grid.image_size=224", "grid.patch_size=14"])
+    plan = plan_of(
+        small, sets=[sizes, 'grid.family=["vit","mixer","resnet"]', "grid.image_size=224", "grid.patch_size=14"]
+    )
     assert len(plan.arrays) > 1
     for array in plan.arrays:
         assert len({cell.train.resources.signature for cell in array.cells}) == 1

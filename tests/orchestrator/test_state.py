@@ -1,4 +1,5 @@
 import pytest
+
 from orchestrator.plan import decide
 from orchestrator.state import Status, read_states
 from orchestrator.store import Manifest

@@ -3,6 +3,7 @@ import threading
 import time
 
 import pytest
+
 from models.errors import DataError, StudyError
 from orchestrator.grid import cells
 from orchestrator.store import LOCK_STALE_S, DriverBusyError, Store

@@ -102,7 +102,7 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace('"resnet"', '"resnt"'), ["grid.family", "Did you mean 'resnet'"]),
         (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
-        (STUDY + '[train]\ncheckpoint = 2\n', ["train.checkpoint", "Did you mean 'checkpoints'"]),
+        (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
         (STUDY + '[wandb]\nmode = "ofline"\n', ["wandb.mode", "Did you mean 'offline'"]),
         (STUDY.replace("[0.1, 1.0]", "[]"), ["grid.fraction", "the grid is empty"]),
         (STUDY.replace("[0.1, 1.0]", "[0.1, 1.5]"), ["grid.fraction", "less than or equal to 1", "1.5"]),

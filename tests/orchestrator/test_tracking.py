@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,17 @@ def test_what_was_told_before_a_resume_is_not_told_twice(cell: Path, server: Wan
     assert shown(server) == curves(killed + [r for r in resumed if r["step"] > 80])
 
 
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """Where a process that is killed leaves its things; its path is short enough for the client's socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+
+
+def script_environment(folder: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
+
+
 MIRROR_SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -281,7 +293,9 @@ print(mirror_cell(Path(sys.argv[1]), **json.loads(sys.argv[2])))
 """
 
 
-def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(cell: Path, server: WandbServer) -> None:
+def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(
+    cell: Path, server: WandbServer, short_folder: str
+) -> None:
     records = training(0, 300, checkpoints=(300,))
     append(cell, records)
     arguments: dict[str, Any] = {
@@ -295,7 +309,7 @@ def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(cell: Path, se
     server.fail("half", "/file_stream")
     process = subprocess.Popen(
         [sys.executable, "-c", MIRROR_SCRIPT, str(cell), json.dumps(arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=script_environment(short_folder),
     )
     try:
         assert server.cut_off.wait(60)
@@ -442,7 +456,7 @@ def test_an_upload_that_fails_is_reported_and_made_good(
     server.fail(fault, "/file_stream")
     result = mirror(cell, timeout_s=SHORT_S)
     assert not result.ok
-    assert result.error
+    assert ("refused a part" if fault == 401 else "longer than 1 s") in str(result.error)
     assert capfd.readouterr() == ("", "")
     server.recover()
     assert mirror(cell).ok
@@ -598,10 +612,10 @@ print(first, *[mirror(Path(sys.argv[1]), "offline").ok for _ in range(2)])
 """
 
 
-def test_a_client_that_died_is_replaced(cell: Path) -> None:
+def test_a_client_that_died_is_replaced(cell: Path, short_folder: str) -> None:
     append(cell, training(0, 30))
     command = [sys.executable, "-c", DEAD_CLIENT_SCRIPT, str(cell)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(command, capture_output=True, text=True, env=script_environment(short_folder))
     assert done.stdout == "True False True\n"
 
 

@@ -1,0 +1,86 @@
+"""Parts that several sections of the page share. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.facts import Facts
+from orchestrator.report.markup import Markup, bar, element, join
+from orchestrator.report.panels import Panel, shots_text
+from orchestrator.report.words import percent, si
+
+NUM_SYMBOLS = 7  # colours and shapes in the style sheet
+
+
+def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:
+    """A place for each chart of these kinds; the script fills it with the panel of the chosen shots."""
+    slots = dict.fromkeys((panel.kind, panel.name) for panel in panels if panel.kind in kinds)
+    figures = [
+        element(
+            "figure",
+            element("figcaption", _heading(kind, name), element("p", class_="note")),
+            element("div", class_="plot"),
+            data_kind=kind,
+            data_name=name,
+        )
+        for kind, name in slots
+    ]
+    return element("div", *figures, class_="wide" if "changes" in kinds else "charts")
+
+
+def _heading(kind: str, name: str) -> Markup:
+    if kind == "changes":
+        return Markup("")
+    return element("h3", kind.removeprefix("axis ") if kind.startswith("axis ") else name)
+
+
+def per_shots(facts: Facts, make: Callable[[Facts, int | None], Markup]) -> Markup:
+    """A part for each number of shots, of which the page shows the chosen one."""
+    return join(element("div", make(facts, shots), data_shots=shots_key(shots)) for shots in facts.shots)
+
+
+def legend(facts: Facts) -> Markup:
+    """Families by colour, shape and name; the smallest and the largest model."""
+    families = [
+        element("span", element("i", class_=f"symbol shape{i % NUM_SYMBOLS} family{i % NUM_SYMBOLS}"), name)
+        for i, name in enumerate(facts.families)
+    ]
+    sizes = []
+    if facts.params is not None:
+        small, large = (element("i", class_=f"symbol shape0 {size}") for size in ("small", "large"))
+        sizes = [element("span", small, si(facts.params[0]), large, si(facts.params[1]), " parameters")]
+    return element("p", *families, *sizes, class_="legend") if families or sizes else Markup("")
+
+
+def tasks_at(facts: Facts, shots: int | None) -> list[dict[str, Any]]:
+    """The reducer's tasks with this number of shots."""
+    return [task for task in facts.tasks if task["shots"] == shots]
+
+
+def cell_name(cell_id: str, names: Mapping[str, str]) -> Markup:
+    """A cell's id with its axes under it."""
+    return element("div", code(cell_id), element("br"), element("small", names.get(cell_id, "")), class_="cell")
+
+
+def code(text: str) -> Markup:
+    """Text as it would be typed."""
+    return element("code", text)
+
+
+def share(part: int, whole: int) -> Markup:
+    """`23 (4.4 %)` with a bar behind it."""
+    return bar(part / whole, f"{part:,} ({percent(part / whole)})") if whole else bar(0.0, str(part))
+
+
+def shots_key(shots: int | None) -> str:
+    """How the page's script knows a number of shots."""
+    return "none" if shots is None else str(shots)
+
+
+def at(shots: int | None) -> str:
+    """The end of a caption: `, 10 shots`, or nothing."""
+    return f", {shots_text(shots)}" if shots is not None else ""
+
+
+def empty(text: str) -> Markup:
+    """A sentence in place of a section's content."""
+    return element("p", text, class_="empty")
