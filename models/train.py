@@ -157,7 +157,7 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
 def _loop(run: Run, first_step: int, steps: tuple[int, ...], folder: Path, log: Log) -> int | None:
     """The step at which the loss stopped being a number, or None."""
     every = max(1, run.num_steps // NUM_RECORDS)
-    loss_sum, since, began = 0.0, first_step, time.perf_counter()
+    loss_sum, since, began = torch.zeros(()), first_step, time.perf_counter()
     order, order_epoch = np.empty(0, np.int64), -1
     for step in range(first_step, run.num_steps):
         epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
@@ -177,7 +177,7 @@ def _loop(run: Run, first_step: int, steps: tuple[int, ...], folder: Path, log: 
             return done
         if done in steps:
             log(_save(run, done, mean_loss, folder))
-        loss_sum, since, began = 0.0, done, time.perf_counter()
+        loss_sum, since, began = torch.zeros(()), done, time.perf_counter()
     return None
 
 

@@ -27,9 +27,7 @@ def run_demo(cluster: str, runs: Path) -> Observation:
     print("Stop it at any time; the next run goes on from what is done.\n")
     session.submit()
     seen = watch_with_bar(session)
-    print(
-        f"\n{len(seen.states)} cells ended after {duration(time.monotonic() - began)}. Reducing them to the answer.\n"
-    )
+    print(f"\n{len(seen.states)} cells ended after {duration(time.monotonic() - began)}. Now the answer.\n")
     page = session.report()
     print_reduced(session.reduced())
     print(f"\nW&B and TensorBoard mirrors lie in {session.store.root / 'cells'}")

@@ -208,17 +208,11 @@ def _submit_locally(store: Store, study: Study, profile: Profile, arrays: list[A
     num_tasks = sum(len(manifest.tasks) for manifest in queue)
     workers = min(num_tasks, next(iter(profile.partitions.values())).cpus_per_node)
     log = store.job_folder(home) / "workers.log"
+    tokens = ",".join(manifest.token for manifest in queue)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output:
         started = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "orchestrator.node",
-                str(store.root),
-                ",".join(m.token for m in queue),
-                str(workers),
-            ],
+            [sys.executable, "-m", "orchestrator.node", str(store.root), tokens, str(workers)],
             start_new_session=True,  # a closed terminal or Ctrl-C leaves the workers alone
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,

@@ -27,8 +27,8 @@ def cells(study: Study, path: Path) -> list[Cell]:
     """Every cell of the study, once.
 
     Raises:
-        StudyError: upstream data that cannot be used, an unknown size, a patch that does not divide the image, two equal cells, nothing left after
-            [[exclude]]. The message names the cell; `path` is only named in messages.
+        StudyError: upstream data that cannot be used, an unknown size, a patch that does not divide the image, two
+            equal cells, nothing left after [[exclude]]. The message names the cell; `path` is only named in messages.
     """
     try:
         info = describe(study.upstream.dataset)

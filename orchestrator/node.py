@@ -123,7 +123,7 @@ def run_cell(store: Store, stage: Stage, cell_id: str, token: str) -> bool:
                 store.record_attempt(cell_id, event="end", **attempt, seconds=time.monotonic() - began, **outcome)
                 raise
     store.record_attempt(cell_id, event="end", **attempt, seconds=round(time.monotonic() - began, 3), **outcome)
-    return outcome["outcome"] != "failed"
+    return bool(outcome["outcome"] != "failed")
 
 
 def _train(store: Store, cell_id: str) -> dict[str, Any]:

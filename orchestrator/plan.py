@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from models.data import SetInfo, describe
-
 from evals import tasks
 from models import ladder
+from models.data import SetInfo, describe
 from models.recipe import Recipe, num_steps
 from orchestrator.grid import Cell
 from orchestrator.state import ENDED_WELL, LIVE, CellState, StageState, Status
@@ -32,6 +31,8 @@ class Cost:
     resources: Resources
     flops: float
     hours: float
+    over: tuple[str, ...] = ()
+    """Which limits of the partition it would hit: "memory" of a node, or wall "time"."""
 
     @property
     def gpu_hours(self) -> float:
@@ -73,6 +74,7 @@ class PlannedCell:
             "resources": {"train": asdict(self.train.resources), "evaluate": asdict(self.evaluate.resources)},
             "gpu_hours": sum(cost.gpu_hours for cost in (self.train, self.evaluate)),
             "cpu_hours": sum(cost.cpu_hours for cost in (self.train, self.evaluate)),
+            "limits_hit": sorted({name for cost in (self.train, self.evaluate) for name in cost.over}),
             "action": self.action,
             "reason": self.reason,
         }
@@ -103,7 +105,7 @@ class Plan:
     def hours(self, name: Hours, *, of_all: bool = False) -> float:
         """Hours of what is to be submitted, or of the whole study."""
         cells = (c for c in self.cells if of_all or c.action in ("submit", "retry"))
-        return sum(getattr(cost, name) for c in cells for cost in (c.train, c.evaluate))
+        return float(sum(getattr(cost, name) for c in cells for cost in (c.train, c.evaluate)))
 
     def to_json(self) -> dict[str, Any]:
         """What `upshot plan --json` prints."""
@@ -211,8 +213,12 @@ def _cost(name: str, partition: Partition, profile: Profile, flops: float, memor
     units, nodes = _accelerators(partition, memory_gb)
     cores = units or 1
     hours = flops / (cores * nodes * partition.teraflops * 1e12 * partition.utilisation) / 3600
-    time_min = min(partition.max_time_min, _rounded_minutes(hours * 60 * TIME_MARGIN + TIME_START_MIN))
-    host_gb = MEMORY_BASE_GB + (0 if units else memory_gb)
+    time_min = _rounded_minutes(hours * 60 * TIME_MARGIN + TIME_START_MIN)
+    host_gb = 2.0 ** math.ceil(math.log2(MEMORY_BASE_GB + (0 if units else memory_gb)))
+    limits = {
+        "memory": host_gb > partition.memory_gb_per_node,
+        "time": hours * 60 > partition.max_time_min,
+    }
     return Cost(
         resources=Resources(
             partition=None if profile.scheduler == "local" else name,
@@ -220,11 +226,12 @@ def _cost(name: str, partition: Partition, profile: Profile, flops: float, memor
             accelerators=units,
             accelerator=partition.gres if units else None,
             num_cpus=_num_cpus(partition, units),
-            mem_gb=min(partition.memory_gb_per_node, 2 ** math.ceil(math.log2(host_gb))),
-            time_min=time_min,
+            mem_gb=min(partition.memory_gb_per_node, host_gb),
+            time_min=min(partition.max_time_min, time_min),
         ),
         flops=flops,
         hours=hours,
+        over=tuple(name for name, hit in limits.items() if hit),
     )
 
 

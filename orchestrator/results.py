@@ -89,9 +89,8 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path).select(pl.col(name).cast(kind) for name, kind in RESULT_SCHEMA.items())
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{path}: a damaged result file (delete it, and `upshot submit` makes it anew): {error}"
-        ) from error
+        mend = "delete it, and `upshot submit` makes it anew"
+        raise DataError(f"{path}: a damaged result file ({mend}): {error}") from error
 
 
 def _axes_table(cells: list[Cell]) -> pl.DataFrame:

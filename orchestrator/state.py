@@ -1,6 +1,5 @@
 """Where every cell stands: a pure reading of the study folder's files and of what the scheduler says is live."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -101,7 +100,7 @@ def missing_evaluations(store: Store, study: Study, cell_id: str, steps: list[in
     missing = []
     for step in wanted_steps(study, steps):
         folder = store.evals(cell_id, step)
-        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         missing += [(step, task) for task, file in files.items() if file not in present]
     return missing
 
@@ -162,12 +161,8 @@ def _stage_state(
         num_attempts=starts,
         seconds=seconds,
         token=manifest.token,
-        last=last or _last(events),
+        last=last or (events[-1] if events else None),
     )
-
-
-def _last(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    return events[-1] if events else None
 
 
 def _judge(last: dict[str, Any] | None, manifest: Manifest, live: str | None) -> tuple[Status, str | None]:

@@ -187,7 +187,7 @@ def _refuse_repeats(values: list[Any], where: str) -> None:
 
 def _axis_value(axis: str, value: object, where: str) -> Any:
     field = Axes.model_fields[axis]
-    annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation  # type: ignore[valid-type]  # rebuilt at run time
+    annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     if isinstance(value, bool):  # pydantic would read true as 1
         raise StudyError(f"{where}: {value} is not a value of this axis")
     try:

@@ -60,12 +60,12 @@ def print_plan(plan: Plan, session: Session) -> None:
         hours = sum(c.gpu_hours if where.accelerators else c.cpu_hours for c in costs)
         rows.append(
             (
-                f"{family} {size}{f'/{patch}' if patch else ''} {pixels}px",
+                f"{family} {size}{f'/{patch}' if patch else ''} @{pixels}",
                 len(members),
                 si(members[0].params),
                 si(sum(m.flops for m in members)),
                 asks,
-                f"{where.mem_gb:g} GB",
+                f"{where.mem_gb:.3g} GB",
                 duration(max(m.train.resources.time_min for m in members) * 60),
                 f"{hours:.2f}",
             )
@@ -74,6 +74,10 @@ def print_plan(plan: Plan, session: Session) -> None:
     _table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
     actions = Counter(planned.action for planned in plan.cells)
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
+    for limit in ("memory", "time"):
+        over = [planned for planned in plan.cells if limit in (*planned.train.over, *planned.evaluate.over)]
+        if over:
+            print(f"{len(over)} cells need more {limit} than the partition has, the first {over[0].cell.cell_id}")
     if plan.num_excluded:
         print(f"{plan.num_excluded} combinations left out by [[exclude]]")
     if plan.hours("gpu_hours_max"):
@@ -140,8 +144,8 @@ def print_tasks(rows: list[dict[str, Any]]) -> None:
 def print_status(seen: Observation, session: Session, *, each: bool) -> None:
     """The study by family and size, then failures by cause; with `each`, a line a cell."""
     if each:
-        rows = ((s.cell.cell_id, axes_text(s), s.status, s.cause or "") for s in seen.states)
-        _table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), rows)
+        each_row = ((s.cell.cell_id, axes_text(s), s.status, s.cause or "") for s in seen.states)
+        _table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), each_row)
         return
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for state in seen.states:
@@ -215,25 +219,22 @@ def _next_step(state: CellState) -> str:
 
 
 def print_reduced(reduced: dict[str, Any]) -> None:
-    """One line a task and shot count: the answer, then the verdicts in words."""
-    rows = (
-        (
-            t["task"],
-            t["shots"] if t["shots"] is not None else "",
-            t["n"],
-            t["hull_vertices"],
-            _answer(t),
-            _fixed(t["kendall"]),
-            t["conflicts"],
-        )
-        for t in reduced["tasks"]
-    )
+    """One line a task and shot count, then the reasons why some have no answer."""
     columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")
-    _table("Downstream accuracy as upstream accuracy goes to 1", columns, rows)
-    for t in reduced["tasks"]:
-        if not t["identifiable"]:
-            shots = f", {t['shots']} shots" if t["shots"] is not None else ""
-            print(f"{t['task']}{shots}: {t['verdict']}")
+    _table("Downstream accuracy as upstream accuracy goes to 1", columns, map(_reduced_row, reduced["tasks"]))
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for task in reduced["tasks"]:
+        if not task["identifiable"]:
+            shots = f" {task['shots']}" if task["shots"] is not None else ""
+            reasons[task["verdict"]].append(f"{task['task']}{shots}")
+    for verdict, names in reasons.items():
+        print(f"{verdict}: {', '.join(names)}")
+
+
+def _reduced_row(task: dict[str, Any]) -> tuple[object, ...]:
+    kendall = "" if task["kendall"] is None else f"{task['kendall']:.2f}"
+    shots = "" if task["shots"] is None else task["shots"]
+    return task["task"], shots, task["n"], task["hull_vertices"], _answer(task), kendall, task["conflicts"]
 
 
 def _answer(task: dict[str, Any]) -> str:
@@ -241,7 +242,3 @@ def _answer(task: dict[str, Any]) -> str:
     if not task["identifiable"] or fit is None:
         return "not identifiable"
     return f"{1 - fit['e_ir']:.3f} [{1 - fit['e_ir_high']:.3f}, {1 - fit['e_ir_low']:.3f}]"
-
-
-def _fixed(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

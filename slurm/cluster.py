@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from slurm.resources import SlurmError
 
@@ -70,10 +71,11 @@ def load_profile(name: str) -> Profile:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProfileError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (given: {e['input']!r})" for e in error.errors()
-        ]
-        raise ProfileError(f"{path}: " + "\n".join(lines)) from error
+        raise ProfileError(f"{path}: " + "\n".join(map(_complaint, error.errors()))) from error
+
+
+def _complaint(item: ErrorDetails) -> str:
+    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
 
 
 def local_profile() -> Profile:

@@ -39,7 +39,7 @@ class ImageSet(LabelSet):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetInfo:
-    """The numbers and origin of a set; `num_train`, `num_test` are those of `split`, `image_size` None: sizes differ."""
+    """Numbers and origin of a set; `num_train`, `num_test` are those of `split`, `image_size` None: sizes differ."""
 
     name: str
     num_examples: int

@@ -65,7 +65,8 @@ class Facts:
         cells: one row a cell: cell_id, the known axes, `text` (the axes in words), params, flops, upstream, and
             `STATE_SCHEMA` (null for imported tables, which have no states).
         points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
-        layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`).
+        layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`); of equally good
+            layers the last is the best.
         best: where the best layer of each cell lies, by family (`BEST_SCHEMA`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
@@ -254,7 +255,7 @@ def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
         means.with_columns(
             series=pl.concat_str("family", "size", separator=" "),
             depth=(pl.col("layer") + 1) / pl.col("num_layers"),
-            best=pl.col("accuracy") == pl.col("accuracy").max().over(series),
+            best=pl.col("layer") == pl.col("layer").sort_by("accuracy", "layer").last().over(series),
         )
         .select(pl.col(name).cast(kind) for name, kind in LAYERS_SCHEMA.items())
         .sort("task", "shots", "family", "params", "size", "layer")
@@ -266,7 +267,7 @@ def _best_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
     if by_layer.is_empty():
         return pl.DataFrame(schema=BEST_SCHEMA)
     per_cell = by_layer.group_by("task", "shots", "family", "cell_id", "num_layers").agg(
-        best=pl.col("layer").sort_by("accuracy", "layer", descending=True).first(),
+        best=pl.col("layer").sort_by("accuracy", "layer").last(),
         gain=pl.col("accuracy").max() - pl.col("accuracy").sort_by("layer").last(),
         last=pl.col("layer").max(),
     )

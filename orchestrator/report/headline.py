@@ -1,5 +1,10 @@
 """The study in one paragraph of numbers, and one sentence for each task. Pure."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
 from orchestrator.report.facts import Facts
 from orchestrator.report.panels import shots_text
 from orchestrator.report.words import count, listed, si
@@ -14,17 +19,35 @@ def paragraph(facts: Facts) -> str:
     return " ".join(filter(None, [_cells(facts), _states(facts), _models(facts), _judged(facts), _effort(facts)]))
 
 
-def answers(facts: Facts) -> list[tuple[str, int | None, str, bool]]:
-    """(task and shots in words, shots, verdict, whether identifiable) for every task and number of shots."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one task says at one number of shots: about what, the verdict, whether it is sure, the best cell."""
+
+    about: str
+    shots: int | None
+    verdict: str
+    sure: bool
+    best: str
+
+
+def answers(facts: Facts) -> list[Answer]:
+    """The answer of every task and number of shots."""
+    top = facts.points.group_by("task", "shots").agg(pl.all().sort_by("downstream", "cell_id").last())
+    best = {(row["task"], row["shots"]): row for row in top.iter_rows(named=True)}
     return [
-        (
-            ", ".join(filter(None, [task["task"], shots_text(task["shots"])])),
-            task["shots"],
-            task["verdict"],
-            task["identifiable"],
+        Answer(
+            about=", ".join(filter(None, [task["task"], shots_text(task["shots"])])),
+            shots=task["shots"],
+            verdict=task["verdict"],
+            sure=task["identifiable"],
+            best=_best(best.get((task["task"], task["shots"]))),
         )
         for task in facts.tasks
     ]
+
+
+def _best(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"(best cell: {row['downstream']:.3f}, at {row['upstream']:.3f} upstream)"
 
 
 def _cells(facts: Facts) -> str:

@@ -58,8 +58,8 @@ figcaption .note{margin:.1rem 0 .3rem;line-height:1.35}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.25rem .9rem .25rem 0;border-bottom:1px solid var(--line)}
 thead th{vertical-align:bottom;font-weight:600}
-tbody th{font-weight:500;min-width:5rem;max-width:16rem;overflow-wrap:anywhere}
-.verdict{width:19rem;line-height:1.35}.cell{min-width:12rem;line-height:1.35}
+tbody th{font-weight:500}
+.verdict{width:25rem;line-height:1.35}.cell{min-width:12rem;line-height:1.35}
 .number{text-align:right;white-space:nowrap}
 thead .number{white-space:normal}
 .bar{display:inline-block;min-width:7rem;padding:0 .3rem;

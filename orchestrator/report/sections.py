@@ -11,7 +11,7 @@ from orchestrator.frontier import METHODS
 from orchestrator.report.conflict_section import conflict_section
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import answers, paragraph
-from orchestrator.report.markup import Column, Markup, element, join, table
+from orchestrator.report.markup import Column, Markup, element, escape, join, table
 from orchestrator.report.panels import Panel, line_axes
 from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key
 from orchestrator.report.state_sections import cells_section, missing_section, operations_section
@@ -46,9 +46,14 @@ def sections(facts: Facts, panels: Sequence[Panel], plan: Mapping[str, Any], fil
 def _answer(facts: Facts) -> Markup:
     sentences = [
         element(
-            "li", element("b", name), f": {verdict}", data_shots=shots_key(shots), class_=None if sure else "unsure"
+            "li",
+            element("b", answer.about),
+            f": {answer.verdict} ",
+            element("small", answer.best),
+            data_shots=shots_key(answer.shots),
+            class_=None if answer.sure else "unsure",
         )
-        for name, shots, verdict, sure in answers(facts)
+        for answer in answers(facts)
     ]
     listed = element("ul", *sentences, class_="answers") if sentences else empty("No value has been measured yet.")
     return join([element("p", paragraph(facts)), listed])
@@ -90,20 +95,20 @@ def _fit_row(task: Mapping[str, Any]) -> list[object]:
         task["task"],
         "" if task["shots"] is None else task["shots"],
         element("div", *hull, class_="verdict" if sure else "verdict unsure"),
-        *(_saturation(fits[method]) for method in METHODS if method != "hull"),
+        *(_saturation(fits[method], element("br")) for method in METHODS if method != "hull"),
         *(fixed((fits[method] or {}).get("held_out_rmse"), 4) for method in METHODS),
         task["n"],
         task["hull_vertices"],
     ]
 
 
-def _saturation(fit: Mapping[str, Any] | None) -> str:
+def _saturation(fit: Mapping[str, Any] | None, between: str = " ") -> Markup:
     if fit is None:
-        return "–"
-    value = fixed(1 - fit["e_ir"], 3)
-    if fit["e_ir_low"] is None:
-        return value
-    return f"{value} [{fixed(1 - fit['e_ir_high'], 3)}, {fixed(1 - fit['e_ir_low'], 3)}]"
+        return escape("–")
+    interval = ""
+    if fit["e_ir_low"] is not None:
+        interval = f"[{fixed(1 - fit['e_ir_high'], 3)}, {fixed(1 - fit['e_ir_low'], 3)}]"
+    return join([fixed(1 - fit["e_ir"], 3), between, interval])
 
 
 def _layers(facts: Facts, panels: Sequence[Panel]) -> Markup:

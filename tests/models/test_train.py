@@ -48,7 +48,8 @@ import json, sys
 from pathlib import Path
 from models.recipe import Recipe
 from models.train import train
-train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=3, log=lambda r: print(json.dumps(r), flush=True))
+log = lambda record: print(json.dumps(record), flush=True)
+train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=3, log=log)
 """
 
 
@@ -167,9 +168,7 @@ def test_a_folder_without_done_does_not_count(tmp_path, small):
     assert finalised_steps(tmp_path) == [1, 2]
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="mounting a small tmpfs needs root"
-)
+@pytest.mark.skipif(os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="a small tmpfs needs root")
 def test_a_full_disk_keeps_earlier_checkpoints(tmp_path, small):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -78,6 +78,8 @@ def test_no_cell_asks_for_more_than_a_node_has(small):
         assert cell.train.resources.mem_gb <= 3
         assert cell.train.resources.num_cpus <= 2
         assert cell.train.resources.accelerators == 0
+        assert "memory" in cell.train.over
+    assert not any(cell.train.over for cell in plan_of(small).cells)
 
 
 def test_the_local_machine_is_a_cluster_without_sbatch(small):

@@ -1,0 +1,1 @@
+"""Speeds, each beside a named rival in the same run: `make bench`."""

@@ -1,0 +1,52 @@
+"""What the README tells is true: its files parse, its commands exist, its links lead somewhere."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from orchestrator.cli import app
+from orchestrator.study import parse_study
+from slurm.cluster import load_profile
+from typer.main import get_command
+
+from tests.orchestrator.upshot_command import upshot
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("toml", "sh")}
+COMMANDS = [line.split("#")[0].split() for block in BLOCKS["sh"] for line in block.splitlines()]
+
+
+def test_the_readmes_study_and_profile_make_a_plan(tmp_path):
+    study, profile = BLOCKS["toml"]
+    parse_study(tomllib.loads(study), Path("README.md"))
+    (tmp_path / "study.toml").write_text(study)
+    (tmp_path / "cluster.toml").write_text(profile)
+    assert "gpu-h100" in load_profile(str(tmp_path / "cluster.toml")).partitions
+    said = upshot("plan", cwd=tmp_path)
+    assert "108 cells: 108 to submit" in said
+    assert "GPU-hours expected" in said
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "upshot"], ids=" ".join)
+def test_every_command_of_the_readme_exists(words):
+    command = get_command(app).commands[words[1]]
+    assert command.help
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for words in COMMANDS:
+        if words[0] == "make":
+            assert f"\n{words[1]}: " in makefile
+
+
+def test_every_command_is_in_the_readme_or_lists_things():
+    named = set(re.findall(r"upshot ([a-z]+)", README))
+    assert set(get_command(app).commands) - named <= {"cancel", "collect", "logs"}
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_links_lead_somewhere(target):
+    assert (ROOT / target).exists()
