@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.tasks import Task, task
-from models.data import describe, is_folder, load_images, split
-from models.data.splits import capped
+from models.data import capped, describe, is_folder, load_images, split
 
 FOLDER_IMAGE_SIZE: Final = 224
 """Side of a folder's images where they differ in size and none was asked for."""

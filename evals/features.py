@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from models.errors import DataError
 from models.inputs import to_input
@@ -37,7 +36,6 @@ def extract_features(
     *,
     batch_size: int,
     device: torch.device | str = "cpu",
-    image_size: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
 
@@ -47,10 +45,9 @@ def extract_features(
 
     Args:
         model: a timm ViT, MLP-Mixer or ResNet, already on `device`.
-        images_NHWC: uint8, with one channel or three.
+        images_NHWC: uint8, with one channel or three, of the size that the model takes.
         batch_size: images a forward pass; the last pass may have fewer. It changes results by rounding only.
         device: where the model is.
-        image_size: pixels that the model takes; images of another size are resized (bilinear, antialiased).
 
     Raises:
         DataError: no images, or not uint8 with one channel or three.
@@ -60,7 +57,7 @@ def extract_features(
     model.eval()
     try:
         batches = [
-            _encode(model, images_NHWC[start : start + batch_size], torch.device(device), image_size)
+            _encode(model, images_NHWC[start : start + batch_size], torch.device(device))
             for start in range(0, len(images_NHWC), batch_size)
         ]
     finally:
@@ -78,12 +75,10 @@ def _check_images(images_NHWC: npt.NDArray[np.uint8]) -> None:
 
 @torch.inference_mode()
 def _encode(
-    model: nn.Module, images_BHWC: npt.NDArray[np.uint8], device: torch.device, image_size: int | None
+    model: nn.Module, images_BHWC: npt.NDArray[np.uint8], device: torch.device
 ) -> list[npt.NDArray[np.float32]]:
     # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
     x_BCHW = to_input(torch.tensor(images_BHWC, device=device))
-    if image_size is not None and x_BCHW.shape[-2:] != (image_size, image_size):
-        x_BCHW = functional.interpolate(x_BCHW, size=(image_size, image_size), mode="bilinear", antialias=True)
     return [layer_BD.float().cpu().numpy() for layer_BD in _layers(model, x_BCHW)]
 
 

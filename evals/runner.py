@@ -44,7 +44,7 @@ _CHECKPOINT_COLUMNS: Final = (
 
 Row = dict[str, object]
 LoadModel = Callable[[Path], nn.Module]
-LoadTask = Callable[[str], TaskData]
+LoadTask = Callable[[str, int], TaskData]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ def evaluate_checkpoint(
         draws: how many times they are drawn.
         layers: "all", or "last" for the pre-logits features alone.
         load_model: gives the model, on the device where it is to run.
-        load_task: gives a task's images.
+        load_task: gives a task's images, by its name and the side in pixels that the model takes.
 
     Raises:
         UserError: an unknown task or protocol, images that are missing, a checkpoint without one of its numbers.
@@ -140,7 +140,10 @@ def evaluate_checkpoint(
     if not missing:
         return []
     model = load_model(checkpoint_dir)
-    return [_write_rows(path, _judge(subject, architecture, model, task, load_task(task))) for task, path in missing]
+    return [
+        _write_rows(path, _judge(subject, architecture, model, task, load_task(task, architecture.image_size)))
+        for task, path in missing
+    ]
 
 
 def write_null_rows(
@@ -246,7 +249,6 @@ def _encode(
             images_NHWC,
             batch_size=_batch_size(architecture, subject.num_layers),
             device=device,
-            image_size=architecture.image_size,
         )
         for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
     )

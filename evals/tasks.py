@@ -1,4 +1,4 @@
-"""Downstream tasks by name: what is asked, of which images, how many of them are for training and how many for the test.
+"""Downstream tasks by name: what is asked, of which images, how many of them are for training, how many for the test.
 
 Torch-free: plans and `upshot tasks` read it on login nodes.
 """

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orchestrator import drive
 from orchestrator.drive import Observation
-from orchestrator.plan import PlannedCell
 from orchestrator.session import Session
 from orchestrator.state import ENDED_WELL, CellState, StageState, Status
+from orchestrator.store import STAGES, Stage
 
 LOCAL_TICK_S = 1.0
 SLURM_TICK_S = 30.0
@@ -43,33 +43,35 @@ def _kind(state: CellState) -> str:
 def seconds_left(seen: Observation) -> float | None:
     """The time until all is done, from what the ended stages took for their FLOPs; None before the first has ended.
 
-    A stage takes a + b x FLOPs seconds; a and b come from those that ended, and as many run at once as are running.
+    A stage takes a + b x FLOPs seconds. Training and evaluation have a line each, from their own that ended (the
+    other's until then), and as many run at once as are running.
     """
-    spent, left, live = [], [], 0
+    spent: dict[Stage, list[tuple[float, float]]] = {stage: [] for stage in STAGES}
+    left: list[tuple[Stage, float]] = []
+    num_running = 0
     for state, planned in zip(seen.states, seen.plan.cells, strict=True):
-        for stage, flops in _stages(state, planned):
+        stages: list[tuple[Stage, StageState, float]] = [
+            ("train", state.train, planned.train.flops),
+            ("evaluate", state.evaluate, planned.evaluate.flops),
+        ]
+        for name, stage, flops in stages:
             if stage.status in ENDED_WELL and stage.seconds:
-                spent.append((flops, stage.seconds))
+                spent[name].append((flops, stage.seconds))
             elif stage.status not in (*ENDED_WELL, Status.FAILED, Status.BLOCKED):
-                left.append(flops)
-                live += stage.status == Status.RUNNING
-    if not spent:
+                left.append((name, flops))
+                num_running += stage.status == Status.RUNNING
+    known = spent["train"] or spent["evaluate"]
+    if not known:
         return None
-    base, rate = _line(spent)
-    return sum(base + rate * flops for flops in left) / max(1, live)
-
-
-def _stages(state: CellState, planned: PlannedCell) -> Iterator[tuple[StageState, float]]:
-    yield state.train, planned.train.flops
-    yield state.evaluate, planned.evaluate.flops
+    lines = {stage: _line(points or known) for stage, points in spent.items()}
+    return sum(lines[stage][0] + lines[stage][1] * flops for stage, flops in left) / max(1, num_running)
 
 
 def _line(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Intercept and slope of least squares, neither below zero."""
-    n = len(points)
-    mean_x, mean_y = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
+    """Intercept and slope of least squares, neither below zero; proportional where one point is all there is."""
+    mean_x, mean_y = (sum(column) / len(points) for column in zip(*points, strict=True))
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread) if spread else 0.0
+    slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread) if spread else mean_y / mean_x
     base = mean_y - slope * mean_x
     return (base, slope) if base >= 0 else (0.0, mean_y / mean_x)
 

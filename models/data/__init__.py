@@ -9,7 +9,7 @@ import os
 from models.data import folders, packaged
 from models.data.packaged import packaged_names, shipped
 from models.data.sets import ImageSet, LabelSet, SetInfo
-from models.data.splits import SplitRule, split, split_rule, subset
+from models.data.splits import SplitRule, capped, split, split_rule, subset
 from models.errors import UserError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LabelSet",
     "SetInfo",
     "SplitRule",
+    "capped",
     "describe",
     "is_folder",
     "load_images",

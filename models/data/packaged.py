@@ -67,14 +67,19 @@ def shipped(kind: Literal["images", "studies"], name: str) -> Path:
     return _first_file(name, _places(kind))
 
 
-def _places(kind: str) -> tuple[Path, ...]:
-    checkout = Path(__file__).parents[2] / "studies"
-    places = [checkout / "images" if kind == "images" else checkout]
+def _places(kind: Literal["images", "studies"]) -> tuple[Path, ...]:
+    given = os.environ.get("UPSHOT_IMAGES") if kind == "images" else None
+    return _places_with(kind, given, sys.prefix)
+
+
+@lru_cache
+def _places_with(kind: Literal["images", "studies"], given: str | None, prefix: str) -> tuple[Path, ...]:
+    studies = Path(__file__).parents[2] / "studies"
     user = sysconfig.get_path("data", sysconfig.get_preferred_scheme("user"))
     # The three differ with Debian's own Python (/usr/local) and after pip install --user (~/.local).
-    prefixes = dict.fromkeys((sys.prefix, sysconfig.get_path("data"), user))
+    prefixes = dict.fromkeys((prefix, sysconfig.get_path("data"), user))
+    places = [studies / "images" if kind == "images" else studies]
     places += [Path(prefix) / "share" / "upshot" / kind for prefix in prefixes]
-    given = os.environ.get("UPSHOT_IMAGES") if kind == "images" else None
     return (Path(given).expanduser(), *places) if given else tuple(places)
 
 

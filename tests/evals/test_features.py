@@ -151,25 +151,6 @@ def test_a_model_in_training_mode_gives_the_same_and_is_left_as_it_was(images_NH
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_images_of_another_size_are_resized(images_NHWC):
-    model = build("vit")
-    halves_NHWC = images_NHWC[:, ::2, ::2]
-    layers = extract_features(model, halves_NHWC, batch_size=16, image_size=32)
-    own = extract_features(model, images_NHWC, batch_size=16)
-    other = extract_features(model, np.roll(images_NHWC, 1, axis=0), batch_size=16)
-    # Nearer to the same digit at full size than to another digit.
-    assert np.linalg.norm(layers[-1] - own[-1]) < np.linalg.norm(layers[-1] - other[-1]) / 2
-
-
-def test_images_of_the_right_size_are_left_alone(images_NHWC):
-    model = build("mixer")
-    plain = extract_features(model, images_NHWC, batch_size=16)
-    for layer_ND, same_ND in zip(
-        plain, extract_features(model, images_NHWC, batch_size=16, image_size=32), strict=True
-    ):
-        np.testing.assert_array_equal(layer_ND, same_ND)
-
-
 def test_read_only_images_will_do(images_NHWC):
     locked_NHWC = images_NHWC.copy()
     locked_NHWC.setflags(write=False)

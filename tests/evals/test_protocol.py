@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from evals.protocol import METHODS, RESULT_SCHEMA, Protocol, eval_id
 from models.errors import UnknownNameError, UserError
 
+ROOT = Path(__file__).parents[2]
 PROTOCOLS = st.builds(
     Protocol,
     name=st.sampled_from(sorted(METHODS)),
@@ -67,4 +69,4 @@ def test_the_schema_makes_a_table():
 
 def test_the_login_node_needs_no_torch_for_it():
     code = "import sys, evals.protocol, evals.fewshot; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

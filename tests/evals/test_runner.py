@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from evals.datasets import TaskData
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 
 from evals import runner
+from evals.datasets import TaskData, load_task
 from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, eval_id
@@ -36,10 +36,12 @@ CHECKPOINT = {
 KEYS = ["task", "protocol", "shots", "draw", "layer"]
 
 
-def digit_task(name):
-    """Real digits at 32 pixels: "digits", or "rare digits" with only three training images of a 4."""
+def digit_task(name, image_size=32):
+    """Real digits, each pixel a square: "digits", or "rare digits" with only three training images of a 4."""
     digits = load_digits()
-    images_NHWC = np.kron(digits.images * 15, np.ones((1, 4, 4))).astype(np.uint8)[..., None]
+    images_NHWC = np.kron(digits.images * 15, np.ones((1, image_size // 8, image_size // 8))).astype(np.uint8)[
+        ..., None
+    ]
     train = np.arange(500)
     if name == "rare digits":
         train = np.concatenate([train[digits.target[:500] != 4], np.flatnonzero(digits.target[:500] == 4)[:3]])
@@ -171,8 +173,8 @@ def test_a_task_too_small_for_any_shots_is_null_throughout(checkpoint_dir, tmp_p
 
 
 def test_a_task_without_test_images_is_null_throughout(checkpoint_dir, tmp_path):
-    def without_test_images(name):
-        data = digit_task(name)
+    def without_test_images(name, image_size):
+        data = digit_task(name, image_size)
         return TaskData(
             train_images_NHWC=data.train_images_NHWC,
             train_labels_N=data.train_labels_N,
@@ -269,6 +271,16 @@ def test_the_other_families_at_another_image_size(tmp_path, checkpoint_dir, fami
     rows = pl.read_parquet(path)
     assert rows["downstream_accuracy"].is_not_null().all()
     assert rows["layer"].n_unique() == (6 if family == "resnet" else 3)
+
+
+def test_packaged_tasks_are_loaded_by_name_at_the_size_of_the_model(tmp_path, checkpoint_dir):
+    a = architecture("mixer", "pico", image_size=24, num_classes=5, patch_size=8)
+    options = {"architecture": a, "load_model": lambda folder: small_model(a), "load_task": load_task}
+    (path,) = evaluate(checkpoint_dir, tmp_path, tasks=["cells"], shots=(10, 1000), **options)
+    rows = pl.read_parquet(path)
+    assert rows["downstream_num_test"].unique().to_list() == [len(load_task("cells").test_labels_N)]
+    assert rows.filter(shots=10)["downstream_accuracy"].min() > 1 / 6
+    assert rows.filter(shots=1000)["downstream_accuracy"].is_null().all()
 
 
 def test_images_that_no_draw_uses_are_not_encoded(checkpoint_dir, tmp_path):
