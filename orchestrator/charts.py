@@ -17,8 +17,8 @@ Rows = Sequence[Mapping[str, Any]]
 Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
-MARGIN = 0.05  # free space around the points, as a part of what they span
 TICKS = 5
+CROWD = 200  # points of a chart from which they become smaller
 # Vega-Lite's own names; a family has one colour and one shape everywhere.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 
@@ -79,12 +79,14 @@ class Style:
         theme: the colours.
         families: names in the order of their colours and shapes; empty where cells have none.
         params: smallest and largest parameter count, shown by size; None where unknown.
+        cells: how many points crowd a frontier chart; many are drawn smaller and fainter.
         legend: whether charts carry their own; the page has one for all of them.
     """
 
     theme: Theme
     families: tuple[str, ...] = ()
     params: tuple[int, int] | None = None
+    cells: int = 0
     legend: bool = False
 
 
@@ -117,7 +119,7 @@ def frontier_chart(style: Style) -> Spec:
         .mark_line(color=theme.muted, strokeWidth=1, point={"color": theme.muted, "size": 14, "shape": "circle"})
         .encode(x=x, y=y),
         alt.Chart(alt.NamedData("points"))
-        .mark_point(filled=True, opacity=0.8, stroke=theme.middle, strokeWidth=0.5)
+        .mark_point(filled=True, opacity=1, **_crowd(style))
         .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **_family_encoding(style), **_size_encoding(style)),
         law.mark_line(color=theme.ink, strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=_law_dash()),
     ]
@@ -347,9 +349,17 @@ def _without_shape(encoding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size_encoding(style: Style) -> dict[str, Any]:
+    shrink = min(1.0, (CROWD / max(1, style.cells)) ** 0.5)
     if style.params is None:
-        return {"size": alt.value(40)}
-    return {"size": _params(alt.Size, style, [20, 110], legend=style.legend)}
+        return {"size": alt.value(40 * shrink)}
+    return {"size": _params(alt.Size, style, [20 * shrink, 110 * shrink], legend=style.legend)}
+
+
+def _crowd(style: Style) -> dict[str, Any]:
+    """How solid a point is. Its fill is translucent, not the point as a whole, which would swell a PDF fivefold."""
+    if style.cells > CROWD:
+        return {"fillOpacity": 0.5, "strokeWidth": 0}
+    return {"fillOpacity": 0.8, "stroke": style.theme.middle, "strokeWidth": 0.5}
 
 
 def _params(channel: Any, style: Style, sizes: list[float], *, legend: bool) -> Any:

@@ -75,7 +75,7 @@ class Session:
         """(cells mirrored to W&B, what went wrong); stops at the first failure, since the next would wait as long."""
         ran = [state for state in self.observe().states if state.train.num_attempts]
         for done, state in enumerate(ran):
-            result = mirror_cell(self.store, state.cell.cell_id, state.status, mode="online")
+            result = mirror_cell(self.store, state.cell.cell_id, state.status.value, mode="online")
             if not result.ok:
                 return done, [f"{state.cell.cell_id}: {result.error}"]
         return len(ran), []

@@ -123,7 +123,7 @@ def _path(name: str) -> Path:
 def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, NDArray[Any]]:
     """The named arrays of the file that are there, or all of them."""
     try:
-        with np.load(path, allow_pickle=False) as members:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             return {name: members[name] for name in members.files if names is None or name in names}
     except Exception as error:  # zip, LZMA and numpy each have their own, without a common base
         raise DataError(f"{path}: not a packaged image set ({type(error).__name__}: {error})") from error

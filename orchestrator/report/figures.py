@@ -13,8 +13,8 @@ from orchestrator.report.facts import Facts
 from orchestrator.report.panels import Panel, line_axes
 
 COLUMNS, WIDTH, HEIGHT = 4, 170, 140
-# Of more points than this, those that would cover one another on a grid of 2 by 2 pixels are drawn once: symbols are wider,
-# and 4,800 cells on 25 tasks stay a file that a paper can include.
+# Of more points than this, those that would cover one another on a grid of 2 by 2 pixels are drawn once: symbols are
+# wider, and 4,800 cells on 25 tasks stay a file that a paper can include.
 DENSE = 500
 GRID = {"upstream": WIDTH // 2, "downstream": HEIGHT // 2}
 
@@ -49,7 +49,7 @@ def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, S
 
     What an axis does is one figure, with the panels of all shots.
     """
-    style = Style(theme=PAPER, families=facts.families, params=facts.params, legend=True)
+    style = Style(theme=PAPER, families=facts.families, params=facts.params, cells=facts.cells.height, legend=True)
     made = charts_of(facts, panels, style)
     for (kind, shots), group in groupby(sorted(panels, key=_figure_of), _figure_of):
         multiples = [

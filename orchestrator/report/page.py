@@ -94,7 +94,7 @@ def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Spec]]:
     """Specifications by theme and kind."""
     specs = {}
     for name, theme in (("light", LIGHT), ("dark", DARK)):
-        style = Style(theme=theme, families=facts.families, params=facts.params)
+        style = Style(theme=theme, families=facts.families, params=facts.params, cells=facts.cells.height)
         made = charts_of(facts, panels, style)
         specs[name] = {kind: page_spec(chart, theme, HEIGHT) for kind, chart in made.items()}
     return specs

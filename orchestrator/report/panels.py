@@ -50,7 +50,8 @@ def all_panels(facts: Facts) -> list[Panel]:
 def frontier_panels(facts: Facts) -> list[Panel]:
     """Downstream against upstream accuracy for every task and number of shots."""
     values = facts.points.partition_by("task", "shots", as_dict=True)
-    about = facts.cells.select(
+    # By id, which is a hash: in the order of families the last one would cover the others.
+    about = facts.cells.sort("cell_id").select(
         pl.col("cell_id").alias("cell"), pl.col("text").alias("axes"), _family(facts.cells), "params"
     )
     return [_frontier_panel(task, about, values.get((task["task"], task["shots"]))) for task in facts.tasks]

@@ -5,11 +5,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
 from orchestrator.cli import app
 from orchestrator.study import parse_study
 from slurm.cluster import load_profile
-from typer.main import get_command
-
 from tests.orchestrator.upshot_command import upshot
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orchestrator.files import read_records
 from orchestrator.results import SCHEMA
 from slurm import local
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.upshot_command import upshot, upshot_json
+from tests.wandb_server import WandbServer
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,9 @@ def test_the_results_hold_every_measurement(finished):
         assert steps == 2
         assert rows == steps * 2 * 2 * 2 * num_layers  # tasks, shots, draws
     assert table["downstream_accuracy"].null_count() == 0
-    assert table.filter("last_checkpoint")["examples_seen"].min() == table["examples_seen"].max() // 2
+    last = table.filter("last_checkpoint").group_by("cell_id").agg(pl.col("step").unique())
+    for cell in finished.cells:
+        assert last.filter(cell_id=cell.cell_id)["step"].to_list() == [[finished.store.finalised_steps(cell.cell_id)[-1]]]
 
 
 def test_few_shot_accuracy_is_above_chance(finished):
@@ -197,6 +201,40 @@ def test_tensorboard_and_attempt_records_stand_beside_each_cell(finished):
         assert any((folder / "tensorboard").iterdir())
         assert (folder / "logs" / "train-1.log").read_text().count("event=checkpoint") == 2
         assert json.loads((folder / "cell.json").read_text())["cell_id"] == cell.cell_id
+
+
+def test_sync_makes_one_wandb_run_a_cell_however_often_it_runs(finished, tmp_path):
+    with WandbServer() as server:
+        env = {**server.environment, "HOME": str(tmp_path), "WANDB_CONFIG_DIR": str(tmp_path)}
+        for _ in range(2):
+            assert "4 cells mirrored" in upshot("sync", finished.store.root, env=env)
+        assert set(server.runs) == {cell.cell_id for cell in finished.cells}
+        for cell in finished.cells:
+            run = server.runs[cell.cell_id]
+            records = read_records(finished.store.train_log(cell.cell_id)).records
+            checkpoints = [r for r in records if r["event"] == "checkpoint"]
+            assert (run.group, run.config["family"], run.config["seed"]) == ("small", cell.recipe.family, 0)
+            assert run.curve("upstream/accuracy") == [(r["examples_seen"], r["upstream_accuracy"]) for r in checkpoints]
+            assert run.summary["upstream/accuracy"] == checkpoints[-1]["upstream_accuracy"]
+            assert 0 < run.summary["downstream/mnist/5shot/accuracy"] < 1
+            assert run.summary["outcome"] == "done"
+
+
+def test_sync_without_a_server_says_so(finished, tmp_path):
+    lost = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40, "HOME": str(tmp_path)}
+    assert "0 cells mirrored" in upshot("sync", finished.store.root, env=lost, code=1)
+
+
+def test_cells_leave_an_offline_wandb_run_without_a_key(tmp_path):
+    small = SmallStudy(tmp_path)
+    one = ["--set", "grid.family=vit", "--set", "grid.fraction=[0.01]", "--set", "wandb.mode=auto"]
+    clean = {"HOME": str(tmp_path), "WANDB_MODE": None, "WANDB_API_KEY": None, "NETRC": str(tmp_path / "none")}
+    upshot("submit", small.path, "--runs", small.runs, *one, env=clean)
+    upshot("watch", small.store.root)
+    [cell] = small.store.cells()
+    [folder] = (small.store.cell_folder(cell.cell_id) / "wandb").glob("offline-run-*")
+    assert folder.name.endswith(cell.cell_id)
+    assert (folder / f"run-{cell.cell_id}.wandb").stat().st_size > 1000
 
 
 def test_an_upstream_folder_that_is_missing_or_empty_is_refused_before_anything_runs(tmp_path):

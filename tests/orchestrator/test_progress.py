@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from orchestrator.progress import duration, seconds_left
 from orchestrator.state import StageState, Status
 

@@ -1,13 +1,25 @@
 """The report on studies of every kind: whole, partial, imported, hostile; in a real browser where there is one."""
 
 import hashlib
+import io
 import itertools
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
+from PIL import Image
 
 from orchestrator.reduce import reduce_study
+from orchestrator.report import write_report
+from orchestrator.results import SCHEMA
 
 TASKS = ("digits", "fashion", "hiragana", "kanji_radical", "landcover", "mnist", "noto_script", "patches")
 SHOTS = (1, 5, 10, 25)
@@ -109,5 +121,471 @@ def _rows(
     return rows
 
 
-def reduced_of(results: pl.DataFrame) -> dict[str, Any]:
-    return reduce_study(results, draws=50)
+VOID = {"meta", "br", "input", "link", "img", "hr", "source"}
+CODE = {"script", "style"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """A report's page as a browser reads it: every tag closed, texts unescaped."""
+
+    folder: Path
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    code: list[str] = field(default_factory=list)
+    stack: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.source = (self.folder / "index.html").read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self.stack, "elements are open at the end"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.code if self.stack and self.stack[-1] in CODE else self.texts).append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's script draws."""
+        scripts = iter(self.code)
+        inside = [next(scripts) for tag, _ in self.tags if tag in CODE]
+        kinds = [attributes.get("type") for tag, attributes in self.tags if tag in CODE]
+        data: dict[str, Any] = json.loads(inside[kinds.index("application/json")])
+        return data
+
+    def rows(self, kind: str, name: str, shots: int | None, table: str) -> list[dict[str, Any]]:
+        """One panel's data, unpacked without the page's script."""
+        panels = [p for p in self.data["panels"] if (p["kind"], p["name"], p["shots"]) == (kind, name, shots)]
+        assert len(panels) == 1
+        columns = {key: self._column(number) for key, number in panels[0]["tables"][table].items()}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _column(self, number: int) -> list[Any]:
+        packed = self.data["columns"][number]
+        if isinstance(packed, list):
+            return packed
+        if "n" in packed:
+            return [None if value is None else value / self.data["scale"] for value in packed["n"]]
+        return [packed["same"]] * packed["len"]
+
+
+def write(
+    folder: Path, results: pl.DataFrame, states: list[dict[str, Any]], title: str = "quickstart", draws: int = 50
+) -> Page:
+    reduced = reduce_study(results, draws=draws) if results.height else {"tasks": []}
+    write_report(
+        folder,
+        title=title,
+        results=results,
+        reduced=reduced,
+        cells=states,
+        plan_summary={"gpu_hours": 1.25, "cpu_hours": 0.0, "sbatch_calls": 3},
+        generated_by="Upshot 0.1.0",
+        generated="2026-11-23",
+    )
+    return Page(folder)
+
+
+@pytest.fixture(scope="module")
+def study() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    return synthetic(shots=(5, 25))
+
+
+@pytest.fixture(scope="module")
+def page(study: tuple[pl.DataFrame, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return write(tmp_path_factory.mktemp("report"), *study)
+
+
+# --- a whole study -------------------------------------------------------------------------------------------------
+
+
+def test_names_every_cell_and_every_verdict(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+    for state in study[1]:
+        assert state["cell_id"] in page.text
+    for task in reduce_study(study[0], draws=50)["tasks"]:
+        assert f"{task['task']}, {task['shots']} shots: {task['verdict']}" in page.text
+
+
+def test_headline_counts_the_study(page: Page) -> None:
+    for fact in (
+        "36 cells of 3 families (mixer, resnet and vit) over size, fraction and head_weight_decay.",
+        "33 done, 1 diverged, 1 failed and 1 running.",
+        "From 20 k to 400 k parameters",
+        "Judged on 8 tasks with 5 and 25 images a class, 3 draws each.",
+    ):
+        assert fact in page.text
+
+
+def test_points_are_the_means_of_last_layer_and_checkpoint(
+    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
+) -> None:
+    raw = study[0].filter("last_checkpoint", "last_layer", pl.col("downstream_accuracy").is_not_null())
+    for task, shots in (("mnist", 5), ("patches", 25)):
+        expected = {
+            cell_id: group["downstream_accuracy"].mean()
+            for (cell_id,), group in raw.filter(task=task, shots=shots).group_by("cell_id")
+        }
+        shown = {
+            row["cell"]: row["downstream"]
+            for row in page.rows("frontier", task, shots, "points")
+            if row["downstream"] is not None
+        }
+        assert shown == pytest.approx(expected, abs=6e-5)
+
+
+def test_law_passes_through_the_saturation_value_at_upstream_one(
+    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
+) -> None:
+    identified = [task for task in reduce_study(study[0], draws=50)["tasks"] if task["identifiable"]]
+    assert identified
+    for task in identified:
+        law = page.rows("frontier", task["task"], task["shots"], "law")
+        end = max(law, key=lambda row: row["upstream"])
+        assert (end["upstream"], end["part"]) == (1.0, "beyond")
+        assert end["downstream"] == pytest.approx(1 - task["fits"]["hull"]["e_ir"], abs=1e-4)
+        (band,) = page.rows("frontier", task["task"], task["shots"], "band")
+        assert band["low"] <= band["value"] <= band["high"]
+        assert band["low"] == pytest.approx(1 - task["fits"]["hull"]["e_ir_high"], abs=1e-4)
+
+
+def test_an_unidentified_task_has_no_band_and_a_dotted_law(
+    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
+) -> None:
+    unsure = [task for task in reduce_study(study[0], draws=50)["tasks"] if not task["identifiable"]]
+    assert unsure
+    for task in unsure:
+        assert page.rows("frontier", task["task"], task["shots"], "band") == []
+        assert {row["part"] for row in page.rows("frontier", task["task"], task["shots"], "law")} == {
+            "unsure",
+            "beyond",
+        }
+
+
+def test_layers_show_the_best_one_of_each_model(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+    raw = study[0].filter("last_checkpoint", pl.col("downstream_accuracy").is_not_null())
+    one = raw.filter(task="fashion", shots=25, family="vit", size="micro")
+    means = dict(one.group_by("layer").agg(pl.col("downstream_accuracy").mean()).iter_rows())
+    shown = [row for row in page.rows("layers", "fashion", 25, "layers") if row["series"] == "vit micro"]
+    assert {row["layer"]: row["accuracy"] for row in shown} == pytest.approx(means, abs=6e-5)
+    assert [row["layer"] for row in shown if row["best"]] == [max(means, key=lambda layer: means[layer])]
+    assert shown[-1]["depth"] == 1.0
+
+
+def test_axis_lines_join_cells_that_differ_in_nothing_else(
+    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
+) -> None:
+    lines = pl.DataFrame(page.rows("axis size", "upstream", None, "lines"))
+    assert lines["value"].unique().sort().to_list() == ["micro", "nano", "pico"]
+    assert lines.sort("rank")["value"].unique(maintain_order=True).to_list() == ["pico", "nano", "micro"]
+    assert lines["line"].n_unique() == 12  # 3 families x 2 fractions x 2 decays
+    upstream = study[0].filter("last_checkpoint").group_by("family", "size", "fraction", "head_weight_decay")
+    known = {key: frame["upstream_accuracy"][0] for key, frame in upstream}
+    for (_, axes), line in lines.group_by("line", "axes"):
+        family, fraction, decay = re.fullmatch(r"(\w+), fraction (.*), head_weight_decay (.*)", str(axes)).groups()  # type: ignore[union-attr]
+        for row in line.iter_rows(named=True):
+            assert row["accuracy"] == pytest.approx(
+                known[family, row["value"], float(fraction), float(decay)], abs=6e-5
+            )
+
+
+def test_changes_are_means_over_controlled_pairs(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+    cells = (
+        study[0]
+        .filter("last_checkpoint", "last_layer", task="mnist", shots=5)
+        .group_by("family", "size", "fraction", "head_weight_decay")
+        .agg(pl.col("downstream_accuracy").mean(), pl.col("upstream_accuracy").first())
+        .drop_nulls()
+    )
+    sides = [cells.filter(pl.col("head_weight_decay") == decay) for decay in (0.03, 3.0)]
+    pairs = sides[0].join(sides[1], on=["family", "size", "fraction"], suffix="_high")
+    change = pairs.select(
+        mnist=(pl.col("downstream_accuracy_high") - pl.col("downstream_accuracy")).mean(),
+        upstream=(pl.col("upstream_accuracy_high") - pl.col("upstream_accuracy")).mean(),
+    ).row(0, named=True)
+    shown = {
+        row["column"]: row["value"]
+        for row in page.rows("changes", "changes", 5, "changes")
+        if row["change"] == "head_weight_decay 0.03 to 3"
+    }
+    assert shown["mnist"] == pytest.approx(change["mnist"], abs=6e-5)
+    assert shown["upstream"] == pytest.approx(change["upstream"], abs=6e-5)
+
+
+def test_counts_what_is_not_there(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+    nulls = study[0].filter(pl.col("downstream_accuracy").is_null()).height
+    assert nulls
+    assert f"training diverged at step 40: {nulls:,} rows" in page.text
+    assert "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" in page.text
+
+
+def test_lists_few_conflicts_and_counts_the_others(
+    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
+) -> None:
+    tasks = [task for task in reduce_study(study[0], draws=50)["tasks"] if task["shots"] == 25]
+    further = sum(max(0, task["conflicts"] - 3) for task in tasks)
+    assert further
+    assert f"{further:,} further conflicts not listed here" in page.text
+
+
+def test_hours_and_attempts_add_up(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+    hours = sum(state["seconds"] for state in study[1]) / 3600
+    attempts = sum(state["attempts"] for state in study[1])
+    assert f"{hours:.2f} job-hours used in {attempts} attempts." in page.text
+    assert "Planned: 1.25 GPU-hours, 3 sbatch calls." in page.text
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_page_is_small_and_holds_each_column_once(page: Page) -> None:
+    assert len(page.source.encode()) < 3e6
+    columns = [json.dumps(column) for column in page.data["columns"]]
+    assert len(columns) == len(set(columns))
+    ids = [column for column in page.data["columns"] if isinstance(column, list) and len(column) == 36]
+    assert sum(re.fullmatch("[0-9a-f]{16}", str(column[0])) is not None for column in ids) == 1
+
+
+def test_asks_no_host_for_anything(page: Page) -> None:
+    loads = [
+        attributes[key]
+        for _, attributes in page.tags
+        for key in ("src", "srcset", "data", "poster")
+        if key in attributes
+    ]
+    assert loads == []
+    assert not {tag for tag, _ in page.tags} & {"link", "img", "iframe", "object", "embed", "base", "form", "source"}
+    for _, attributes in page.tags:
+        href = attributes.get("href") or "#"
+        assert href.startswith("#") or (page.folder / href).is_file()
+    styles = [
+        code for code, (tag, _) in zip(page.code, [t for t in page.tags if t[0] in CODE], strict=True) if tag == "style"
+    ]
+    assert styles
+    assert not any(re.search(r"url\(|@import|https?:", style) for style in styles)
+    policy = [attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes]
+    assert len(policy) == 1
+    assert str(policy[0]).startswith("default-src 'none'")
+    assert "http" not in str(policy[0])
+
+
+def test_anchors_lead_somewhere(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [str(attributes["href"]) for tag, attributes in page.tags if tag == "a"]
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+
+
+def test_links_every_table_and_figure(page: Page) -> None:
+    linked = {str(attributes["href"]) for tag, attributes in page.tags if tag == "a"}
+    written = {path.relative_to(page.folder).as_posix() for path in page.folder.glob("*/*")}
+    assert written
+    assert written <= linked
+
+
+def test_figures_are_real_pictures(page: Page) -> None:
+    names = {path.stem for path in (page.folder / "figures").iterdir()}
+    assert names == {
+        *(f"{kind}_{shots}_shots" for kind in ("frontier", "layers", "changes") for shots in (5, 25)),
+        *(f"axis_{axis}" for axis in ("size", "fraction", "head_weight_decay")),
+    }
+    for name in names:
+        picture = Image.open(io.BytesIO((page.folder / f"figures/{name}.png").read_bytes())).convert("RGB")
+        found = picture.getcolors(maxcolors=1 << 24)
+        assert found is not None
+        assert len(found) > 50
+        assert max(count for count, _ in found) < 0.99 * picture.width * picture.height
+        assert "<text" in (page.folder / f"figures/{name}.svg").read_text(encoding="utf-8")
+        assert (page.folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_tables_agree_in_all_formats(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+    tables = page.folder / "tables"
+    assert {path.stem for path in tables.iterdir()} == {"fits", "results", "conflicts", "axes", "layers", "cells"}
+    for path in tables.glob("*.parquet"):
+        parquet = pl.read_parquet(path)
+        csv = pl.read_csv(path.with_suffix(".csv"), schema=parquet.schema)
+        assert csv.equals(parquet)
+        rows = [line for line in path.with_suffix(".md").read_text().splitlines() if line.startswith("|")]
+        assert len(rows) == min(parquet.height, 1000) + 2
+    fits = pl.read_parquet(tables / "fits.parquet")
+    for task in reduce_study(study[0], draws=50)["tasks"]:
+        for name, fit in task["fits"].items():
+            row = fits.filter(task=task["task"], shots=task["shots"], fit=name).row(0, named=True)
+            assert row["verdict"] == task["verdict"]
+            assert row["e_ir"] == (fit or {}).get("e_ir")
+            assert row["held_out_rmse"] == (fit or {}).get("held_out_rmse")
+    cells = pl.read_parquet(tables / "cells.parquet")
+    assert sorted(cells["cell_id"]) == sorted(state["cell_id"] for state in study[1])
+
+
+def test_writing_again_changes_nothing_and_removes_what_is_stale(tmp_path: Path) -> None:
+    def contents() -> dict[str, bytes]:
+        files = (path for path in tmp_path.rglob("*") if path.is_file())
+        return {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in files}
+
+    results, states = synthetic(tasks=("mnist",), shots=(1, 5))
+    write(tmp_path, results, states)
+    (tmp_path / "figures" / "mine.txt").write_text("not ours")
+    first = contents()
+    write(tmp_path, results.sample(fraction=1.0, shuffle=True, seed=1), states[::-1])
+    assert contents() == first
+    write(tmp_path, results.filter(shots=5), states)
+    now = contents()
+    assert {name for name in first if "_1_shots" in name}
+    assert not {name for name in now if "_1_shots" in name}
+    assert now["figures/mine.txt"] == b"not ours"
+
+
+# --- partial, imported and hostile studies -------------------------------------------------------------------------
+
+
+def only_states(status: str) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    states = [
+        {**state, "status": status, "cause": "killed" if status == "failed" else None} for state in synthetic()[1]
+    ]
+    return pl.DataFrame(schema=SCHEMA), states
+
+
+def one_cell() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    results, states = synthetic(tasks=("mnist",), shots=(5,))
+    return results.filter(cell_id=states[0]["cell_id"]), states[:1]
+
+
+def all_null() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    results, states = synthetic(tasks=("mnist",), shots=(5,))
+    return results.with_columns(
+        downstream_accuracy=pl.lit(None, pl.Float64), reason=pl.lit("5 shots asked, class 'a' has 3")
+    ), states
+
+
+def last_layer_only() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    results, states = synthetic(tasks=("mnist",), shots=(5,))
+    return results.filter("last_layer", "last_checkpoint"), states
+
+
+def imported() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    table = pl.read_parquet(Path(__file__).parent / "data" / "timm_top1.parquet").drop_nulls()
+    return table.select(
+        pl.format("{} {}", "model", "img_size").alias("cell_id"),
+        "task",
+        upstream_accuracy=pl.col("upstream") / 100,
+        downstream_accuracy=pl.col("downstream") / 100,
+    ).filter(pl.col("cell_id").hash(0) % 5 == 0), []
+
+
+def unequal_tasks() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    results, states = synthetic(tasks=("mnist", "fashion"), shots=(1, 5))
+    return results.filter((pl.col("task") == "mnist") | (pl.col("shots") == 5)), states
+
+
+PARTIAL = {
+    "no cells": lambda: (pl.DataFrame(schema=SCHEMA), []),
+    "a table without columns": lambda: (pl.DataFrame(), []),
+    "nothing ran": lambda: only_states("new"),
+    "all failed": lambda: only_states("failed"),
+    "one cell": one_cell,
+    "all null": all_null,
+    "last layer only": last_layer_only,
+    "imported": imported,
+    "unequal tasks": unequal_tasks,
+}
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_partial_studies_have_a_report(name: str, tmp_path: Path) -> None:
+    results, states = PARTIAL[name]()
+    page = write(tmp_path, results, states, draws=10)
+    known = {state["cell_id"] for state in states} | (set(results["cell_id"]) if results.width else set())
+    assert all(cell_id in page.text for cell_id in known)
+    for table in ("fits", "results", "conflicts", "axes", "layers", "cells"):
+        assert pl.read_parquet(tmp_path / f"tables/{table}.parquet").width > 1
+    for path in (tmp_path / "figures").glob("*.svg"):
+        assert "NaN" not in path.read_text()
+    assert "None" not in page.text.replace("None.", "")
+    assert "nan" not in re.findall(r"[a-z]+", page.text)
+
+
+def test_all_failed_is_told_with_its_cause(tmp_path: Path) -> None:
+    page = write(tmp_path, *only_states("failed"))
+    assert "36 failed." in page.text
+    assert "killed" in page.texts
+    assert "No checkpoint has been judged downstream yet." in page.text
+
+
+def test_nulls_are_counted_by_reason(tmp_path: Path) -> None:
+    results, states = all_null()
+    page = write(tmp_path, results, states)
+    assert f"5 shots asked, class 'a' has 3: {results.height:,} rows" in page.text
+    dropped = results.filter("last_checkpoint", "last_layer").height
+    assert re.search(rf"mnist\s*5\s*5 shots asked, class 'a' has 3\s*{dropped}", page.text)
+
+
+def test_many_failed_cells_are_counted_beyond_the_listed_ones(tmp_path: Path) -> None:
+    states = [
+        {**synthetic(tasks=(), shots=())[1][0], "cell_id": f"{i:016x}", "status": "failed", "cause": "x"}
+        for i in range(70)
+    ]
+    page = write(tmp_path, pl.DataFrame(schema=SCHEMA), states)
+    assert "20 further cells not listed here; tables/cells.csv has all." in page.text
+
+
+HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('2')">&amp;|`${x}`"""
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    results, states = synthetic(tasks=("mnist",), shots=(5,))
+    results = results.with_columns(
+        task=pl.lit(HOSTILE),
+        method=pl.lit(HOSTILE + "method"),
+        family=pl.when(pl.col("family") == "vit").then(pl.lit(HOSTILE + "family")).otherwise("family"),
+        reason=pl.when(pl.col("reason").is_null()).then(None).otherwise(pl.lit(HOSTILE + "reason")),
+    )
+    for state in states:
+        state["family"] = state["family"].replace("vit", HOSTILE + "family")
+        state["cause"] = state["cause"] and "Traceback:\n" + HOSTILE + "cause"
+    clean = write(tmp_path / "clean", *synthetic(tasks=("mnist",), shots=(5,)))
+    page = write(tmp_path / "hostile", results, states, title=HOSTILE + "title")
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in clean.tags]
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    for ending in ("", "method", "family", "reason", "cause", "title"):
+        assert HOSTILE + ending in page.text
+    assert page.data["panels"][0]["name"] == HOSTILE
+    for path in (page.folder / "tables").glob("*.md"):
+        rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\\\)\|", row)) for row in rows}) == 1
+        assert "<script" not in path.read_text()
+
+
+# --- in a browser --------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --virtual-time-budget=60000
+--window-size=1280,2000 --dump-dom"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_draws_every_chart_without_complaint(page: Page, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={tmp_path}", (page.folder / "index.html").as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    charts = sum(tag == "figure" for tag, _ in page.tags)
+    assert charts == 8 + 8 + 6 + 1
+    assert 'data-drawn="yes"' in ran.stdout
+    assert len(re.findall(r'<svg [^>]*class="marks"', ran.stdout)) == charts
+    assert "CONSOLE" not in ran.stderr
+    assert re.search(r'data-shots="5" [^>]*hidden', ran.stdout)
+    assert not re.search(r'data-shots="25" [^>]*hidden', ran.stdout)

@@ -1,0 +1,106 @@
+"""Shape suffixes: N images, D pixels of an image."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evals.datasets import load_task
+from evals.tasks import names, task
+from models.data import load_images
+from models.errors import DataError, UnknownNameError
+
+LETTERS = ["hiragana", "katakana", "greek", "kanji"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_task_is_as_registered(name):
+    t, d = task(name), load_task(name)
+
+    assert (len(d.train_labels_N), len(d.test_labels_N)) == (t.num_train, t.num_test)
+    assert d.train_images_NHWC.shape[1:] == d.test_images_NHWC.shape[1:]
+    assert d.train_images_NHWC.shape[3] == (3 if name == "landcover" else 1)
+    assert np.bincount(d.train_labels_N, minlength=t.num_classes).min() == t.max_shots
+    assert len(d.classes) == t.num_classes
+    assert set(d.test_labels_N) == set(range(t.num_classes)), "a class is not tested"
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_test_image_is_trained_on(name):
+    d = load_task(name)
+    train = {hashlib.sha256(image.tobytes()).digest() for image in d.train_images_NHWC}
+    assert not any(hashlib.sha256(image.tobytes()).digest() in train for image in d.test_images_NHWC)
+
+
+@pytest.mark.parametrize("name", [*LETTERS, "noto_script", "patches", "landcover"])
+def test_no_group_stands_on_both_sides(name):
+    s, d = load_images(name), load_task(name)
+    group_of = {image.tobytes(): group for image, group in zip(s.images_NHWC, s.groups_N, strict=True)}
+    train, test = (
+        {group_of[image.tobytes()] for image in images} for images in (d.train_images_NHWC, d.test_images_NHWC)
+    )
+    assert not train & test
+
+
+@pytest.mark.parametrize("name", names())
+def test_test_part_has_the_classes_in_proportion(name):
+    d, s = load_task(name), load_images(name)
+    tested, whole = (np.bincount(labels) / len(labels) for labels in (d.test_labels_N, s.labels_N))
+    # The cells of the map grid, whole, each hold few classes: land cover can only come near.
+    assert np.abs(tested - whole).max() < (0.06 if name == "landcover" else 0.015)
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits", "hiragana", "fashion"])
+def test_labels_belong_to_the_images(name):
+    """The nearest class mean of raw pixels is right far above chance, from one part to the other."""
+    d = load_task(name)
+    train_ND, test_ND = (x.reshape(len(x), -1).astype(float) for x in (d.train_images_NHWC, d.test_images_NHWC))
+    means_CD = np.stack([train_ND[d.train_labels_N == c].mean(0) for c in range(len(d.classes))])
+    distance_NC = (means_CD**2).sum(1) - 2 * test_ND @ means_CD.T
+    assert np.mean(distance_NC.argmin(1) == d.test_labels_N) > 0.6
+
+
+def test_task_may_be_given_as_such():
+    a, b = load_task(task("cells")), load_task("cells")
+    assert np.array_equal(a.test_images_NHWC, b.test_images_NHWC)
+
+
+def test_images_are_resized():
+    d = load_task("cells", 16)
+    assert d.train_images_NHWC.shape == (322, 16, 16, 1)
+    assert d.test_images_NHWC.shape == (326, 16, 16, 1)
+
+
+def test_unknown_task():
+    with pytest.raises(UnknownNameError, match="Did you mean 'mnist'"):
+        load_task("mnst")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for label, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+        (tmp_path / label).mkdir()
+        for i in range(10):
+            Image.new("RGB", (12 + i, 12), (*colour[:1], i, colour[2])).save(tmp_path / label / f"{i}.png")
+    return str(tmp_path)
+
+
+def test_folder_as_a_task(photos):
+    d = load_task(photos, 8)
+    assert d.train_images_NHWC.shape == (18, 8, 8, 3)
+    assert d.test_images_NHWC.shape == (2, 8, 8, 3)
+    assert d.classes == ("blue", "red")
+    assert np.array_equal(d.train_images_NHWC[:, 0, 0, 0] > 100, d.train_labels_N == 1)
+
+
+def test_folder_of_mixed_sizes_gets_the_usual_one(photos):
+    Image.new("RGB", (13, 12)).save(f"{photos}/blue/0.png")
+    assert load_task(photos).train_images_NHWC.shape == (18, 224, 224, 3)
+
+
+def test_unreadable_image_of_a_folder_task(photos):
+    with open(f"{photos}/red/3.png", "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(DataError, match=r"3\.png: not a readable image"):
+        load_task(photos, 8)
