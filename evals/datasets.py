@@ -4,6 +4,7 @@ Shapes: N examples, H height, W width, C channels (1 or 3).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -35,8 +36,18 @@ def load_task(which: str | Task, image_size: int | None = None) -> TaskData:
         DataError: images that are missing or unreadable.
     """
     t = task(which) if isinstance(which, str) else which
-    if image_size is None and is_folder(t.dataset):
-        image_size = describe(t.dataset).image_size or FOLDER_IMAGE_SIZE
+    if not is_folder(t.dataset):
+        return _load_packaged(t, image_size)
+    return _load(t, image_size or describe(t.dataset).image_size or FOLDER_IMAGE_SIZE)
+
+
+@lru_cache(maxsize=16)
+def _load_packaged(t: Task, image_size: int | None) -> TaskData:
+    """Kept, since decoding one takes as long as a small model takes to encode it, and all together are 100 MB."""
+    return _load(t, image_size)
+
+
+def _load(t: Task, image_size: int | None) -> TaskData:
     s = load_images(t.dataset, image_size)
     train_idx, test_idx = split(s, test_share=t.test_share)
     test_idx = capped(s.labels_N, test_idx, t.num_test)

@@ -121,7 +121,7 @@ def frontier_chart(style: Style) -> Spec:
         alt.Chart(alt.NamedData("points"))
         .mark_point(filled=True, opacity=1, **_crowd(style))
         .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **_family_encoding(style), **_size_encoding(style)),
-        law.mark_line(color=theme.ink, strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=_law_dash()),
+        law.mark_line(color=theme.ink, strokeWidth=2).encode(x=x, y=y, strokeDash=_law_dash()),
     ]
     return _layered(*layers)
 
@@ -145,7 +145,7 @@ def layers_chart(style: Style) -> Spec:
     family = _family_encoding(style)
     width = {} if style.params is None else {"strokeWidth": _params(alt.StrokeWidth, style, [0.8, 2.6], legend=False)}
     return _layered(
-        base.mark_line(opacity=0.75).encode(x=x, y=y, detail="series:N", **_without_shape(family), **width),
+        base.mark_line(strokeOpacity=0.75).encode(x=x, y=y, detail="series:N", **_without_shape(family), **width),
         base.mark_point(filled=True, size=16).encode(x=x, y=y, tooltip=tooltip, **family),
         base.transform_filter("datum.best")
         .mark_point(size=90, strokeWidth=1.5, filled=False)
@@ -165,7 +165,7 @@ def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
     lines, means = alt.Chart(alt.NamedData("lines")), alt.Chart(alt.NamedData("means"))
     shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
     return _layered(
-        lines.mark_line(opacity=0.4, strokeWidth=1).encode(
+        lines.mark_line(strokeOpacity=0.4, strokeWidth=1).encode(
             x=x,
             y=y,
             order=order,

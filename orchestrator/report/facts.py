@@ -240,7 +240,9 @@ def _by_layer(results: pl.DataFrame, protocol: str | None, cells: pl.DataFrame) 
     if protocol is not None and "protocol" in table.columns:
         table = table.filter(pl.col("protocol") == protocol)
     keys = ("task", "shots", "cell_id", "family", "size", "num_layers", "layer")
-    means = table.group_by(keys).agg(accuracy=pl.col("downstream_accuracy").mean())
+    # Sorted, so that a mean does not depend on the order of the rows to the last bit.
+    ordered = table.sort(*keys, *(["draw"] if "draw" in table.columns else []))
+    means = ordered.group_by(keys, maintain_order=True).agg(accuracy=pl.col("downstream_accuracy").mean())
     several = means.filter(pl.col("layer").n_unique().over("task", "shots", "cell_id") > 1)
     return several.join(cells.select("cell_id", "params"), on="cell_id", how="left").sort(keys)
 
@@ -249,8 +251,10 @@ def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
     if by_layer.is_empty():
         return pl.DataFrame(schema=LAYERS_SCHEMA)
     keys = ("task", "shots", "family", "size", "num_layers", "layer")
-    series = ("task", "shots", "family", "size", "num_layers")
-    means = by_layer.group_by(keys).agg(pl.col("accuracy").mean(), params=pl.col("params").median(), cells=pl.len())
+    series = keys[:-1]
+    means = by_layer.group_by(keys, maintain_order=True).agg(
+        pl.col("accuracy").mean(), params=pl.col("params").median(), cells=pl.len()
+    )
     return (
         means.with_columns(
             series=pl.concat_str("family", "size", separator=" "),

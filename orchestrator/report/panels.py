@@ -82,7 +82,7 @@ def axis_panels(facts: Facts) -> list[Panel]:
             _axis_panel(facts, axis, values, "downstream", shots, _mean_over_tasks(facts, shots))
             for shots in facts.shots
         ]
-    return [panel for panel in panels if panel.tables["means"].height]
+    return [panel for panel in panels if any(table.height for table in panel.tables.values())]
 
 
 def changes_panels(facts: Facts) -> list[Panel]:
@@ -183,7 +183,8 @@ def _axis_panel(
     facts: Facts, axis: str, values: Sequence[str], quantity: str, shots: int | None, accuracy: pl.DataFrame
 ) -> Panel:
     lines = _controlled_lines(facts, axis, values, accuracy.drop_nulls())
-    whole = lines.filter(pl.len().over("line") == len(values))
+    # Families may have sizes of their own, so a line is whole that has all values of its family.
+    whole = lines.filter(pl.len().over("line") == pl.col("value").n_unique().over("family"))
     means = (
         whole.group_by("value", "rank", "family").agg(pl.col("accuracy").mean(), lines=pl.len()).sort("family", "rank")
     )

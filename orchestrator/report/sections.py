@@ -144,7 +144,7 @@ def _axes(facts: Facts, panels: Sequence[Panel]) -> Markup:
         return empty("No ordered axis has cells that differ in it only.")
     note = (
         "A thin line joins cells that differ in one axis only; a thick one is the mean over the lines of a family that "
-        "have every value. Mean downstream accuracy is that over all tasks."
+        "have all its values. Mean downstream accuracy is that over all tasks."
     )
     return join([element("p", note), legend(facts), chart_slots(panels, *kinds)])
 

@@ -71,9 +71,10 @@ def cells_section(facts: Facts) -> Markup:
     """Every cell, to be unfolded."""
     if facts.cells.is_empty():
         return empty("The study has no cells.")
+    unstated = "not in the study" if facts.num_states else "imported"
     columns = [Column("cell"), Column("axes"), Column("parameters", "number"), Column("upstream accuracy", "number")]
     rows = [
-        [code(row["cell_id"]), row["text"], si(row["params"]), fixed(row["upstream"], 4), row["status"] or "imported"]
+        [code(row["cell_id"]), row["text"], si(row["params"]), fixed(row["upstream"], 4), row["status"] or unstated]
         for row in facts.cells.iter_rows(named=True)
     ]
     inner = table([*columns, Column("status")], rows, "At the last checkpoint")

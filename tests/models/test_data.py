@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from models.errors import DataError, UnknownNameError, UserError
 STUDIES = Path(data.__file__).parents[2] / "studies"
 PACKAGED = data.packaged_names()
 UNGROUPED = ["digits", "mnist", "kanji_radical", "cells"]
+
+loaded = lru_cache(load_images)  # of packaged sets, which no test changes
 
 shares = st.floats(0, 1, exclude_min=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -93,6 +96,19 @@ def test_groups_that_cannot_be_parted_near_the_share_give_way_to_single_images()
 
     assert split_rule(s) == "images"
     assert len(split(s)[1]) == 10
+
+
+def test_a_class_that_stands_in_one_group_only_stays_in_the_train_part():
+    """Holding out the group with all ten of class b would bring a more than it costs b."""
+    labels_N = np.repeat([0, 1], [1000, 10])
+    groups_N = np.concatenate([np.arange(1000) // 100, np.full(10, 3)])
+    s = LabelSet(name="any", labels_N=labels_N, groups_N=groups_N, classes=("a", "b"))
+
+    train_idx, test_idx = split(s)
+
+    assert split_rule(s) == "groups"
+    assert len(test_idx) == 100
+    assert np.sum(labels_N[train_idx] == 1) == 10
 
 
 def test_the_test_part_of_the_source_is_kept():
@@ -199,12 +215,18 @@ def test_capped_keeps_classes_in_proportion(labels_N, num):
     assert np.all(np.abs(np.bincount(labels_N[kept], minlength=len(exact_C)) - exact_C) < 1)
 
 
+def test_capped_gives_seats_by_largest_remainder():
+    labels_N = np.repeat([0, 1, 2], [80, 10, 10])  # 7.2, 0.9 and 0.9 of 9 seats
+    kept = data.capped(labels_N, np.arange(100), 9)
+    assert list(np.bincount(labels_N[kept])) == [7, 1, 1]
+
+
 # --- packaged sets ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_set_is_as_described(name):
-    s, info = load_images(name), describe(name)
+    s, info = loaded(name), describe(name)
 
     size = (info.num_examples, info.image_size, info.image_size, info.channels)
     assert s.images_NHWC.shape == size
@@ -222,7 +244,7 @@ def test_packaged_set_is_as_described(name):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_set_has_no_image_in_both_parts(name):
-    s = load_images(name)
+    s = loaded(name)
     train, test = ({hashlib.sha256(image.tobytes()).digest() for image in s.images_NHWC[i]} for i in split(s))
 
     assert len(train) + len(test) == len(s.images_NHWC), "an image occurs twice"
@@ -231,7 +253,7 @@ def test_packaged_set_has_no_image_in_both_parts(name):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_labels_come_without_pixels(name):
-    s, labels = load_images(name), load_labels(name)
+    s, labels = loaded(name), load_labels(name)
     assert np.array_equal(labels.labels_N, s.labels_N)
     assert np.array_equal(labels.groups_N, s.groups_N)
     assert labels.classes == s.classes
@@ -261,7 +283,7 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_colours_are_restored():
-    s = load_images("landcover")
+    s = loaded("landcover")
     water, vegetation = (
         s.images_NHWC[s.labels_N == s.classes.index(name)] for name in ("water", "evergreen_broadleaf")
     )
@@ -272,7 +294,7 @@ def test_colours_are_restored():
 def test_packaged_images_are_resized():
     s = load_images("cells", 16)
     assert s.images_NHWC.shape == (648, 16, 16, 1)
-    pooled = load_images("cells").images_NHWC.reshape(648, 16, 2, 16, 2).mean((2, 4))
+    pooled = loaded("cells").images_NHWC.reshape(648, 16, 2, 16, 2).mean((2, 4))
     assert np.abs(s.images_NHWC[..., 0] - pooled).mean() < 10
 
 
@@ -373,7 +395,8 @@ def test_packages_away_from_the_checkout_need_images_elsewhere(tmp_path):
     ask = [sys.executable, "-c", code]
     bare = {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
 
-    told = subprocess.run(ask, env={**bare, "UPSHOT_IMAGES": str(STUDIES / "images")}, capture_output=True, text=True)
+    given_env = {**bare, "UPSHOT_IMAGES": str(STUDIES / "images")}
+    told = subprocess.run(ask, env=given_env, cwd=tmp_path, capture_output=True, text=True)
     assert told.stdout.split() == [str(tmp_path / "models" / "data" / "__init__.py"), "648"]
 
     shutil.copytree(STUDIES / "images", tmp_path / "studies" / "images")
@@ -482,8 +505,10 @@ def test_other_modes_give_three_channels(tmp_path, mode):
 def test_transparent_palettes_are_read(tmp_path):
     for label in ("a", "b"):
         write_image(tmp_path / label / "0.png", (1, 2, 3))
-        Image.new("P", (12, 12)).save(tmp_path / label / "x.png", transparency=b"\x00\x80")
-    assert len(load_images(str(tmp_path)).images_NHWC) == 4
+        palette = Image.new("P", (12, 12))
+        palette.putpalette([9, 8, 7, 6, 5, 4])
+        palette.save(tmp_path / label / "x.png", transparency=b"\x00\x80")
+    assert tuple(load_images(str(tmp_path)).images_NHWC[1, 0, 0]) == (9, 8, 7)
 
 
 def test_gray_images_among_coloured_ones_get_three_channels(photos):

@@ -54,7 +54,9 @@ def test_the_results_hold_every_measurement(finished):
     assert table["downstream_accuracy"].null_count() == 0
     last = table.filter("last_checkpoint").group_by("cell_id").agg(pl.col("step").unique())
     for cell in finished.cells:
-        assert last.filter(cell_id=cell.cell_id)["step"].to_list() == [[finished.store.finalised_steps(cell.cell_id)[-1]]]
+        assert last.filter(cell_id=cell.cell_id)["step"].to_list() == [
+            [finished.store.finalised_steps(cell.cell_id)[-1]]
+        ]
 
 
 def test_few_shot_accuracy_is_above_chance(finished):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.results import SCHEMA
 
+Study = tuple[pl.DataFrame, list[dict[str, Any]]]
+Tasks = list[dict[str, Any]]
+
 TASKS = ("digits", "fashion", "hiragana", "kanji_radical", "landcover", "mnist", "noto_script", "patches")
 SHOTS = (1, 5, 10, 25)
 SIZES = {"pico": (2, 20_000), "nano": (3, 90_000), "micro": (4, 400_000)}
 FAMILIES = {"vit": 1.0, "mixer": 1.3, "resnet": 2.2}
 
 
-def synthetic(
-    tasks: tuple[str, ...] = TASKS, shots: tuple[int, ...] = SHOTS, seed: int = 0
-) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def synthetic(tasks: tuple[str, ...] = TASKS, shots: tuple[int, ...] = SHOTS, seed: int = 0) -> Study:
     """A study like the quickstart: 36 cells, two failed, one diverged, one running; the results and the states."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
@@ -153,11 +155,11 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         (self.code if self.stack and self.stack[-1] in CODE else self.texts).append(data)
 
-    @property
+    @cached_property
     def text(self) -> str:
         return "".join(self.texts)
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
         """What the page's script draws."""
         scripts = iter(self.code)
@@ -200,22 +202,28 @@ def write(
 
 
 @pytest.fixture(scope="module")
-def study() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def study() -> Study:
     return synthetic(shots=(5, 25))
 
 
 @pytest.fixture(scope="module")
-def page(study: tuple[pl.DataFrame, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Page:
+def tasks(study: Study) -> Tasks:
+    found: Tasks = reduce_study(study[0], draws=50)["tasks"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Page:
     return write(tmp_path_factory.mktemp("report"), *study)
 
 
 # --- a whole study -------------------------------------------------------------------------------------------------
 
 
-def test_names_every_cell_and_every_verdict(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+def test_names_every_cell_and_every_verdict(page: Page, study: Study, tasks: Tasks) -> None:
     for state in study[1]:
         assert state["cell_id"] in page.text
-    for task in reduce_study(study[0], draws=50)["tasks"]:
+    for task in tasks:
         assert f"{task['task']}, {task['shots']} shots: {task['verdict']}" in page.text
 
 
@@ -229,9 +237,7 @@ def test_headline_counts_the_study(page: Page) -> None:
         assert fact in page.text
 
 
-def test_points_are_the_means_of_last_layer_and_checkpoint(
-    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
-) -> None:
+def test_points_are_the_means_of_last_layer_and_checkpoint(page: Page, study: Study) -> None:
     raw = study[0].filter("last_checkpoint", "last_layer", pl.col("downstream_accuracy").is_not_null())
     for task, shots in (("mnist", 5), ("patches", 25)):
         expected = {
@@ -246,10 +252,8 @@ def test_points_are_the_means_of_last_layer_and_checkpoint(
         assert shown == pytest.approx(expected, abs=6e-5)
 
 
-def test_law_passes_through_the_saturation_value_at_upstream_one(
-    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
-) -> None:
-    identified = [task for task in reduce_study(study[0], draws=50)["tasks"] if task["identifiable"]]
+def test_law_passes_through_the_saturation_value_at_upstream_one(page: Page, tasks: Tasks) -> None:
+    identified = [task for task in tasks if task["identifiable"]]
     assert identified
     for task in identified:
         law = page.rows("frontier", task["task"], task["shots"], "law")
@@ -261,10 +265,8 @@ def test_law_passes_through_the_saturation_value_at_upstream_one(
         assert band["low"] == pytest.approx(1 - task["fits"]["hull"]["e_ir_high"], abs=1e-4)
 
 
-def test_an_unidentified_task_has_no_band_and_a_dotted_law(
-    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
-) -> None:
-    unsure = [task for task in reduce_study(study[0], draws=50)["tasks"] if not task["identifiable"]]
+def test_an_unidentified_task_has_no_band_and_a_dotted_law(page: Page, tasks: Tasks) -> None:
+    unsure = [task for task in tasks if not task["identifiable"]]
     assert unsure
     for task in unsure:
         assert page.rows("frontier", task["task"], task["shots"], "band") == []
@@ -274,7 +276,7 @@ def test_an_unidentified_task_has_no_band_and_a_dotted_law(
         }
 
 
-def test_layers_show_the_best_one_of_each_model(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+def test_layers_show_the_best_one_of_each_model(page: Page, study: Study) -> None:
     raw = study[0].filter("last_checkpoint", pl.col("downstream_accuracy").is_not_null())
     one = raw.filter(task="fashion", shots=25, family="vit", size="micro")
     means = dict(one.group_by("layer").agg(pl.col("downstream_accuracy").mean()).iter_rows())
@@ -284,9 +286,7 @@ def test_layers_show_the_best_one_of_each_model(page: Page, study: tuple[pl.Data
     assert shown[-1]["depth"] == 1.0
 
 
-def test_axis_lines_join_cells_that_differ_in_nothing_else(
-    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
-) -> None:
+def test_axis_lines_join_cells_that_differ_in_nothing_else(page: Page, study: Study) -> None:
     lines = pl.DataFrame(page.rows("axis size", "upstream", None, "lines"))
     assert lines["value"].unique().sort().to_list() == ["micro", "nano", "pico"]
     assert lines.sort("rank")["value"].unique(maintain_order=True).to_list() == ["pico", "nano", "micro"]
@@ -301,7 +301,33 @@ def test_axis_lines_join_cells_that_differ_in_nothing_else(
             )
 
 
-def test_changes_are_means_over_controlled_pairs(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+def test_a_cell_without_one_task_has_no_mean_over_tasks(tmp_path: Path) -> None:
+    results, states = synthetic(tasks=("mnist", "patches"), shots=(5,))
+    results = results.filter((pl.col("cell_id") != states[0]["cell_id"]) | (pl.col("task") == "mnist"))
+    page = write(tmp_path, results, states, draws=10)
+    fixed = "vit, fraction 0.1, head_weight_decay 0.03"  # the other axes of that cell, which is the smallest
+    for quantity, shots, sizes in (("upstream", None, ["pico", "nano", "micro"]), ("downstream", 5, ["nano", "micro"])):
+        lines = page.rows("axis size", quantity, shots, "lines")
+        assert [row["value"] for row in lines if row["axes"] == fixed] == sizes
+
+
+def test_families_with_sizes_of_their_own_have_their_own_means(tmp_path: Path) -> None:
+    results, states = synthetic(tasks=("mnist",), shots=(5,))
+    own = {"pico": "w16", "nano": "w32"}
+    is_resnet = pl.col("family") == "resnet"
+    results = results.with_columns(size=pl.when(is_resnet).then(pl.col("size").replace(own)).otherwise("size"))
+    for state in states:
+        state["size"] = own.get(state["size"], state["size"]) if state["family"] == "resnet" else state["size"]
+    means = pl.DataFrame(write(tmp_path, results, states).rows("axis size", "upstream", None, "means"))
+    values = {str(family): rows["value"].to_list() for (family,), rows in means.sort("rank").group_by("family")}
+    assert values == {
+        "mixer": ["pico", "nano", "micro"],
+        "resnet": ["w16", "w32", "micro"],
+        "vit": ["pico", "nano", "micro"],
+    }
+
+
+def test_changes_are_means_over_controlled_pairs(page: Page, study: Study) -> None:
     cells = (
         study[0]
         .filter("last_checkpoint", "last_layer", task="mnist", shots=5)
@@ -324,23 +350,20 @@ def test_changes_are_means_over_controlled_pairs(page: Page, study: tuple[pl.Dat
     assert shown["upstream"] == pytest.approx(change["upstream"], abs=6e-5)
 
 
-def test_counts_what_is_not_there(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+def test_counts_what_is_not_there(page: Page, study: Study) -> None:
     nulls = study[0].filter(pl.col("downstream_accuracy").is_null()).height
     assert nulls
     assert f"training diverged at step 40: {nulls:,} rows" in page.text
     assert "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" in page.text
 
 
-def test_lists_few_conflicts_and_counts_the_others(
-    page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]
-) -> None:
-    tasks = [task for task in reduce_study(study[0], draws=50)["tasks"] if task["shots"] == 25]
-    further = sum(max(0, task["conflicts"] - 3) for task in tasks)
+def test_lists_few_conflicts_and_counts_the_others(page: Page, tasks: Tasks) -> None:
+    further = sum(max(0, task["conflicts"] - 3) for task in tasks if task["shots"] == 25)
     assert further
     assert f"{further:,} further conflicts not listed here" in page.text
 
 
-def test_hours_and_attempts_add_up(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+def test_hours_and_attempts_add_up(page: Page, study: Study) -> None:
     hours = sum(state["seconds"] for state in study[1]) / 3600
     attempts = sum(state["attempts"] for state in study[1])
     assert f"{hours:.2f} job-hours used in {attempts} attempts." in page.text
@@ -411,7 +434,7 @@ def test_figures_are_real_pictures(page: Page) -> None:
         assert (page.folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_tables_agree_in_all_formats(page: Page, study: tuple[pl.DataFrame, list[dict[str, Any]]]) -> None:
+def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> None:
     tables = page.folder / "tables"
     assert {path.stem for path in tables.iterdir()} == {"fits", "results", "conflicts", "axes", "layers", "cells"}
     for path in tables.glob("*.parquet"):
@@ -421,7 +444,7 @@ def test_tables_agree_in_all_formats(page: Page, study: tuple[pl.DataFrame, list
         rows = [line for line in path.with_suffix(".md").read_text().splitlines() if line.startswith("|")]
         assert len(rows) == min(parquet.height, 1000) + 2
     fits = pl.read_parquet(tables / "fits.parquet")
-    for task in reduce_study(study[0], draws=50)["tasks"]:
+    for task in tasks:
         for name, fit in task["fits"].items():
             row = fits.filter(task=task["task"], shots=task["shots"], fit=name).row(0, named=True)
             assert row["verdict"] == task["verdict"]
@@ -432,11 +455,15 @@ def test_tables_agree_in_all_formats(page: Page, study: tuple[pl.DataFrame, list
 
 
 def test_writing_again_changes_nothing_and_removes_what_is_stale(tmp_path: Path) -> None:
-    def contents() -> dict[str, bytes]:
-        files = (path for path in tmp_path.rglob("*") if path.is_file())
-        return {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in files}
+    def contents() -> dict[str, bytes | int]:
+        """Of a PDF its length: the renderer lists a page's resources in any order."""
+        files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
+        return {
+            name: path.stat().st_size if path.suffix == ".pdf" else path.read_bytes() for name, path in files.items()
+        }
 
     results, states = synthetic(tasks=("mnist",), shots=(1, 5))
+    results, states = results.filter(family="vit"), states[:12]
     write(tmp_path, results, states)
     (tmp_path / "figures" / "mine.txt").write_text("not ours")
     first = contents()
@@ -452,31 +479,31 @@ def test_writing_again_changes_nothing_and_removes_what_is_stale(tmp_path: Path)
 # --- partial, imported and hostile studies -------------------------------------------------------------------------
 
 
-def only_states(status: str) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def only_states(status: str) -> Study:
     states = [
         {**state, "status": status, "cause": "killed" if status == "failed" else None} for state in synthetic()[1]
     ]
     return pl.DataFrame(schema=SCHEMA), states
 
 
-def one_cell() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def one_cell() -> Study:
     results, states = synthetic(tasks=("mnist",), shots=(5,))
     return results.filter(cell_id=states[0]["cell_id"]), states[:1]
 
 
-def all_null() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def all_null() -> Study:
     results, states = synthetic(tasks=("mnist",), shots=(5,))
     return results.with_columns(
         downstream_accuracy=pl.lit(None, pl.Float64), reason=pl.lit("5 shots asked, class 'a' has 3")
     ), states
 
 
-def last_layer_only() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def last_layer_only() -> Study:
     results, states = synthetic(tasks=("mnist",), shots=(5,))
     return results.filter("last_layer", "last_checkpoint"), states
 
 
-def imported() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def imported() -> Study:
     table = pl.read_parquet(Path(__file__).parent / "data" / "timm_top1.parquet").drop_nulls()
     return table.select(
         pl.format("{} {}", "model", "img_size").alias("cell_id"),
@@ -486,7 +513,7 @@ def imported() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     ).filter(pl.col("cell_id").hash(0) % 5 == 0), []
 
 
-def unequal_tasks() -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+def unequal_tasks() -> Study:
     results, states = synthetic(tasks=("mnist", "fashion"), shots=(1, 5))
     return results.filter((pl.col("task") == "mnist") | (pl.col("shots") == 5)), states
 
@@ -542,7 +569,7 @@ def test_many_failed_cells_are_counted_beyond_the_listed_ones(tmp_path: Path) ->
     assert "20 further cells not listed here; tables/cells.csv has all." in page.text
 
 
-HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('2')">&amp;|`${x}`"""
+HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('2')">" onclick="alert(3)" '&amp;|`${x}`"""
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -563,9 +590,10 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     for ending in ("", "method", "family", "reason", "cause", "title"):
         assert HOSTILE + ending in page.text
     assert page.data["panels"][0]["name"] == HOSTILE
+    assert {attributes["data-name"] for tag, attributes in page.tags if tag == "figure"} >= {HOSTILE}
     for path in (page.folder / "tables").glob("*.md"):
         rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
-        assert len({len(re.findall(r"(?<!\\\\)\|", row)) for row in rows}) == 1
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
         assert "<script" not in path.read_text()
 
 
