@@ -24,7 +24,7 @@ border:1px solid var(--line);padding:.6rem .8rem;margin:.75rem 0 .25rem}
 small,.note,.by{color:var(--muted);font-size:.85rem}
 .unsure{color:var(--muted)}
 .empty{color:var(--muted);font-style:italic}
-.answers{padding:0;margin:1rem 0;list-style:none;max-width:60rem}
+.answers{padding:0;margin:1rem 0;list-style:none}
 .answers li{padding:.3rem 0;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
 #shots{position:sticky;top:0;z-index:5;background:var(--bg);border:solid var(--line);border-width:0 0 1px;margin:0;
 padding:.5rem 0;display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .5rem;font-size:.95rem}
@@ -58,8 +58,9 @@ figcaption .note{margin:.1rem 0 .3rem;line-height:1.35}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.25rem .9rem .25rem 0;border-bottom:1px solid var(--line)}
 thead th{vertical-align:bottom;font-weight:600}
-tbody th{font-weight:500}
+tbody th{font-weight:500;white-space:nowrap}
 .verdict{width:25rem;line-height:1.35}.cell{min-width:12rem;line-height:1.35}
+.line{white-space:nowrap}
 .number{text-align:right;white-space:nowrap}
 thead .number{white-space:normal}
 .bar{display:inline-block;min-width:7rem;padding:0 .3rem;

@@ -37,10 +37,10 @@ def join(parts: Iterable[object]) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its heading, and whether it holds numbers (which stand to the right)."""
+    """A column of a table: its heading, and whether it holds numbers (to the right) or text that stays on one line."""
 
     heading: object
-    kind: Literal["text", "number"] = "text"
+    kind: Literal["text", "line", "number"] = "text"
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], caption: str) -> Markup:
@@ -66,4 +66,4 @@ def bar(share: float, text: str) -> Markup:
 
 
 def _class(column: Column) -> str | None:
-    return "number" if column.kind == "number" else None
+    return None if column.kind == "text" else column.kind

@@ -127,7 +127,7 @@ def _best_layers(facts: Facts, shots: int | None) -> Markup:
     found = {(row["task"], row["family"]): row for row in frame.iter_rows(named=True)}
     tasks = frame["task"].unique(maintain_order=True)
     rows = [[task, *(_best(found.get((task, family))) for family in facts.families)] for task in tasks]
-    columns = [Column("task"), *(Column(family) for family in facts.families)]
+    columns = [Column("task"), *(Column(family, "line") for family in facts.families)]
     what = "Mean gain of the best layer over the last, its median depth, and in how many cells the last is best"
     return table(columns, rows, f"{what}{at(shots)}")
 

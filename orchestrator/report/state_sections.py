@@ -72,7 +72,12 @@ def cells_section(facts: Facts) -> Markup:
     if facts.cells.is_empty():
         return empty("The study has no cells.")
     unstated = "not in the study" if facts.num_states else "imported"
-    columns = [Column("cell"), Column("axes"), Column("parameters", "number"), Column("upstream accuracy", "number")]
+    columns = [
+        Column("cell"),
+        Column("axes", "line"),
+        Column("parameters", "number"),
+        Column("upstream accuracy", "number"),
+    ]
     rows = [
         [code(row["cell_id"]), row["text"], si(row["params"]), fixed(row["upstream"], 4), row["status"] or unstated]
         for row in facts.cells.iter_rows(named=True)
@@ -94,7 +99,7 @@ def _cells(cells: pl.DataFrame, caption: str) -> Markup:
     shown = cells.head(LISTED_CELLS)
     names = ("text", "status", "attempts", "checkpoints", "missing_evaluations")
     rows = [[code(row["cell_id"]), *(row[name] for name in names)] for row in shown.iter_rows(named=True)]
-    columns = [Column("cell"), Column("axes"), Column("status")]
+    columns = [Column("cell"), Column("axes", "line"), Column("status")]
     columns += [Column(name, "number") for name in ("attempts", "checkpoints", "evaluations missing")]
     more = cells.height - shown.height
     note = f"{count(more, 'further cell')} not listed here; tables/cells.csv has all."
