@@ -156,24 +156,23 @@ def layers_chart(style: Style) -> Spec:
 def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
     """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
 
-    Data: `lines` (value, rank, accuracy, line, family, axes) and `means` (value, rank, accuracy, family, lines).
-    `values` are the axis's, in order; rank is a value's place among them.
+    Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, family, lines). `values` are the
+    axis's, in order.
     """
     x = alt.X("value:N", title=axis, scale=alt.Scale(domain=list(values), padding=0.25), axis=alt.Axis(labelAngle=0))
     y = _accuracy(alt.Y, "accuracy", "accuracy")
-    family, order = _family_encoding(style), alt.Order("rank:Q")  # lines would follow the alphabet
+    family = _family_encoding(style)
     lines, means = alt.Chart(alt.NamedData("lines")), alt.Chart(alt.NamedData("means"))
     shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
     return _layered(
         lines.mark_line(strokeOpacity=0.4, strokeWidth=1).encode(
             x=x,
             y=y,
-            order=order,
             detail="line:N",
             tooltip=[alt.Tooltip("axes:N", title="fixed")],
             **_without_shape(family),
         ),
-        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, order=order, **_without_shape(family)),
+        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **_without_shape(family)),
         means.mark_point(filled=True, size=50, opacity=1).encode(
             x=x, y=y, tooltip=[*shown, alt.Tooltip("lines:Q", title="lines")], **family
         ),

@@ -291,6 +291,8 @@ def test_axis_lines_join_cells_that_differ_in_nothing_else(page: Page, study: St
     assert lines["value"].unique().sort().to_list() == ["micro", "nano", "pico"]
     assert lines.sort("rank")["value"].unique(maintain_order=True).to_list() == ["pico", "nano", "micro"]
     assert lines["line"].n_unique() == 12  # 3 families x 2 fractions x 2 decays
+    fractions = pl.DataFrame(page.rows("axis fraction", "upstream", None, "lines"))
+    assert fractions.group_by("line").len()["len"].to_list() == [2] * 15  # three cells have no partner with results
     upstream = study[0].filter("last_checkpoint").group_by("family", "size", "fraction", "head_weight_decay")
     known = {key: frame["upstream_accuracy"][0] for key, frame in upstream}
     for (_, axes), line in lines.group_by("line", "axes"):
