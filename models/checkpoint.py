@@ -50,6 +50,8 @@ def save_checkpoint(
     target = step_folder(root, step)
     draft = root / f".draft-{step:08d}-{os.getpid()}"
     root.mkdir(parents=True, exist_ok=True)
+    for abandoned in root.glob(".draft-*"):  # by an attempt that was killed: one attempt writes at a time
+        shutil.rmtree(abandoned, ignore_errors=True)
     try:
         draft.mkdir()
         _save_tensors(_contiguous(model.state_dict()), draft / "weights.safetensors")

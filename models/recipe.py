@@ -41,7 +41,7 @@ class Axes(BaseModel):
     """Share of the steps over which the learning rate rises linearly."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Recipe(Axes):

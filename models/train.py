@@ -176,7 +176,13 @@ def _loop(run: Run, first_step: int, steps: tuple[int, ...], folder: Path, log: 
             log({"event": "diverged", **_metrics(run, done, mean_loss, None, None)})
             return done
         if done in steps:
-            log(_save(run, done, mean_loss, folder))
+            accuracy, loss = measure_upstream(run.model, run.data, run.device)
+            if not math.isfinite(loss):  # the last update broke the weights: its own loss was still a number
+                log({"event": "diverged", **_metrics(run, done, mean_loss, None, None)})
+                return done
+            metrics = _metrics(run, done, mean_loss, accuracy, loss)
+            save_checkpoint(folder, done, model=run.model, optimizer=run.optimizer, state={}, metrics=metrics)
+            log({"event": "checkpoint", **metrics})
         loss_sum, since, began = torch.zeros(()), done, time.perf_counter()
     return None
 
@@ -209,13 +215,6 @@ def _train_record(run: Run, step: int, loss: float, rate: float, images_per_seco
         "learning_rate": run.recipe.learning_rate * rate,
         "images_per_second": round(images_per_second, 1),
     }
-
-
-def _save(run: Run, step: int, train_loss: float, folder: Path) -> dict[str, Any]:
-    accuracy, loss = measure_upstream(run.model, run.data, run.device)
-    metrics = _metrics(run, step, train_loss, accuracy, loss)
-    save_checkpoint(folder, step, model=run.model, optimizer=run.optimizer, state={}, metrics=metrics)
-    return {"event": "checkpoint", **metrics}
 
 
 def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, loss: float | None) -> dict[str, Any]:

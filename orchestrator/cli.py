@@ -80,8 +80,9 @@ def retry(
     """Start failed cells again; training resumes from the newest checkpoint."""
     from orchestrator.select import selection
 
-    session = _open(study, runs)
-    keep = selection(cells)
+    study, cells = _study_and_cells(study, cells)
+    session = _open_submitted(study, runs)
+    keep = selection(cells, ["FAILED"])
     _confirm(session.observe(retry=True, keep=keep), yes)
     _tell_submitted(session.submit(retry=True, keep=keep))
 
@@ -95,7 +96,7 @@ def watch(
     """Drive the study until every cell has ended, with a progress bar."""
     from orchestrator.progress import watch_with_bar
 
-    _exit_by(watch_with_bar(_open(study, runs), every))
+    _exit_by(watch_with_bar(_open_submitted(study, runs), every))
 
 
 @app.command()
@@ -110,7 +111,8 @@ def status(
     from orchestrator import tables
     from orchestrator.select import selection
 
-    session = _open(study, runs)
+    study, cells = _study_and_cells(study, cells)
+    session = _open_submitted(study, runs)
     seen = session.observe(keep=selection(cells, statuses))
     if as_json:
         _print_json({"cells": [state.to_json() for state in seen.states]})
@@ -130,7 +132,7 @@ def why(
     from orchestrator import tables
     from orchestrator.select import only_cell
 
-    session = _open(study, runs)
+    session = _open_submitted(study, runs)
     state = only_cell(session.observe().states, cell)
     if as_json:
         _print_json({**state.to_json(), "attempts": session.store.attempts(state.cell.cell_id)})
@@ -147,7 +149,7 @@ def logs(
     """Print everything that a cell printed, attempt by attempt."""
     from orchestrator.select import only_cell
 
-    session = _open(study, runs)
+    session = _open_submitted(study, runs)
     state = only_cell(session.observe().states, cell)
     folder = session.store.cell_folder(state.cell.cell_id) / "logs"
     for path in sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime):
@@ -158,7 +160,7 @@ def logs(
 @app.command()
 def cancel(study: StudyArgument = STUDY, runs: RunsOption = RUNS, yes: YesOption = False) -> None:
     """Stop everything of a study that is pending or running. Checkpoints and results stay."""
-    session = _open(study, runs)
+    session = _open_submitted(study, runs)
     if not yes:
         typer.confirm(f"Stop all jobs of {session.file.study.name}?", abort=True)
     print(f"stopped {session.cancel()} jobs")
@@ -167,7 +169,7 @@ def cancel(study: StudyArgument = STUDY, runs: RunsOption = RUNS, yes: YesOption
 @app.command()
 def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     """Gather every result file into results/results.parquet."""
-    session = _open(study, runs)
+    session = _open_submitted(study, runs)
     table = session.collect()
     print(f"{table.height} rows of {table['cell_id'].n_unique()} cells in {session.store.results_path}")
 
@@ -185,7 +187,7 @@ def reduce(
     from orchestrator.reduce import reduce_study
     from orchestrator.results import read_results
 
-    results = read_results(source) if source.suffix == ".parquet" else _open(source, runs).collect()
+    results = read_results(source) if source.suffix == ".parquet" else _open_submitted(source, runs).collect()
     reduced = reduce_study(results, seed=seed, draws=draws)
     if as_json:
         _print_json(reduced)
@@ -196,13 +198,13 @@ def reduce(
 @app.command()
 def report(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     """Write the report: one page that works offline, figures and tables."""
-    print(_open(study, runs).report())
+    print(_open_submitted(study, runs).report())
 
 
 @app.command()
 def sync(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     """Mirror every cell that has run to Weights & Biases, from the study folder. Repeating it doubles nothing."""
-    session = _open(study, runs)
+    session = _open_submitted(study, runs)
     mirrored, errors = session.sync()
     print(f"{mirrored} cells mirrored to W&B project {session.file.study.wandb.project}")
     for error in errors:
@@ -266,6 +268,19 @@ def _open(study: Path, runs: Path, sets: list[str] | None = None) -> "Session":
     from orchestrator.session import open_session
 
     return open_session(study, runs, sets or [])
+
+
+def _open_submitted(study: Path, runs: Path) -> "Session":
+    from orchestrator.session import open_submitted
+
+    return open_submitted(study, runs)
+
+
+def _study_and_cells(study: Path, cells: list[str]) -> tuple[Path, list[str]]:
+    """A first word that is no path but reads as a filter is one, of the study file here."""
+    word = str(study)
+    is_filter = "=" in word or not set(word.lower()) - set("0123456789abcdef")
+    return (STUDY, [word, *cells]) if is_filter and not study.exists() else (study, cells)
 
 
 def _confirm(seen: "Observation", yes: bool) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from models.errors import UserError
 from orchestrator import node
 from orchestrator.grid import cells, num_excluded
 from orchestrator.plan import Array, Plan, make_plan
@@ -17,7 +18,7 @@ from orchestrator.store import Manifest, Stage, Store, new_token
 from orchestrator.study import Study, StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile
-from slurm.resources import SlurmError
+from slurm.resources import SlurmError, SlurmUnreachable
 from slurm.submit import submit_array
 
 LAG_S = 15.0
@@ -53,30 +54,41 @@ def observe(
     *,
     retry: bool = False,
     keep: Callable[[CellState], bool] = lambda _: True,
+    strict: bool = True,
 ) -> Observation:
     """Where the study stands, and what is to be done about the cells that `keep` keeps.
 
     Raises:
         UserError: the study makes no cells.
-        SlurmError: the scheduler does not answer (its silence is never read as an end).
+        SlurmError: the scheduler does not answer; without `strict`, its jobs are then unknown.
     """
     study = file.study
-    live = live_tasks(store, profile)
+    live = live_tasks(store, strict=strict)
     states = [s for s in read_states(store, study, cells(study, file.path), live) if keep(s)]
     plan = make_plan(study, states, profile, num_excluded=num_excluded(study), retry=retry)
     return Observation(study, states, plan)
 
 
-def live_tasks(store: Store, profile: Profile) -> Live:
-    """By token and array index, what has not ended; adopts jobs whose id was never recorded."""
+def live_tasks(store: Store, *, strict: bool = True) -> Live:
+    """By token and array index, what has not ended; adopts jobs whose id was never recorded.
+
+    Raises:
+        SlurmUnreachable: Slurm jobs were submitted, Slurm does not answer, and `strict` forbids to call them unknown.
+    """
     manifests = store.manifests()
     live: dict[tuple[str, int], LiveState] = {}
     for manifest in manifests:
         if manifest.executor == "local":
             live |= _live_locally(store, manifest)
     on_slurm = [manifest for manifest in manifests if manifest.executor == "slurm"]
-    if on_slurm and profile.scheduler == "slurm":
-        live |= _live_on_slurm(store, on_slurm)
+    if on_slurm:
+        try:
+            live |= _live_on_slurm(store, on_slurm)
+        except SlurmUnreachable:
+            if strict:
+                raise
+            # Its silence is never read as an end: what has no record of one is unknown.
+            live |= {(m.token, index): "unknown" for m in on_slurm for index in range(len(m.tasks))}
     return live
 
 
@@ -84,7 +96,11 @@ def _live_locally(store: Store, manifest: Manifest) -> dict[tuple[str, int], Liv
     home = store.job_folder(manifest.job_id or manifest.token)
     living = local.living(home)
     if not living:
-        started = (home / "workers").exists() or time.time() - manifest.submitted > local.START_GRACE_S
+        started = (
+            local.is_stopped(home)
+            or (home / "workers").exists()
+            or time.time() - manifest.submitted > local.START_GRACE_S
+        )
         return {} if started else {(manifest.token, i): "pending" for i in range(len(manifest.tasks))}
     claims = local.claims(store.job_folder(manifest.token))
     return {
@@ -95,7 +111,7 @@ def _live_locally(store: Store, manifest: Manifest) -> dict[tuple[str, int], Liv
 
 
 def _live_on_slurm(store: Store, manifests: list[Manifest]) -> dict[tuple[str, int], LiveState]:
-    queue = jobs.query_live(f"upshot-{manifests[0].study}-")
+    queue = jobs.query_live("upshot-")
     by_name = {job.name: job.array_job_id for job in queue.values()}
     live: dict[tuple[str, int], LiveState] = {}
     for manifest in manifests:
@@ -144,18 +160,31 @@ def submit(
         jobs.query_live(f"upshot-{file.study.name}-")  # a silent scheduler is met before anything is written
     with store.driving():
         seen = observe(store, file, profile, retry=retry, keep=keep)
+        refuse_several_accelerators(seen.plan)
         act(store, file, profile, seen.plan)
     return seen
 
 
+def refuse_several_accelerators(plan: Plan) -> None:
+    """A cell trains on one accelerator; asking for more would hold them idle, or train the cell on each node."""
+    for planned in plan.cells:
+        asked = planned.train.resources
+        if planned.to_do and asked.accelerators * asked.num_nodes > 1:
+            raise UserError(
+                f"cell {planned.cell.cell_id} ({planned.cell.recipe.family} {planned.cell.recipe.size}) needs"
+                f" {asked.accelerators * asked.num_nodes} accelerators, and a cell can only be trained on one yet:"
+                " leave it out by [[exclude]], or give it a smaller batch"
+            )
+
+
 def act(store: Store, file: StudyFile, profile: Profile, plan: Plan) -> list[Manifest]:
     """Carries out a plan; the caller holds the driver lock."""
-    store.write_study(file.text)
+    if not plan.arrays:
+        return []
+    store.write_study(file.text, profile)
     for array in plan.arrays:
         for planned in array.cells:
             store.write_cell(planned.cell)
-    if not plan.arrays:
-        return []
     if profile.scheduler == "local":
         return _submit_locally(store, file.study, profile, plan.arrays)
     return [m for array in plan.arrays for m in _submit_on_slurm(store, file.study, profile, array)]
@@ -246,9 +275,15 @@ def watch(
         DriverBusyError: another driver is at work.
         SlurmError: the scheduler refuses a submission.
     """
-    with store.driving():
+    with store.driving() as check_lock:
         while True:
-            seen = observe(store, file, profile)
+            check_lock()
+            try:
+                seen = observe(store, file, profile)
+            except SlurmUnreachable as error:
+                print(f"{error}; trying again", file=sys.stderr)
+                sleep(tick_s)
+                continue
             show(seen)
             if seen.settled:
                 return seen
@@ -256,9 +291,9 @@ def watch(
             sleep(tick_s)
 
 
-def cancel(store: Store, profile: Profile) -> int:
+def cancel(store: Store) -> int:
     """Stops every live job of the study; how many submissions that were."""
-    manifests = {token for token, _ in live_tasks(store, profile)}
+    manifests = {token for token, _ in live_tasks(store)}
     stopped = [store.manifest(token) for token in sorted(manifests)]
     on_slurm = [m.job_id for m in stopped if m.executor == "slurm" and m.job_id]
     if on_slurm:

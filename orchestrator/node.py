@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from models.errors import DataError
+from models.errors import UserError
 from models.recipe import Axes
 from orchestrator import tracking
 from orchestrator.files import append_record, read_records
@@ -53,7 +53,7 @@ def run_queue(study_dir: str, tokens: str, worker: str) -> None:
     queue = [store.manifest(token) for token in tokens.split(",")]
     with local.alive(store.job_folder(queue[0].token), worker):
         waiting = _in_order(queue)
-        while waiting:
+        while waiting and not local.is_stopped(store.job_folder(queue[0].token)):
             waiting, took = _take_one(store, waiting, queue[0].token, worker)
             if not took and waiting:
                 time.sleep(IDLE_S)
@@ -90,7 +90,7 @@ def _ready(store: Store, manifest: Manifest, index: int, home: str) -> str:
     """'now', 'later' or 'never': whether the cells' training lets an evaluation start."""
     if manifest.after is None:
         return "now"
-    claimant = local.claims(store.job_folder(manifest.after)).get(index)
+    claimant = local.claimant(store.job_folder(manifest.after), index)
     if claimant is None:
         return "later"
     ended = [_training_ended(store, cell_id, manifest.after) for cell_id in manifest.tasks[index]]
@@ -116,12 +116,14 @@ def run_cell(store: Store, stage: Stage, cell_id: str, token: str) -> bool:
     with _captured(store.log_path(cell_id, stage, number)):
         try:
             outcome = _train(store, cell_id) if stage == "train" else _evaluate(store, cell_id)
-        except BaseException as error:
+        except Exception as error:
             traceback.print_exc()
             outcome = {"outcome": "failed", "error": _describe(error)}
-            if not isinstance(error, Exception):
-                store.record_attempt(cell_id, event="end", **attempt, seconds=time.monotonic() - began, **outcome)
-                raise
+        except BaseException as error:
+            # A requeue (submitit ends the process) or a cancellation says nothing of the cell.
+            outcome = {"outcome": "interrupted", "error": _describe(error)}
+            store.record_attempt(cell_id, event="end", **attempt, seconds=time.monotonic() - began, **outcome)
+            raise
     store.record_attempt(cell_id, event="end", **attempt, seconds=round(time.monotonic() - began, 3), **outcome)
     return bool(outcome["outcome"] != "failed")
 
@@ -181,15 +183,20 @@ def mirror_cell(
 
     The mode is the study's when it is not given.
     """
+    try:
+        return _mirror(store, cell_id, outcome, mode)
+    except (UserError, OSError) as error:
+        print(f"not mirrored: {error}", flush=True)
+        return tracking.MirrorResult(ok=False, mode=mode or "offline", error=str(error))
+
+
+def _mirror(store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None) -> tracking.MirrorResult:
     study, recipe = store.study(), store.read_cell(cell_id).recipe
     started = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "start"]
     config = {"cell_id": cell_id, **recipe.model_dump(), "params": started[-1]["params"] if started else None}
     axes = [axis for axis in Axes.model_fields if len({v for t in study.grid for v in t.get(axis, [])}) > 1]
     folder = store.cell_folder(cell_id)
-    try:
-        tracking.write_tensorboard(folder, config=config)
-    except (OSError, DataError) as error:
-        print(f"TensorBoard not written: {error}", flush=True)
+    tracking.write_tensorboard(folder, config=config)
     if mode is None:
         mode = tracking.default_mode() if study.wandb.mode == "auto" else study.wandb.mode
     mirrored = tracking.mirror_cell(

@@ -21,6 +21,8 @@ Hours = Literal["gpu_hours", "gpu_hours_max", "cpu_hours"]
 TIME_MARGIN = 2.0  # times the expected time, and
 TIME_START_MIN = 5.0  # minutes for imports and data
 MEMORY_BASE_GB = 1.5  # Python, torch and the library code of one process
+MEMORY_CUDA_GB = 3.0  # what the driver and its libraries keep on the host
+CHECKPOINT_BYTES = 12  # a parameter: the weight and two moments, copied to the host when a checkpoint is written
 MEMORY_SHARE = 0.9  # of an accelerator's memory that may be planned full
 
 
@@ -64,6 +66,11 @@ class PlannedCell:
     reason: str
     stages: tuple[str, ...]
 
+    @property
+    def to_do(self) -> list[Cost]:
+        """The costs of the stages that would be submitted."""
+        return [cost for name, cost in (("train", self.train), ("evaluate", self.evaluate)) if name in self.stages]
+
     def to_json(self) -> dict[str, Any]:
         """The cell as `upshot plan --json` prints it."""
         return {
@@ -104,8 +111,8 @@ class Plan:
 
     def hours(self, name: Hours, *, of_all: bool = False) -> float:
         """Hours of what is to be submitted, or of the whole study."""
-        cells = (c for c in self.cells if of_all or c.action in ("submit", "retry"))
-        return float(sum(getattr(cost, name) for c in cells for cost in (c.train, c.evaluate)))
+        costs = (cost for c in self.cells for cost in ((c.train, c.evaluate) if of_all else c.to_do))
+        return float(sum(getattr(cost, name) for cost in costs))
 
     def to_json(self) -> dict[str, Any]:
         """What `upshot plan --json` prints."""
@@ -149,14 +156,15 @@ def make_plan(
         memory = ladder.training_memory_gb(
             arch, state.cell.recipe.batch_size, state.cell.recipe.precision, state.cell.recipe.optimizer
         )
+        host = _host_gb(ladder.num_params(arch), info, state.cell.recipe)
         planned.append(
             PlannedCell(
                 cell=state.cell,
                 params=ladder.num_params(arch),
                 num_layers=ladder.num_layers(arch),
                 flops=flops,
-                train=_cost(partition_name, partition, profile, flops, memory),
-                evaluate=_cost(partition_name, partition, profile, eval_flops, memory / 4),
+                train=_cost(partition_name, partition, profile, flops, memory, host),
+                evaluate=_cost(partition_name, partition, profile, eval_flops, memory / 4, host),
                 action=action,
                 reason=reason,
                 stages=stages,
@@ -198,7 +206,7 @@ def _architecture(recipe: Recipe, info: SetInfo) -> ladder.Architecture:
 
 def _train_flops(recipe: Recipe, arch: ladder.Architecture, info: SetInfo) -> float:
     """Training FLOPs of the whole run, from the set's size; a class share counts as the same share of images."""
-    num_images = max(1, round(info.num_train * recipe.fraction * recipe.classes))
+    num_images = max(arch.num_classes, round(info.num_train * recipe.fraction * recipe.classes))
     steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     return float(ladder.train_flops(arch)) * steps * batch
 
@@ -209,12 +217,18 @@ def _eval_images(study: Study, name: str) -> int:
     return task.num_test + task.num_classes * max(study.downstream.shots) * study.downstream.draws
 
 
-def _cost(name: str, partition: Partition, profile: Profile, flops: float, memory_gb: float) -> Cost:
+def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
+    """Memory beside the model's own: libraries, resident uint8 images (the set and the part in use), a checkpoint."""
+    images = 2 * info.num_examples * recipe.image_size**2 * info.channels
+    return MEMORY_BASE_GB + (images + CHECKPOINT_BYTES * params) / 1e9
+
+
+def _cost(name: str, partition: Partition, profile: Profile, flops: float, memory_gb: float, beside_gb: float) -> Cost:
     units, nodes = _accelerators(partition, memory_gb)
     cores = units or 1
     hours = flops / (cores * nodes * partition.teraflops * 1e12 * partition.utilisation) / 3600
     time_min = _rounded_minutes(hours * 60 * TIME_MARGIN + TIME_START_MIN)
-    host_gb = 2.0 ** math.ceil(math.log2(MEMORY_BASE_GB + (0 if units else memory_gb)))
+    host_gb = 2.0 ** math.ceil(math.log2(beside_gb + (MEMORY_CUDA_GB if units else memory_gb)))
     limits = {
         "memory": host_gb > partition.memory_gb_per_node,
         "time": hours * 60 > partition.max_time_min,

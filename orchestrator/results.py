@@ -55,7 +55,8 @@ def collect(store: Store, study: Study, cells: list[Cell]) -> pl.DataFrame:
     measured = pl.concat([_read(path) for path in paths]) if paths else pl.DataFrame(schema=RESULT_SCHEMA)
     table = (
         measured.join(_axes_table(cells), on="cell_id", how="left")
-        .with_columns(last_checkpoint=pl.col("step") == pl.col("step").max().over("cell_id"))
+        .join(_final_steps(store, cells), on="cell_id", how="left")
+        .with_columns(last_checkpoint=(pl.col("step") == pl.col("final_step")).fill_null(False))
         .select(list(SCHEMA))
         .sort("cell_id", "step", "task", "shots", "draw", "layer")
     )
@@ -91,6 +92,17 @@ def _read(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         mend = "delete it, and `upshot submit` makes it anew"
         raise DataError(f"{path}: a damaged result file ({mend}): {error}") from error
+
+
+def _final_steps(store: Store, cells: list[Cell]) -> pl.DataFrame:
+    """The step at which each cell's training ended; null while it has not, so that no earlier one passes for it."""
+    ends = {}
+    for cell in cells:
+        for event in store.attempts(cell.cell_id):
+            if event.get("stage") == "train" and event.get("outcome") in ("done", "diverged"):
+                ends[cell.cell_id] = event["step"]
+    final = {"cell_id": list(ends), "final_step": list(ends.values())}
+    return pl.DataFrame(final, schema={"cell_id": pl.String, "final_step": pl.Int64})
 
 
 def _axes_table(cells: list[Cell]) -> pl.DataFrame:

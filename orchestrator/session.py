@@ -33,8 +33,8 @@ class Session:
     profile: Profile
 
     def observe(self, *, retry: bool = False, keep: Keep = _all) -> Observation:
-        """Where the study stands and what would be done about it."""
-        return drive.observe(self.store, self.file, self.profile, retry=retry, keep=keep)
+        """Where the study stands and what would be done about it; jobs of a silent scheduler are unknown."""
+        return drive.observe(self.store, self.file, self.profile, retry=retry, keep=keep, strict=False)
 
     def submit(self, *, retry: bool = False, keep: Keep = _all) -> Observation:
         """Submits what is to be submitted; the observation that led to it."""
@@ -42,7 +42,7 @@ class Session:
 
     def cancel(self) -> int:
         """Stops every live job; how many submissions that were."""
-        return drive.cancel(self.store, self.profile)
+        return drive.cancel(self.store)
 
     def collect(self) -> pl.DataFrame:
         """The results table, collected anew."""
@@ -50,7 +50,7 @@ class Session:
 
     def reduced(self) -> dict[str, Any]:
         """The reducer's answer over the collected results."""
-        return reduce_study(self.collect())
+        return _reduced(self.collect())
 
     def report(self) -> Path:
         """The page of the report, written anew."""
@@ -61,7 +61,7 @@ class Session:
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
-            reduced=reduce_study(results),
+            reduced=_reduced(results),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary={
@@ -81,19 +81,36 @@ class Session:
         return len(ran), []
 
 
+def _reduced(results: pl.DataFrame) -> dict[str, Any]:
+    return reduce_study(results) if results.height else {"tasks": []}
+
+
 def open_session(study: Path, runs: Path, sets: list[str]) -> Session:
-    """The study of a study file (its folder is `runs`/NAME) or of a study folder.
+    """The study of a study file (its folder is `runs`/NAME), for planning and submitting, or of a study folder.
 
     Raises:
         StudyError: there is no such study, or it is malformed.
         ProfileError: its cluster profile cannot be used.
     """
     if study.is_dir():
-        if not (study / "study.toml").exists():
+        return open_submitted(study, runs, sets)
+    file = load_study(study, sets)
+    return Session(file, Store(runs / file.study.name), load_profile(file.study.cluster.profile))
+
+
+def open_submitted(study: Path, runs: Path, sets: list[str] | None = None) -> Session:
+    """The study as it was submitted, whatever has been edited since: study and profile come from its folder.
+
+    A study file that was never submitted is opened as it stands.
+
+    Raises:
+        StudyError, ProfileError: as `open_session`.
+    """
+    folder = study if study.is_dir() else runs / load_study(study).study.name
+    if not (folder / "study.toml").exists():
+        if study.is_dir():
             raise StudyError(f"{study}: holds no study.toml, so it is no study folder")
-        file = load_study(study / "study.toml", sets)
-        folder = study
-    else:
-        file = load_study(study, sets)
-        folder = runs / file.study.name
-    return Session(file, Store(folder), load_profile(file.study.cluster.profile))
+        return open_session(study, runs, sets or [])
+    file = load_study(folder / "study.toml", sets or [])
+    kept = folder / "cluster.toml"
+    return Session(file, Store(folder), load_profile(str(kept) if kept.exists() else file.study.cluster.profile))

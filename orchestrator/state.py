@@ -1,7 +1,7 @@
 """Where every cell stands: a pure reading of the study folder's files and of what the scheduler says is live."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -95,7 +95,7 @@ def wanted_steps(study: Study, steps: list[int]) -> list[int]:
 
 
 def missing_evaluations(store: Store, study: Study, cell_id: str, steps: list[int]) -> list[tuple[int, str]]:
-    """The (step, task) pairs that are wanted and have no result file."""
+    """The (step, task) pairs that are wanted and have no result file; `steps` may end with that of divergence."""
     files = {task: f"{study.protocol.eval_id(task)}.parquet" for task in study.downstream.tasks}
     missing = []
     for step in wanted_steps(study, steps):
@@ -127,6 +127,11 @@ def _cell_state(
         evaluate = StageState(status=Status.BLOCKED if blocked else evaluate.status, token=evaluate.token)
         return CellState(cell=cell, train=train, evaluate=evaluate, steps=(), missing=())
     steps = store.finalised_steps(cell.cell_id)
+    if not steps and train.status == Status.DONE:
+        lost = replace(train, status=Status.FAILED, cause="its checkpoints are gone")
+        return CellState(cell=cell, train=lost, evaluate=StageState(status=Status.BLOCKED), steps=(), missing=())
+    if train.status == Status.DIVERGED:
+        steps = [*steps, int((train.last or {})["step"])]
     missing = missing_evaluations(store, study, cell.cell_id, steps)
     evaluate = _with_files(evaluate, bool(missing))
     return CellState(cell=cell, train=train, evaluate=evaluate, steps=tuple(steps), missing=tuple(missing))
@@ -166,12 +171,15 @@ def _stage_state(
 
 
 def _judge(last: dict[str, Any] | None, manifest: Manifest, live: str | None) -> tuple[Status, str | None]:
-    if last is not None and last["event"] == "end":
-        if last["outcome"] != "failed":
-            return Status(last["outcome"]), None
+    ended = last["outcome"] if last is not None and last["event"] == "end" else None
+    if last is not None and ended == "failed":
         return Status.FAILED, f"{last['error']['type']}: {_first_line(last['error']['message'])}"
-    if live is not None:
+    if ended in ("done", "diverged"):
+        return Status(ended), None
+    if live is not None:  # an interrupted attempt goes on once its job is requeued
         return (Status.RUNNING if last is not None and live == "pending" else Status(live)), None
+    if last is not None and ended == "interrupted":
+        return Status.FAILED, f"interrupted: {_first_line(last['error']['message']) or last['error']['type']}"
     if last is not None:
         return Status.FAILED, f"killed: the attempt on {last.get('host')} ended without a record"
     if manifest.job_id is None:

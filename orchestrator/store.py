@@ -15,17 +15,20 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import tomlkit
 
 from models.errors import DataError, StudyError, UserError
 from models.recipe import Recipe
 from orchestrator.files import append_record, read_records, write_atomically
 from orchestrator.grid import Cell, cells
 from orchestrator.study import Study, load_study
+from slurm.cluster import Profile
 
 Stage = Literal["train", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "evaluate")
@@ -75,10 +78,12 @@ class Store:
         """The study as submitted."""
         return self.root / "study.toml"
 
-    def write_study(self, text: str) -> None:
-        """Keeps the study's text; an unchanged one is left alone."""
-        if not self.study_path.exists() or self.study_path.read_text(encoding="utf-8") != text:
-            write_atomically(self.study_path, text)
+    def write_study(self, text: str, profile: Profile) -> None:
+        """Keeps the study's text and its cluster profile; unchanged ones are left alone."""
+        kept = {self.study_path: text, self.root / "cluster.toml": tomlkit.dumps(profile.model_dump(exclude_none=True))}
+        for path, content in kept.items():
+            if not path.exists() or path.read_text(encoding="utf-8") != content:
+                write_atomically(path, content)
 
     def study(self) -> Study:
         """The study as submitted.
@@ -93,6 +98,10 @@ class Store:
     def cells(self) -> list[Cell]:
         """The cells of the study as submitted."""
         return cells(self.study(), self.study_path)
+
+    def cell_ids(self) -> set[str]:
+        """Every cell that has a folder, whether the study still has it or not."""
+        return {path.name for path in (self.root / "cells").glob("??/*")}
 
     # --- cells -----------------------------------------------------------------------------------------------------
 
@@ -206,8 +215,10 @@ class Store:
     # --- one driver at a time --------------------------------------------------------------------------------------
 
     @contextmanager
-    def driving(self) -> Iterator[None]:
+    def driving(self) -> Iterator[Callable[[], None]]:
         """Holds the study's driver lock: a file made atomically, touched while held, stale after two minutes.
+
+        What it yields raises DriverBusyError once another driver has taken the lock, as after a long suspension.
 
         Raises:
             DriverBusyError: another driver holds it.
@@ -216,9 +227,14 @@ class Store:
         owner = f"{socket.gethostname()} pid {os.getpid()} {secrets.token_hex(4)}"
         _take_lock(path, owner)
         ended = threading.Event()
-        threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
+        threading.Thread(target=_beat, args=(path, owner, ended), daemon=True).start()
+
+        def check() -> None:
+            if _read_text(path) != owner:
+                raise DriverBusyError(f"{self.root}: the driver lock was lost to {_read_text(path) or 'nobody'}")
+
         try:
-            yield
+            yield check
         finally:
             ended.set()
             if _read_text(path) == owner:
@@ -263,12 +279,11 @@ def _break_if_stale(path: Path) -> None:
     tombstone.unlink(missing_ok=True)
 
 
-def _beat(path: Path, ended: threading.Event) -> None:
+def _beat(path: Path, owner: str, ended: threading.Event) -> None:
     while not ended.wait(LOCK_BEAT_S):
-        try:
-            os.utime(path)
-        except FileNotFoundError:
-            return
+        with suppress(OSError):  # a stalled file system: the next beat may pass
+            if _read_text(path) == owner:
+                os.utime(path)
 
 
 def _read_text(path: Path) -> str:

@@ -57,7 +57,7 @@ class ClusterChoice(_Table):
     profile: str = "local"
     """`local`, or a cluster profile file (relative to the study file)."""
     partition: str | None = None
-    """The partition to use; the profile's first one that fits when it is not given."""
+    """The partition to use; the profile's first one when it is not given."""
 
 
 class Wandb(_Table):
@@ -250,7 +250,9 @@ def _override(document: tomlkit.TOMLDocument, override: str, path: Path) -> None
         raise StudyError(f"--set {override}: write it as key=value, for example grid.epochs=[1,2]")
     try:
         value = tomlkit.parse(f"value = {text}")["value"]
-    except TOMLKitError:
+    except TOMLKitError as error:
+        if text.strip()[:1] in ("[", "{", '"', "'"):
+            raise StudyError(f"--set {override}: the value is no TOML (strings need quotes): {error}") from error
         value = tomlkit.string(text)
     *parents, last = key.strip().split(".")
     table: Any = document

@@ -54,7 +54,7 @@ def print_plan(plan: Plan, session: Session) -> None:
         groups[recipe.family, recipe.size, recipe.patch_size, recipe.image_size].append(planned)
     rows = []
     for (family, size, patch, pixels), members in groups.items():
-        costs = [cost for m in members for cost in (m.train, m.evaluate)]
+        costs = [cost for m in members for cost in m.to_do]
         where = members[0].train.resources
         asks = f"{where.num_nodes}x{where.accelerators} {where.accelerator}" if where.accelerators else "1 cpu"
         hours = sum(c.gpu_hours if where.accelerators else c.cpu_hours for c in costs)
@@ -78,6 +78,9 @@ def print_plan(plan: Plan, session: Session) -> None:
         over = [planned for planned in plan.cells if limit in (*planned.train.over, *planned.evaluate.over)]
         if over:
             print(f"{len(over)} cells need more {limit} than the partition has, the first {over[0].cell.cell_id}")
+    others = session.store.cell_ids() - {planned.cell.cell_id for planned in plan.cells}
+    if others:
+        print(f"{len(others)} cells in the study's folder are not of this study: kept, not reported")
     if plan.num_excluded:
         print(f"{plan.num_excluded} combinations left out by [[exclude]]")
     if plan.hours("gpu_hours_max"):
@@ -188,7 +191,7 @@ def print_why(state: CellState, session: Session) -> None:
         print(f"log: {log}")
         print("\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL:]))
     print(f"folder: {store.cell_folder(cell_id)}")
-    print(f"next: {_next_step(state)}")
+    print(f"next: {_next_step(state, session)}")
 
 
 def _event_line(event: dict[str, Any]) -> str:
@@ -206,10 +209,10 @@ def _newest_log(state: CellState, session: Session) -> Any:
     return session.store.log_path(state.cell.cell_id, stage.last["stage"], stage.last["attempt"])
 
 
-def _next_step(state: CellState) -> str:
+def _next_step(state: CellState, session: Session) -> str:
     return {
         Status.NEW: "upshot submit starts it",
-        Status.FAILED: f"mend the cause, then: upshot retry ... {state.cell.cell_id[:8]}",
+        Status.FAILED: f"mend the cause, then: upshot retry {session.store.root} {state.cell.cell_id[:8]}",
         Status.DONE: "nothing; it is done",
         Status.DIVERGED: "nothing; that its loss diverged is its result",
     }.get(state.status, "wait; upshot watch shows it")

@@ -3,9 +3,9 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from slurm.resources import SlurmError
@@ -37,6 +37,12 @@ class Partition(_Table):
     """Peak of one accelerator (of one CPU core where there is none) in the precision that is trained in."""
     utilisation: Annotated[float, Field(gt=0, le=1)] = 0.3
     """The share of the peak that training reaches; the plan's time rests on it."""
+
+    @model_validator(mode="after")
+    def _check_accelerators(self) -> Self:
+        if self.accelerator != "none" and not (self.gres and self.accelerators_per_node):
+            raise ValueError(f"a partition of {self.accelerator}s needs gres and accelerators_per_node")
+        return self
 
 
 class Profile(_Table):

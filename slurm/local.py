@@ -17,19 +17,29 @@ START_GRACE_S = 60.0  # a worker that was started this long ago and has no lock 
 def claim(folder: Path, index: int, worker: str) -> bool:
     """True for the one worker that claims array task `index` first."""
     (folder / "claims").mkdir(parents=True, exist_ok=True)
+    draft = folder / "claims" / f".{index}.{worker}"
+    draft.write_text(worker)
     try:
-        descriptor = os.open(folder / "claims" / str(index), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        os.link(draft, folder / "claims" / str(index))  # whole at once, so that no reader sees a claim without a name
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w") as file:
-        file.write(worker)
+    finally:
+        draft.unlink()
     return True
 
 
 def claims(folder: Path) -> dict[int, str]:
     """The worker that claimed each array task."""
     path = folder / "claims"
-    return {int(entry.name): entry.read_text() for entry in path.iterdir()} if path.is_dir() else {}
+    return {int(e.name): e.read_text() for e in path.iterdir() if e.name.isdigit()} if path.is_dir() else {}
+
+
+def claimant(folder: Path, index: int) -> str | None:
+    """The worker that claimed one array task, if one did."""
+    try:
+        return (folder / "claims" / str(index)).read_text()
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager
@@ -55,6 +65,11 @@ def is_alive(folder: Path, worker: str) -> bool:
     return False
 
 
+def is_stopped(folder: Path) -> bool:
+    """Whether the queue was stopped: its workers take nothing more."""
+    return (folder / "stopped").exists()
+
+
 def living(folder: Path) -> set[str]:
     """The workers that live."""
     path = folder / "workers"
@@ -63,7 +78,9 @@ def living(folder: Path) -> set[str]:
 
 
 def stop(folder: Path) -> None:
-    """Ends the living workers of a queue; what they were running counts as killed and can be retried."""
+    """Ends the workers of a queue, those that are still starting too; what they were running can be retried."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stopped").touch()
     for worker in living(folder):
         with suppress(ProcessLookupError):
             os.kill(int((folder / "workers" / worker).read_text()), signal.SIGTERM)

@@ -40,7 +40,7 @@ def write_report(
         title: the study's name.
         results: the results table of DESIGN.md, one that `import` made, or an empty one.
         reduced: what `reduce_study` made of `results`; `{"tasks": []}` where they are empty.
-        cells: every cell of the study as `tables.state_json` writes it; empty for imported results.
+        cells: every cell of the study as `CellState.to_json` writes it; empty for imported results.
         plan_summary: gpu_hours, cpu_hours and sbatch_calls, as far as they are known.
         generated_by: program and version.
         generated: the date that the page carries; today's when it is not given.

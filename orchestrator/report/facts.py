@@ -124,7 +124,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     Args:
         results: the results table, an imported one, or an empty one.
         reduced: what `reduce_study` made of it; `{"tasks": []}` without results.
-        states: one object a cell as `tables.state_json` makes it; empty for imported tables.
+        states: one object a cell as `CellState.to_json` makes it; empty for imported tables.
 
     Raises:
         DataError: as `reduce_study`.

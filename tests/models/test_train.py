@@ -10,10 +10,19 @@ import torch
 
 from models.build import build_model
 from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder
+from models.device import pick_device
 from models.errors import CheckpointError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
 from models.recipe import Recipe, num_steps
-from models.train import checkpoint_steps, epoch_order, load_model, load_upstream, recipe_architecture, train
+from models.train import (
+    checkpoint_steps,
+    epoch_order,
+    load_model,
+    load_upstream,
+    measure_upstream,
+    recipe_architecture,
+    train,
+)
 
 DEADLINE_S = 120
 
@@ -113,6 +122,14 @@ def test_divergence_is_a_result(tmp_path):
     assert records[-1]["upstream_accuracy"] is None
 
 
+def test_weights_that_break_at_the_very_last_step_are_no_result(tmp_path):
+    wanted = recipe("mixer", optimizer="sgd", learning_rate=1e12, warmup=0.0, epochs=0.01)
+    result, records = run(wanted, tmp_path, 1)
+    assert (records[0]["num_steps"], result.outcome) == (1, "diverged")
+    assert records[-1]["upstream_accuracy"] is None
+    assert finalised_steps(tmp_path) == []
+
+
 def test_a_class_fraction_renumbers_the_classes(tmp_path):
     data = load_upstream(recipe(classes=0.1, fraction=0.1))
     assert data.num_classes < 100
@@ -125,7 +142,8 @@ def test_the_saved_model_is_the_trained_one(tmp_path):
     arch = recipe_architecture(recipe(), records[0]["num_classes"])
     model = load_model(arch)(step_folder(tmp_path, result.step))
     assert not model.training
-    assert all(torch.isfinite(p).all() for p in model.parameters())
+    measured = measure_upstream(model, load_upstream(recipe()), pick_device())
+    assert measured == (records[-1]["upstream_accuracy"], records[-1]["upstream_loss"])
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------

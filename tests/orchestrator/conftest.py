@@ -39,6 +39,12 @@ class SmallStudy:
         self.cells = cells(self.file.study, self.path)
 
 
+@pytest.fixture(autouse=True)
+def _runs_of_its_own(tmp_path, monkeypatch):
+    """No test looks at the studies that were run here."""
+    monkeypatch.setenv("UPSHOT_RUNS", str(tmp_path / "runs"))
+
+
 @pytest.fixture
 def small(tmp_path):
     return SmallStudy(tmp_path)

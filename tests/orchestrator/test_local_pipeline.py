@@ -13,6 +13,7 @@ from orchestrator.results import SCHEMA
 from slurm import local
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.upshot_command import upshot, upshot_json
+from tests.private_slurm import wait_until
 from tests.wandb_server import WandbServer
 
 
@@ -167,21 +168,55 @@ def test_a_cell_that_raises_leaves_the_others_alone(tmp_path):
     assert victim in page
 
 
-def test_a_killed_worker_costs_only_its_cell_and_retry_heals_it(tmp_path):
+def test_a_killed_worker_costs_only_its_cell_and_retry_resumes_it(tmp_path):
     small = SmallStudy(tmp_path)
-    upshot("submit", small.path, "--runs", small.runs, "--set", "grid.epochs=60")
+    upshot("submit", small.path, "--runs", small.runs, "--set", "grid.epochs=20", "--set", "grid.fraction=[0.02]")
     home = next(m for m in small.store.manifests()).job_id
     folder = small.store.job_folder(home)
-    claimed = {}
-    while not claimed:  # until a worker trains a cell, which takes a minute
-        claimed = local.claims(folder)
-    index, worker = min(claimed.items())
-    os.kill(int((folder / "workers" / worker).read_text()), signal.SIGKILL)
+    started = {}
+    while not started:  # until a worker has a checkpoint of a cell that it goes on training
+        started = {i: w for i, w in local.claims(folder).items() if _steps(small, home, i)}
+    index, worker = min(started.items())
     cell_id = small.store.manifest(home).tasks[index][0]
-    assert "stopped" in upshot("cancel", small.store.root, "-y")
-    upshot("watch", small.store.root, "--set", "x", code=2)
+    os.kill(int((folder / "workers" / worker).read_text()), signal.SIGKILL)
+    upshot("watch", small.store.root, code=1)
     states = {c["cell_id"]: c for c in upshot_json("status", small.store.root, code=1)["cells"]}
-    assert "without a record" in states[cell_id]["cause"]
+    assert "without a record" in states.pop(cell_id)["cause"]
+    assert {c["status"] for c in states.values()} == {"done"}
+    assert "submitted 1 cells" in upshot("retry", small.store.root, cell_id[:6])
+    assert "2 done" in upshot("watch", small.store.root)
+    starts = [r for r in read_records(small.store.train_log(cell_id)).records if r["event"] == "start"]
+    assert [r["step"] > 0 for r in starts] == [False, True]
+
+
+def _steps(small, token, index):
+    return small.store.finalised_steps(small.store.manifest(token).tasks[index][0])
+
+
+def test_cancel_stops_workers_even_before_they_have_started(tmp_path):
+    small = SmallStudy(tmp_path)
+    upshot("submit", small.path, "--runs", small.runs, "--set", "grid.epochs=50")
+    assert "stopped 2 jobs" in upshot("cancel", small.store.root, "-y")
+    home = small.store.job_folder(small.store.manifests()[0].job_id)
+    wait_until(lambda: not local.living(home), "the workers are gone")
+    assert "0 running, 0 pending" in upshot("watch", small.store.root, code=1)
+    # Retried and unbothered, the study ends well.
+    assert "submitted" in upshot("retry", small.store.root)
+    assert upshot_json("status", small.store.root)["cells"]
+    upshot("cancel", small.store.root, "-y")
+
+
+def test_commands_after_submit_follow_what_was_submitted(tmp_path):
+    small = SmallStudy(tmp_path)
+    upshot("submit", small.path, "--runs", small.runs, "--set", "grid.family=vit", "--set", "grid.fraction=[0.01]")
+    assert "1 done" in upshot("watch", small.path, "--runs", small.runs)
+    [cell] = upshot_json("status", small.path, "--runs", small.runs)["cells"]
+    assert (cell["family"], cell["fraction"]) == ("vit", 0.01)
+    # The file as it stands plans the other three cells beside it, and a narrower one says what it leaves out.
+    assert "3 to submit" in upshot("plan", small.path, "--runs", small.runs)
+    other = upshot("plan", small.path, "--runs", small.runs, "--set", "grid.family=resnet")
+    assert "1 cells in the study's folder" in other
+    assert "not of this study" in other
 
 
 def test_a_torn_metrics_line_is_survived(finished):

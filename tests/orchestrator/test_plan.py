@@ -1,5 +1,9 @@
+import dataclasses
+
 import pytest
 
+from models.errors import UserError
+from orchestrator import drive
 from orchestrator.grid import cells
 from orchestrator.plan import make_plan
 from orchestrator.state import read_states
@@ -64,6 +68,21 @@ def test_hours_follow_the_flops(small):
     assert plan.hours("gpu_hours") < plan.hours("gpu_hours_max")
 
 
+def test_a_cell_that_needs_several_accelerators_is_refused_before_anything_is_written(small):
+    plan = plan_of(small, sets=["grid.family=vit", 'grid.size=["10B"]', "grid.image_size=224", "grid.patch_size=14"])
+    with pytest.raises(UserError, match="accelerators"):
+        drive.refuse_several_accelerators(plan)
+
+
+def test_hours_are_those_of_the_stages_that_are_left(small):
+    plan = plan_of(small)
+    cell = plan.cells[0]
+    later = dataclasses.replace(cell, stages=("evaluate",))
+    only = dataclasses.replace(plan, cells=[later])
+    assert only.hours("gpu_hours") == cell.evaluate.gpu_hours
+    assert only.hours("gpu_hours", of_all=True) == cell.train.gpu_hours + cell.evaluate.gpu_hours
+
+
 def test_twice_the_epochs_are_twice_the_flops(small):
     one, two = (plan_of(small, sets=[f"grid.epochs={n}"]) for n in (1, 2))
     for a, b in zip(one.cells, two.cells, strict=True):
@@ -99,7 +118,8 @@ def test_the_plan_is_pure(small):
 
 def test_a_profile_comes_from_a_file(tmp_path):
     path = tmp_path / "cluster.toml"
-    path.write_text('account = "vision"\n[partitions.a]\n[partitions.b]\naccelerator = "tpu"\ngres = "tpu:v5e"\n')
+    text = '[partitions.a]\n[partitions.b]\naccelerator = "tpu"\ngres = "tpu:v5e"\naccelerators_per_node = 4\n'
+    path.write_text('account = "vision"\n' + text)
     profile = load_profile(str(path))
     assert (profile.scheduler, profile.account) == ("slurm", "vision")
     assert choose_partition(profile, None)[0] == "a"
@@ -113,6 +133,7 @@ def test_a_profile_comes_from_a_file(tmp_path):
         ("", ["partitions"]),
         ("[partitions.a]\nacelerator = 'gpu'", ["partitions.a.acelerator"]),
         ("[partitions.a]\ncpus_per_node = 0", ["partitions.a.cpus_per_node", "given: 0"]),
+        ("[partitions.a]\naccelerator = 'gpu'", ["partitions.a", "needs gres and accelerators_per_node"]),
     ],
 )
 def test_a_profile_that_cannot_be_used_is_named(tmp_path, text, parts):

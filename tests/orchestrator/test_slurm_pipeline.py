@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.files import read_records
 from slurm import jobs
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.upshot_command import upshot, upshot_json
@@ -86,7 +87,35 @@ def test_a_cancelled_study_stops_and_can_be_retried(small):
     assert "stopped 2 jobs" in upshot("cancel", small.store.root, "-y")
     wait_until(lambda: not jobs.query_live("upshot-small-"), "the queue is empty")
     watch(small, code=1)
-    assert upshot_json("status", small.store.root, "-s", "FAILED", code=1)["cells"]
+    failed = upshot_json("status", small.store.root, "-s", "FAILED", code=1)["cells"]
+    assert len(failed) == 4
+    assert "submitted 1 cells" in upshot("retry", small.store.root, failed[0]["cell_id"])
+    wait_until(lambda: bool(jobs.query_live("upshot-small-")), "it runs again")
+    upshot("cancel", small.store.root, "-y")
+
+
+def test_a_requeued_cell_is_not_started_twice(small, on_slurm):
+    submit(small, "--set", "grid.epochs=100", "--set", "grid.family=vit", "--set", "grid.fraction=[0.02]")
+    [cell] = _cells(small)
+    wait_until(lambda: small.store.finalised_steps(cell.cell_id) or _started(small, cell), "the cell trains")
+    train = small.store.manifests()[0]
+    on_slurm.run("scontrol", "requeue", train.job_id)
+    [state] = upshot_json("status", small.store.root)["cells"]
+    assert state["status"] in ("running", "pending", "unknown")
+    assert "submitted" not in upshot("retry", small.store.root)
+    upshot("cancel", small.store.root, "-y")
+
+
+def _started(small, cell):
+    return any(r["event"] == "train" for r in read_records(small.store.train_log(cell.cell_id)).records)
+
+
+def test_a_silent_scheduler_is_never_read_as_an_end(small):
+    submit(small, "--set", "grid.epochs=50")
+    lost = {"SLURM_CONF": "/nonexistent/slurm.conf", "PATH": "/nonexistent"}
+    states = upshot_json("status", small.store.root, env=lost)["cells"]
+    assert {state["status"] for state in states} <= {"unknown", "running"}
+    upshot("cancel", small.store.root, "-y")
 
 
 def test_no_scheduler_is_exit_code_3_and_writes_nothing(small, tmp_path):

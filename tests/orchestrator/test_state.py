@@ -99,6 +99,34 @@ def test_an_exception_is_the_cause(small):
     assert first(small, {(TRAIN, 0): "running"}).cause == "CheckpointError: torn"
 
 
+def test_an_interrupted_attempt_runs_on_once_it_is_requeued_and_failed_if_not(small):
+    submitted(small)
+    record(small, "train", "start")
+    error = {"type": "SystemExit", "message": "-1", "traceback": "..."}
+    record(small, "train", "end", outcome="interrupted", seconds=1.0, error=error)
+    assert first(small, {(TRAIN, 0): "pending"}).status == Status.RUNNING
+    assert decide(first(small, {(TRAIN, 0): "pending"}), retry=True)[0] == "wait"
+    assert first(small).status == Status.FAILED
+    assert "interrupted" in first(small).cause
+
+
+def test_a_diverged_cell_without_its_rows_is_not_done(small):
+    submitted(small)
+    record(small, "train", "start")
+    record(small, "train", "end", outcome="diverged", step=3, seconds=2.0)
+    state = first(small)
+    assert state.missing == ((3, "mnist"), (3, "patches"))
+    assert decide(state, retry=False)[0] == "skip"
+    assert decide(state, retry=True)[::2] == ("retry", ("evaluate",))
+
+
+def test_a_trained_cell_whose_checkpoints_are_gone_failed(small):
+    submitted(small)
+    record(small, "train", "start")
+    record(small, "train", "end", outcome="done", step=4, seconds=2.0)
+    assert first(small).cause == "its checkpoints are gone"
+
+
 def test_a_trained_cell_is_running_until_its_results_are_there(small):
     submitted(small)
     ended_well(small)
@@ -113,7 +141,8 @@ def test_a_trained_cell_is_running_until_its_results_are_there(small):
 def test_a_diverged_cell_that_is_evaluated_is_a_result(small):
     submitted(small)
     record(small, "train", "start")
-    record(small, "train", "end", outcome="diverged", seconds=2.0)
+    record(small, "train", "end", outcome="diverged", step=4, seconds=2.0)
+    evaluated(small)
     record(small, "evaluate", "start")
     record(small, "evaluate", "end", outcome="done", seconds=2.0)
     state = first(small)

@@ -7,6 +7,7 @@ import pytest
 from models.errors import DataError, StudyError
 from orchestrator.grid import cells
 from orchestrator.store import LOCK_STALE_S, DriverBusyError, Store
+from slurm.cluster import local_profile
 
 
 def test_a_cell_comes_back_as_it_was(small):
@@ -29,7 +30,7 @@ def test_a_folder_without_a_study_says_so(tmp_path):
 
 
 def test_the_kept_study_makes_the_same_cells(small):
-    small.store.write_study(small.file.text)
+    small.store.write_study(small.file.text, local_profile())
     assert cells(small.store.study(), small.store.study_path) == small.cells
 
 
@@ -38,6 +39,14 @@ def test_one_driver_at_a_time(small):
         pass
     with small.store.driving():
         pass
+
+
+def test_a_driver_that_slept_too_long_notices(small):
+    with small.store.driving() as check:
+        check()
+        os.utime(small.store.root / "driver.lock", (0, 0))
+        with small.store.driving(), pytest.raises(DriverBusyError, match="was lost"):
+            check()
 
 
 def test_a_dead_drivers_lock_goes_stale(small):

@@ -28,5 +28,5 @@ def upshot(*words, cwd=None, code=0, env=None):
     return done.stdout + done.stderr
 
 
-def upshot_json(*words, code=0):
-    return json.loads(upshot(*words, "--json", code=code))
+def upshot_json(*words, code=0, env=None):
+    return json.loads(upshot(*words, "--json", code=code, env=env))
