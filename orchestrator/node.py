@@ -115,7 +115,7 @@ def run_cell(store: Store, stage: Stage, cell_id: str, token: str) -> bool:
     began = time.monotonic()
     with _captured(store.log_path(cell_id, stage, number)):
         try:
-            outcome = _train(store, cell_id) if stage == "train" else _evaluate(store, cell_id)
+            outcome = _train(store, cell_id, token) if stage == "train" else _evaluate(store, cell_id)
         except Exception as error:
             traceback.print_exc()
             outcome = {"outcome": "failed", "error": _describe(error)}
@@ -128,12 +128,19 @@ def run_cell(store: Store, stage: Stage, cell_id: str, token: str) -> bool:
     return bool(outcome["outcome"] != "failed")
 
 
-def _train(store: Store, cell_id: str) -> dict[str, Any]:
+def _train(store: Store, cell_id: str, token: str) -> dict[str, Any]:
     from models.train import train
 
     cell, study = store.read_cell(cell_id), store.study()
 
+    asked = store.manifest(token).resources.get("accelerators", 0)
+
     def log(record: dict[str, Any]) -> None:
+        if asked and record.get("device") == "cpu" and os.environ.get("UPSHOT_DEVICE") != "cpu":
+            raise RuntimeError(
+                f"the job asked for {asked} accelerators and torch finds none on {socket.gethostname()}:"
+                " see the partition's gres and the environment's torch build (UPSHOT_DEVICE=cpu trains on the CPU)"
+            )
         append_record(store.train_log(cell_id), {"time": time.time(), **record})
         print(" ".join(f"{key}={value}" for key, value in record.items()), flush=True)
 

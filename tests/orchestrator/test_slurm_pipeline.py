@@ -72,6 +72,16 @@ def test_a_cell_that_fails_takes_only_its_own_evaluation_with_it(small):
     assert "4 done" in watch(small)
 
 
+def test_a_job_that_finds_no_accelerator_fails_instead_of_training_on_the_cpu(small, tmp_path):
+    (tmp_path / "mini.toml").write_text(
+        '[partitions.tpu-v5e]\naccelerator = "tpu"\ngres = "tpu:v5e"\naccelerators_per_node = 4\ncpus_per_node = 4\n'
+    )
+    submit(small, "--set", "grid.family=vit", "--set", "grid.fraction=[0.01]")
+    watch(small, code=1)
+    [state] = upshot_json("status", small.store.root, code=1)["cells"]
+    assert "asked for 1 accelerators and torch finds none" in state["cause"]
+
+
 def test_a_submission_whose_answer_was_lost_is_adopted(small, on_slurm):
     submit(small, "--set", "grid.epochs=20")
     for manifest in small.store.manifests():
@@ -127,7 +137,7 @@ def test_no_scheduler_is_exit_code_3_and_writes_nothing(small, tmp_path):
 def test_an_unknown_partition_is_refused_before_sbatch(small):
     said = submit(small, "--set", "cluster.partition=gpuu", code=2)
     assert "known: cpu" in said
-    assert not jobs.query_live("upshot-small-")
+    assert not small.store.root.exists()
 
 
 def _fields(manifest):
