@@ -58,14 +58,14 @@ from pathlib import Path
 from models.recipe import Recipe
 from models.train import train
 log = lambda record: print(json.dumps(record), flush=True)
-train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=3, log=log)
+train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=8, log=log)
 """
 
 
 @pytest.mark.parametrize(("family", "optimizer"), [("vit", "adamw"), ("mixer", "sgd"), ("resnet", "adamw")])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, family, optimizer):
     wanted = recipe(family, optimizer=optimizer)
-    run(wanted, tmp_path / "unbroken")
+    run(wanted, tmp_path / "unbroken", 8)
     command = [sys.executable, "-c", TRAIN_IN_A_PROCESS, wanted.model_dump_json(), str(tmp_path / "killed")]
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
@@ -75,8 +75,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, family, optimizer):
                 break
     assert process.returncode == -signal.SIGKILL
     done = finalised_steps(tmp_path / "killed")
-    assert 0 < len(done) < 3
-    _, records = run(wanted, tmp_path / "killed")
+    assert 0 < len(done) < 8
+    _, records = run(wanted, tmp_path / "killed", 8)
     assert records[0]["event"] == "start"
     assert records[0]["step"] == done[-1]
     assert final_bytes(tmp_path / "killed") == final_bytes(tmp_path / "unbroken")
