@@ -7,11 +7,12 @@ resumed from a checkpoint ends, on a CPU, with the same bits as one that was not
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ Log = Callable[[dict[str, Any]], None]
 
 NUM_RECORDS = 50  # training records a cell: enough for a curve, few enough for 4,800 cells
 EVAL_BATCH = 512
+RESUME = "resume"  # the folder, beside the numbered checkpoints, of what is only for going on from
+RESUME_EVERY_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +62,37 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """How training ended. Divergence is a result: `step` is where the loss stopped being a number."""
+    """How training ended, and where this attempt began.
 
-    outcome: Literal["done", "diverged"]
+    Divergence is a result: `step` is where the loss stopped being a number. An interrupted run goes on from `step`.
+    """
+
+    outcome: Literal["done", "diverged", "interrupted"]
     step: int
+    first_step: int
     steps: tuple[int, ...]
     examples_seen: int
 
 
-def train(recipe: Recipe, folder: Path, *, num_checkpoints: int, log: Log) -> TrainResult:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    num_checkpoints: int,
+    log: Log,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
     """Trains one cell, resuming from its newest finalised checkpoint under `folder`.
+
+    Every ten minutes, and when it is told to stop, it leaves a checkpoint in `folder`/resume that is only for going on
+    from; the next numbered one removes it.
 
     Args:
         recipe: what to train.
         folder: where checkpoints go, one folder a step.
         num_checkpoints: how many, evenly spaced, the last one at the last step.
         log: takes each record: `event` is "start", "train", "checkpoint" or "diverged".
+        should_stop: asked after each step; true once the job is about to end.
 
     Raises:
         UserError: the data or the recipe cannot be used.
@@ -82,13 +100,13 @@ def train(recipe: Recipe, folder: Path, *, num_checkpoints: int, log: Log) -> Tr
         OSError: a checkpoint could not be written.
     """
     run = _prepare(recipe)
-    first_step = _resume(run, folder)
-    log(_start_record(run, first_step))
+    state = _resume(run, folder)
+    log(_start_record(run, state["step"]))
     steps = checkpoint_steps(run.num_steps, num_checkpoints)
-    diverged_at = _loop(run, first_step, steps, folder, log)
-    last = run.num_steps if diverged_at is None else diverged_at
-    outcome: Literal["done", "diverged"] = "done" if diverged_at is None else "diverged"
-    return TrainResult(outcome=outcome, step=last, steps=steps, examples_seen=last * run.batch_size)
+    outcome, last = _loop(run, state, steps, folder, log, should_stop)
+    return TrainResult(
+        outcome=outcome, step=last, first_step=state["step"], steps=steps, examples_seen=last * run.batch_size
+    )
 
 
 def checkpoint_steps(total: int, count: int) -> tuple[int, ...]:
@@ -133,12 +151,13 @@ def _prepare(recipe: Recipe) -> Run:
     return Run(recipe, data, arch, model, make_optimizer(model, recipe), device, steps, batch)
 
 
-def _resume(run: Run, folder: Path) -> int:
-    steps = finalised_steps(folder)
-    if not steps:
-        return 0
-    state = load_checkpoint(step_folder(folder, steps[-1]), model=run.model, optimizer=run.optimizer)
-    return int(state["step"])
+def _resume(run: Run, folder: Path) -> dict[str, Any]:
+    """The state of the newest checkpoint, loaded; that of step 0 where there is none."""
+    found = [(step, root) for root in (folder, folder / RESUME) for step in finalised_steps(root)]
+    if not found:
+        return {"step": 0}
+    step, root = max(found, key=lambda pair: pair[0])
+    return load_checkpoint(step_folder(root, step), model=run.model, optimizer=run.optimizer)
 
 
 def _start_record(run: Run, first_step: int) -> dict[str, Any]:
@@ -154,37 +173,82 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
     }
 
 
-def _loop(run: Run, first_step: int, steps: tuple[int, ...], folder: Path, log: Log) -> int | None:
-    """The step at which the loss stopped being a number, or None."""
+@dataclass(slots=True)
+class _Progress:
+    """The loss summed since the last record, and when that was; what a resumed run needs to write the same records."""
+
+    loss_sum: torch.Tensor
+    since: int
+    began: float
+    began_at: int
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Self:
+        step = int(state["step"])
+        return cls(torch.tensor(state.get("loss_sum", 0.0)), state.get("since", step), time.perf_counter(), step)
+
+
+def _loop(
+    run: Run,
+    state: dict[str, Any],
+    steps: tuple[int, ...],
+    folder: Path,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> tuple[Literal["done", "diverged", "interrupted"], int]:
+    """How it ended, and after which step."""
     every = max(1, run.num_steps // NUM_RECORDS)
-    loss_sum, since, began = torch.zeros(()), first_step, time.perf_counter()
+    progress, saved = _Progress.restored(state), time.monotonic()
     order, order_epoch = np.empty(0, np.int64), -1
-    for step in range(first_step, run.num_steps):
+    for step in range(int(state["step"]), run.num_steps):
         epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
         if epoch != order_epoch:
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup)
         set_learning_rate(run.optimizer, rate)
-        loss_sum = loss_sum + _step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
+        progress.loss_sum += _step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
         done = step + 1
-        if done % every and done not in steps:
-            continue
-        mean_loss = float(loss_sum) / (done - since)
-        seconds = time.perf_counter() - began
-        log(_train_record(run, done, mean_loss, rate, (done - since) * run.batch_size / seconds))
-        if not math.isfinite(mean_loss):
-            log({"event": "diverged", **_metrics(run, done, mean_loss, None, None)})
-            return done
-        if done in steps:
-            accuracy, loss = measure_upstream(run.model, run.data, run.device)
-            if not math.isfinite(loss):  # the last update broke the weights: its own loss was still a number
-                log({"event": "diverged", **_metrics(run, done, mean_loss, None, None)})
-                return done
-            metrics = _metrics(run, done, mean_loss, accuracy, loss)
-            save_checkpoint(folder, done, model=run.model, optimizer=run.optimizer, state={}, metrics=metrics)
-            log({"event": "checkpoint", **metrics})
-        loss_sum, since, began = torch.zeros(()), done, time.perf_counter()
-    return None
+        if done % every == 0 or done in steps:
+            finite = _report(run, progress, done, rate, folder if done in steps else None, log)
+            if not finite:
+                return "diverged", done
+            progress = _Progress.restored({"step": done})
+        stopping = should_stop() and done < run.num_steps
+        if done not in steps and (stopping or time.monotonic() - saved > RESUME_EVERY_S):
+            _save_to_resume(run, done, progress, folder)
+            saved = time.monotonic()
+        if stopping:
+            return "interrupted", done
+    return "done", run.num_steps
+
+
+def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path | None, log: Log) -> bool:
+    """Logs the records of a step and, where there is a folder, leaves its checkpoint; False once training diverged."""
+    loss = float(progress.loss_sum) / (done - progress.since)
+    images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
+    log(_train_record(run, done, loss, rate, images_per_second))
+    # The last update may have broken the weights while its own loss was still a number: upstream tells.
+    measured = measure_upstream(run.model, run.data, run.device) if folder and math.isfinite(loss) else (None, loss)
+    if not math.isfinite(measured[1]):
+        log({"event": "diverged", **_metrics(run, done, loss, None, None)})
+        return False
+    if folder:
+        metrics = _metrics(run, done, loss, *measured)
+        save_checkpoint(folder, done, model=run.model, optimizer=run.optimizer, state={}, metrics=metrics)
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
+        log({"event": "checkpoint", **metrics})
+    return True
+
+
+def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> None:
+    """A checkpoint only for going on from; earlier ones of the kind go once it is there."""
+    state = {"loss_sum": float(progress.loss_sum), "since": progress.since}
+    kept = save_checkpoint(
+        folder / RESUME, step, model=run.model, optimizer=run.optimizer, state=state, metrics={"step": step}
+    )
+    for path in kept.parent.glob("step_*"):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def epoch_order(num_images: int, *, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from models.errors import UserError
 from models.recipe import Axes
@@ -21,6 +21,7 @@ from orchestrator.files import append_record, read_records
 from orchestrator.state import wanted_steps
 from orchestrator.store import Manifest, Stage, Store
 from slurm import local
+from slurm.jobs import requeue
 
 IDLE_S = 0.2  # between two looks for a task whose cell is still being trained
 
@@ -29,15 +30,40 @@ class CellsFailedError(RuntimeError):
     """Some cells of a job failed, so that the scheduler counts the job as failed too."""
 
 
+class StopRequest:
+    """The signal that told this process to end, if one did; work looks at it where it can stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def listen(self) -> None:
+        """Takes SIGUSR2 (the time limit is near, see `slurm.submit`) and SIGTERM from submitit, which ignores one."""
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: object) -> None:
+        self.signal = number
+
+
 def run_task(study_dir: str, token: str, index: int) -> None:
-    """Runs array task `index` of a submission.
+    """Runs array task `index` of a submission; near its time limit it requeues itself, if it came any further.
 
     Raises:
         CellsFailedError: a cell failed; the others were run all the same.
     """
-    store = Store(Path(study_dir))
+    store, stop = Store(Path(study_dir)), StopRequest()
+    stop.listen()
     manifest = store.manifest(token)
-    failed = [cell_id for cell_id in manifest.tasks[index] if not run_cell(store, manifest.stage, cell_id, token)]
+    outcomes = {c: run_cell(store, manifest.stage, c, token, stop) for c in manifest.tasks[index] if not stop}
+    failed = [cell_id for cell_id, outcome in outcomes.items() if outcome == "failed"]
+    if stop.signal == signal.SIGUSR2 and not failed:
+        requeue(_job_id() or "")
+        sys.exit("requeued: the time limit was near")
+    if stop:
+        sys.exit("stopped")
     if failed:
         raise CellsFailedError(f"{manifest.stage} failed: {', '.join(failed)} (`upshot why {failed[0]}` tells why)")
 
@@ -48,19 +74,15 @@ def run_queue(study_dir: str, tokens: str, worker: str) -> None:
     `tokens` are separated by commas; the claims and the living of a queue are kept in the first one's folder. An
     evaluation is taken once its cell's training has ended, and dropped if that failed.
     """
-    signal.signal(signal.SIGTERM, _stop)  # submitit ignores it
-    store = Store(Path(study_dir))
+    store, stop = Store(Path(study_dir)), StopRequest()
+    stop.listen()
     queue = [store.manifest(token) for token in tokens.split(",")]
     with local.alive(store.job_folder(queue[0].token), worker):
         waiting = _in_order(queue)
-        while waiting and not local.is_stopped(store.job_folder(queue[0].token)):
-            waiting, took = _take_one(store, waiting, queue[0].token, worker)
+        while waiting and not stop and not local.is_stopped(store.job_folder(queue[0].token)):
+            waiting, took = _take_one(store, waiting, queue[0].token, worker, stop)
             if not took and waiting:
                 time.sleep(IDLE_S)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt("cancelled")
 
 
 def _in_order(queue: list[Manifest]) -> list[tuple[Manifest, int]]:
@@ -70,7 +92,7 @@ def _in_order(queue: list[Manifest]) -> list[tuple[Manifest, int]]:
 
 
 def _take_one(
-    store: Store, waiting: list[tuple[Manifest, int]], home: str, worker: str
+    store: Store, waiting: list[tuple[Manifest, int]], home: str, worker: str, stop: StopRequest
 ) -> tuple[list[tuple[Manifest, int]], bool]:
     """What is still waiting after one task was run, and whether one was."""
     for position, (manifest, index) in enumerate(waiting):
@@ -81,7 +103,7 @@ def _take_one(
         if not local.claim(store.job_folder(manifest.token), index, worker) or ready == "never":
             return rest, True
         for cell_id in manifest.tasks[index]:
-            run_cell(store, manifest.stage, cell_id, manifest.token)
+            run_cell(store, manifest.stage, cell_id, manifest.token, stop)
         return rest, True
     return waiting, False
 
@@ -95,7 +117,7 @@ def _ready(store: Store, manifest: Manifest, index: int, home: str) -> str:
         return "later"
     ended = [_training_ended(store, cell_id, manifest.after) for cell_id in manifest.tasks[index]]
     if all(outcome is not None for outcome in ended):
-        return "never" if "failed" in ended else "now"
+        return "now" if set(ended) <= {"done", "diverged"} else "never"
     return "later" if local.is_alive(store.job_folder(home), claimant) else "never"
 
 
@@ -107,15 +129,15 @@ def _training_ended(store: Store, cell_id: str, token: str | None = None) -> str
     return None
 
 
-def run_cell(store: Store, stage: Stage, cell_id: str, token: str) -> bool:
-    """Runs one stage of one cell and records how it went; False when it failed."""
+def run_cell(store: Store, stage: Stage, cell_id: str, token: str, stop: StopRequest) -> str:
+    """Runs one stage of one cell, records how it went, and returns that: done, diverged, interrupted or failed."""
     number = 1 + sum(e.get("stage") == stage and e.get("event") == "start" for e in store.attempts(cell_id))
     attempt = {"stage": stage, "attempt": number, "token": token}
     store.record_attempt(cell_id, event="start", **attempt, **_where())
     began = time.monotonic()
     with _captured(store.log_path(cell_id, stage, number)):
         try:
-            outcome = _train(store, cell_id, token) if stage == "train" else _evaluate(store, cell_id)
+            outcome = _train(store, cell_id, token, stop) if stage == "train" else _evaluate(store, cell_id, stop)
         except Exception as error:
             traceback.print_exc()
             outcome = {"outcome": "failed", "error": _describe(error)}
@@ -125,10 +147,10 @@ def run_cell(store: Store, stage: Stage, cell_id: str, token: str) -> bool:
             store.record_attempt(cell_id, event="end", **attempt, seconds=time.monotonic() - began, **outcome)
             raise
     store.record_attempt(cell_id, event="end", **attempt, seconds=round(time.monotonic() - began, 3), **outcome)
-    return bool(outcome["outcome"] != "failed")
+    return str(outcome["outcome"])
 
 
-def _train(store: Store, cell_id: str, token: str) -> dict[str, Any]:
+def _train(store: Store, cell_id: str, token: str, stop: StopRequest) -> dict[str, Any]:
     from models.train import train
 
     cell, study = store.read_cell(cell_id), store.study()
@@ -144,12 +166,29 @@ def _train(store: Store, cell_id: str, token: str) -> dict[str, Any]:
         append_record(store.train_log(cell_id), {"time": time.time(), **record})
         print(" ".join(f"{key}={value}" for key, value in record.items()), flush=True)
 
-    result = train(cell.recipe, store.checkpoints(cell_id), num_checkpoints=study.train.checkpoints, log=log)
-    mirror_cell(store, cell_id, result.outcome)
-    return {"outcome": result.outcome, "step": result.step, "examples_seen": result.examples_seen}
+    result = train(
+        cell.recipe,
+        store.checkpoints(cell_id),
+        num_checkpoints=study.train.checkpoints,
+        log=log,
+        should_stop=lambda: bool(stop),
+    )
+    ended = {"outcome": result.outcome, "step": result.step, "examples_seen": result.examples_seen}
+    if result.outcome != "interrupted":
+        mirror_cell(store, cell_id, result.outcome)
+        return ended
+    if result.step == result.first_step:
+        raise RuntimeError(f"the time limit leaves no time for one step: stopped at step {result.step}, where it began")
+    return ended | {"error": _stopped(stop, f"at step {result.step}")}
 
 
-def _evaluate(store: Store, cell_id: str) -> dict[str, Any]:
+def _stopped(stop: StopRequest, where: str) -> dict[str, str]:
+    assert stop.signal is not None
+    name = signal.Signals(stop.signal).name
+    return {"type": name, "message": f"stopped by {name} {where}, to go on from there", "traceback": ""}
+
+
+def _evaluate(store: Store, cell_id: str, stop: StopRequest) -> dict[str, Any]:
     """Judges every wanted checkpoint; where training diverged, the step of divergence gets rows of nulls."""
     from evals.runner import evaluate_checkpoint, write_null_rows
     from models.checkpoint import read_json, step_folder
@@ -169,6 +208,8 @@ def _evaluate(store: Store, cell_id: str) -> dict[str, Any]:
 
     num_files = 0
     for step in wanted_steps(study, store.finalised_steps(cell_id)):
+        if stop:
+            return {"outcome": "interrupted", "error": _stopped(stop, f"before the checkpoint of step {step}")}
         folder = step_folder(store.checkpoints(cell_id), step)
         subject = about(read_json(folder / "metrics.json"))
         load = load_model(subject["architecture"])
@@ -223,10 +264,14 @@ def _mirror(store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None
 
 def _where() -> dict[str, Any]:
     """The job that an attempt runs in."""
-    env = os.environ
-    array, task = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array and task else env.get("SLURM_JOB_ID")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "job": job, "restarts": env.get("SLURM_RESTART_COUNT")}
+    restarts = os.environ.get("SLURM_RESTART_COUNT")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "job": _job_id(), "restarts": restarts}
+
+
+def _job_id() -> str | None:
+    """The Slurm job that this process is in: ARRAY_TASK for an array's, so that a requeue means this task alone."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def _describe(error: BaseException) -> dict[str, str]:

@@ -199,7 +199,8 @@ def _event_line(event: dict[str, Any]) -> str:
     head = f"{when}  {event['stage']} attempt {event['attempt']} {event['event']}"
     if event["event"] == "start":
         return f"{head} on {event['host']}" + (f", job {event['job']}" if event.get("job") else f", pid {event['pid']}")
-    return f"{head}: {event['outcome']} after {event['seconds']:.1f} s"
+    told = f" ({event['error']['message']})" if event["outcome"] == "interrupted" else ""
+    return f"{head}: {event['outcome']} after {event['seconds']:.1f} s{told}"
 
 
 def _newest_log(state: CellState, session: Session) -> Any:

@@ -202,6 +202,16 @@ def cancel(job_ids: Sequence[str], run: Run | None = None) -> None:
     (run or run_slurm)(["scancel", "--quiet", *job_ids])
 
 
+def requeue(job_id: str, run: Run | None = None) -> None:
+    """Ends a running job and lets it wait for another start under the same id.
+
+    Raises:
+        SlurmUnreachable: Slurm did not answer.
+        SlurmError: it refused, as where jobs may not be requeued.
+    """
+    (run or run_slurm)(["scontrol", "requeue", job_id])
+
+
 def run_slurm(command: Sequence[str], *, timeout_s: float = 120.0) -> str:
     """Standard output of a Slurm command that only asks.
 

@@ -73,7 +73,7 @@ def submit_workers(function: Callable[..., None], workers: list[Task], *, folder
 def _parameters(
     job_name: str, resources: Resources, profile: Profile, after: str | None, num_tasks: int
 ) -> dict[str, Any]:
-    additional = dict(resources.extra)
+    additional: dict[str, str | bool] = {"requeue": True, **dict(resources.extra)}
     if not profile.use_srun:
         additional["signal"] = f"B:USR2@{SIGNAL_DELAY_S}"
     if after is not None:

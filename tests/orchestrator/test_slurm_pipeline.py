@@ -116,6 +116,21 @@ def test_a_requeued_cell_is_not_started_twice(small, on_slurm):
     upshot("cancel", small.store.root, "-y")
 
 
+def test_near_its_time_limit_a_job_leaves_a_checkpoint_and_requeues_itself(small, on_slurm):
+    submit(small, "--set", "grid.epochs=60", "--set", "grid.family=vit", "--set", "grid.fraction=[0.02]")
+    [cell] = _cells(small)
+    wait_until(lambda: _started(small, cell), "the cell trains")
+    train = small.store.manifests()[0]
+    on_slurm.run("scancel", "--signal=USR2", train.job_id)  # what --signal does before the limit
+    assert "1 done" in watch(small)
+    events = [(e["event"], e.get("outcome")) for e in small.store.attempts(cell.cell_id) if e["stage"] == "train"]
+    assert events == [("start", None), ("end", "interrupted"), ("start", None), ("end", "done")]
+    starts = [r["step"] for r in read_records(small.store.train_log(cell.cell_id)).records if r["event"] == "start"]
+    assert starts[0] == 0 < starts[1]
+    assert len(small.store.manifests()) == 2
+    assert "SIGUSR2" in upshot("why", cell.cell_id, small.store.root)
+
+
 def _started(small, cell):
     return any(r["event"] == "train" for r in read_records(small.store.train_log(cell.cell_id)).records)
 
