@@ -5,10 +5,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from slurm.resources import SlurmError
+from slurm.resources import SlurmError, check_options
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -23,26 +23,63 @@ class _Table(BaseModel):
 
 
 class Partition(_Table):
-    """The nodes of one partition, and what the plan expects of them."""
+    """The nodes of one partition, how they are asked for, and what the plan expects of them."""
 
     accelerator: Literal["none", "gpu", "tpu"] = "none"
     gres: str | None = None
-    """How an accelerator is asked for, without the count: `gpu:h100` becomes `--gres=gpu:h100:2`."""
+    """The accelerators' gres name and type, without a count: `gpu:h100`."""
+    request: Literal["gres", "gpus-per-node", "partition"] = "gres"
+    """How accelerators are asked for: `--gres=gpu:h100:8`, `--gpus-per-node=h100:8`, or by the partition alone, as
+    where a node is had whole."""
+    options: dict[str, str | Literal[True]] = {}
+    """Further sbatch options of every job here: `{layout = "tpu7x=2x4x4", exclusive = true}`."""
+    setup: list[str] = []
+    """Shell lines that a job here runs after the profile's."""
+    account: str | None = None
+    qos: str | None = None
     accelerators_per_node: Annotated[int, Field(ge=0)] = 0
     accelerator_memory_gb: Positive | None = None
     cpus_per_node: Count = 1
     memory_gb_per_node: Positive = 4
+    max_nodes: Count | None = None
+    """Nodes that one job may have; as many as it needs when not given."""
     max_time_min: Count = 24 * 60
     teraflops: Positive = 0.03
     """Peak of one accelerator (of one CPU core where there is none) in the precision that is trained in."""
     utilisation: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """The share of the peak that training reaches; the plan's time rests on it."""
+    """The share of the peak that training reaches; the plan's time rests on it until cells have been measured."""
+    price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Of one accelerator, or of one CPU core where there is none, in the profile's currency."""
 
     @model_validator(mode="after")
     def _check_accelerators(self) -> Self:
-        if self.accelerator != "none" and not (self.gres and self.accelerators_per_node):
-            raise ValueError(f"a partition of {self.accelerator}s needs gres and accelerators_per_node")
+        if self.accelerator == "none":
+            return self
+        if not self.accelerators_per_node:
+            raise ValueError(f"a partition of {self.accelerator}s needs accelerators_per_node")
+        if self.request != "partition" and not self.gres:
+            raise ValueError(f"a partition of {self.accelerator}s that is asked for by {self.request} needs gres")
         return self
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, given: dict[str, str | Literal[True]]) -> dict[str, str | Literal[True]]:
+        check_options({name: "" if value is True else value for name, value in given.items()})
+        return given
+
+    @property
+    def accelerator_name(self) -> str | None:
+        """What one accelerator is called: its gres, or just its kind; None where there is none."""
+        return None if self.accelerator == "none" else self.gres or self.accelerator
+
+
+class Driver(_Table):
+    """The job that `upshot watch --as-job` runs in."""
+
+    partition: str | None = None
+    """Any with CPUs; the first one without accelerators when it is not given, else the profile's first."""
+    time_min: Count = 24 * 60
+    """When it requeues itself, to go on."""
 
 
 class Profile(_Table):
@@ -53,12 +90,33 @@ class Profile(_Table):
     account: str | None = None
     qos: str | None = None
     setup: list[str] = []
-    """Shell lines that a job runs first, such as `module load cuda`."""
+    """Shell lines that a job runs first, such as `module load cuda`, or the start of a container."""
     use_srun: bool = True
-    max_array_size: Count = 1000
-    """Array tasks in one sbatch call: below the scheduler's MaxArraySize."""
+    exclude: list[str] = []
+    """Nodes that no job of ours is to use."""
     throttle: Count = 256
     """Array tasks of one array that run at a time."""
+    max_array_tasks: Count | None = None
+    """Array tasks in one sbatch call, where it is to be less than the scheduler's MaxArraySize allows."""
+    max_submitted: Count | None = None
+    """Array tasks in the queue at a time, where it is to be less than the scheduler allows."""
+    folder_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "700"
+    """Of study folders; nobody else may write to them, whatever it says."""
+    currency: str = "USD"
+    driver: Driver = Driver()
+
+    @field_validator("folder_mode")
+    @classmethod
+    def _check_mode(cls, given: str) -> str:
+        if int(given, 8) & 0o022 or int(given, 8) & 0o700 != 0o700:
+            raise ValueError("the owner needs all rights, and nobody else may write (700, 750, 755)")
+        return given
+
+    @model_validator(mode="after")
+    def _check_driver(self) -> Self:
+        if self.driver.partition is not None and self.driver.partition not in self.partitions:
+            raise ValueError(f"driver.partition is {self.driver.partition!r} (known: {', '.join(self.partitions)})")
+        return self
 
 
 def load_profile(name: str) -> Profile:
@@ -103,3 +161,9 @@ def choose_partition(profile: Profile, name: str | None) -> tuple[str, Partition
     if name not in profile.partitions:
         raise ProfileError(f"cluster.partition: unknown partition {name!r} (known: {', '.join(profile.partitions)})")
     return name, profile.partitions[name]
+
+
+def driver_partition(profile: Profile) -> str:
+    """Where a job that only drives runs."""
+    without = (name for name, partition in profile.partitions.items() if partition.accelerator == "none")
+    return profile.driver.partition or next(without, next(iter(profile.partitions)))

@@ -2,6 +2,7 @@
 
 SlurmError (RuntimeError)   Slurm refused, or answered what cannot be read
 +-- SlurmUnreachable        Slurm did not answer: nothing is known about any job
++-- LimitReachedError       a limit on the number or the size of jobs is in the way
 
 What a user asked for that no job can have is a ValueError.
 """
@@ -9,6 +10,7 @@ What a user asked for that no job can have is a ValueError.
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -23,11 +25,15 @@ _FIELD_OF_OPTION: Final = {
     "gpus": "accelerators",
     "gpus-per-node": "accelerators",
     "cpus-per-task": "num_cpus",
+    "ntasks": "tasks_per_node",
+    "ntasks-per-node": "tasks_per_node",
+    "exclude": "exclude",
     "mem": "mem_gb",
     "mem-per-cpu": "mem_gb",
     "mem-per-gpu": "mem_gb",
     "time": "time_min",
 }
+_LEAST: Final = {"num_nodes": 1, "tasks_per_node": 1, "accelerators": 0, "num_cpus": 1, "time_min": 1}
 
 
 class SlurmError(RuntimeError):
@@ -38,6 +44,19 @@ class SlurmUnreachable(SlurmError):  # noqa: N818 - says what happened, as Timeo
     """Slurm did not answer, so nothing is known about any job: never a reason to call one done, failed or missing."""
 
 
+class LimitReachedError(SlurmError):
+    """A limit is in the way: of the scheduler (jobs submitted, array size, wall time), or of the study (its budget).
+
+    Args:
+        message: what it is, and how to mend it.
+        passes: whether room can appear by itself, as jobs end.
+    """
+
+    def __init__(self, message: str, *, passes: bool = False) -> None:
+        super().__init__(message)
+        self.passes = passes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What one job, or every task of one array, asks for.
@@ -45,11 +64,13 @@ class Resources:
     Args:
         partition: where to run; None leaves it to the cluster's default.
         num_nodes: nodes.
+        tasks_per_node: processes that srun starts on each node.
         accelerators: accelerators on each node.
         accelerator: their gres type, such as "gpu", "gpu:h100" or "tpu:v5e"; None without accelerators.
         num_cpus: CPU cores on each node.
         mem_gb: memory on each node, GiB.
         time_min: time limit, minutes.
+        exclude: nodes that are not to be used; kept sorted.
         extra: further sbatch options by long name without dashes, such as ("qos", "high"); kept sorted.
 
     Raises:
@@ -58,29 +79,44 @@ class Resources:
 
     partition: str | None = None
     num_nodes: int = 1
+    tasks_per_node: int = 1
     accelerators: int = 0
     accelerator: str | None = None
     num_cpus: int = 1
     mem_gb: float
     time_min: int
+    exclude: tuple[str, ...] = ()
     extra: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        for field, least in (("num_nodes", 1), ("accelerators", 0), ("num_cpus", 1), ("time_min", 1)):
-            _check_whole(field, getattr(self, field), least)
+        for field in _LEAST:
+            _check_whole(field, getattr(self, field), _LEAST[field])
         _check_memory(self.mem_gb)
         if self.partition is not None:
             _check_word("partition", self.partition)
+        for node in self.exclude:
+            _check_word("exclude", node)
         _check_accelerator(self.accelerators, self.accelerator)
         _check_extra(self.extra)
         # One form for equal requests, so that equality and signature agree.
         object.__setattr__(self, "mem_gb", float(self.mem_gb))
+        object.__setattr__(self, "exclude", tuple(sorted(set(self.exclude))))
         object.__setattr__(self, "extra", tuple(sorted((name, value) for name, value in self.extra)))
 
     @property
     def signature(self) -> str:
         """The same string for equal resources and for no others, on every machine: an array holds one signature."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def num_accelerators(self) -> int:
+        """Accelerators on all nodes together."""
+        return self.accelerators * self.num_nodes
+
+    @property
+    def num_tasks(self) -> int:
+        """Processes on all nodes together."""
+        return self.tasks_per_node * self.num_nodes
 
 
 def _check_whole(field: str, value: object, least: int) -> None:
@@ -110,6 +146,15 @@ def _check_accelerator(count: int, gres: str | None) -> None:
         )
     if not count:
         raise ValueError(f"accelerators: must be at least 1 when accelerator is given ({gres!r}), not 0")
+
+
+def check_options(options: Mapping[str, str]) -> None:
+    """Refuses what is no option of sbatch's, or one that a field of `Resources` stands for.
+
+    Raises:
+        ValueError: the message names the option.
+    """
+    _check_extra(tuple(options.items()))
 
 
 def _check_extra(extra: tuple[tuple[str, str], ...]) -> None:
