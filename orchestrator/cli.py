@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from orchestrator.drive import Observation
+    from orchestrator.observe import Observation
     from orchestrator.session import Session
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ SetOption = Annotated[list[str], typer.Option("--set", help="Override a key: gri
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CellsArgument = Annotated[list[str], typer.Argument(help="Only these cells: axis=value, or the beginning of an id.")]
 StatusOption = Annotated[list[str], typer.Option("--status", "-s", help="Only cells of this status, such as FAILED.")]
+CauseOption = Annotated[list[str], typer.Option("--cause", help="Only cells that failed of this, such as oom.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 STUDY = Path("study.toml")
@@ -59,13 +60,22 @@ def plan(
 
 
 @app.command()
-def submit(study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption = RUNS, yes: YesOption = False) -> None:
+def submit(
+    study: StudyArgument = STUDY,
+    sets: SetOption = [],
+    runs: RunsOption = RUNS,
+    yes: YesOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what sbatch would be told, and stop.")] = False,
+) -> None:
     """Submit what is not submitted yet, and return at once. Doing it twice starts nothing twice."""
     from orchestrator import tables
 
     session = _open(study, runs, sets)
     seen = session.observe()
     tables.print_plan(seen.plan, session)
+    if dry_run:
+        tables.print_scripts(seen.plan, session)
+        return
     _confirm(seen, yes)
     _tell_submitted(session.submit())
 
@@ -74,15 +84,17 @@ def submit(study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption 
 def retry(
     study: StudyArgument = STUDY,
     cells: CellsArgument = [],
+    statuses: StatusOption = [],
+    causes: CauseOption = [],
     runs: RunsOption = RUNS,
     yes: YesOption = False,
 ) -> None:
-    """Start failed cells again; training resumes from the newest checkpoint."""
+    """Start failed cells again, whatever their budgets say; training resumes from the newest checkpoint."""
     from orchestrator.select import selection
 
     study, cells = _study_and_cells(study, cells)
     session = _open_submitted(study, runs)
-    keep = selection(cells, ["FAILED"])
+    keep = selection(cells, statuses or ["FAILED"], causes)
     _confirm(session.observe(retry=True, keep=keep), yes)
     _tell_submitted(session.submit(retry=True, keep=keep))
 
@@ -92,11 +104,18 @@ def watch(
     study: StudyArgument = STUDY,
     runs: RunsOption = RUNS,
     every: Annotated[float | None, typer.Option(help="Seconds between two looks; 1 here, 30 on Slurm.")] = None,
+    as_job: Annotated[bool, typer.Option("--as-job", help="Watch from a one-CPU job, and return at once.")] = False,
 ) -> None:
-    """Drive the study until every cell has ended, with a progress bar."""
-    from orchestrator.progress import watch_with_bar
+    """Drive the study until every cell has ended: submit as room appears, answer deaths, show where it stands."""
+    session = _open_submitted(study, runs)
+    if as_job:
+        from orchestrator.watch_job import submit_watch
 
-    _exit_by(watch_with_bar(_open_submitted(study, runs), every))
+        print(f"job {submit_watch(session, every)} watches {session.file.study.name}")
+        return
+    from orchestrator.progress import watch_with_table
+
+    _exit_by(watch_with_table(session, every))
 
 
 @app.command()
@@ -104,6 +123,7 @@ def status(
     study: StudyArgument = STUDY,
     cells: CellsArgument = [],
     statuses: StatusOption = [],
+    causes: CauseOption = [],
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,11 +133,12 @@ def status(
 
     study, cells = _study_and_cells(study, cells)
     session = _open_submitted(study, runs)
-    seen = session.observe(keep=selection(cells, statuses))
+    seen = session.observe(keep=selection(cells, statuses, causes))
     if as_json:
-        _print_json({"cells": [state.to_json() for state in seen.states]})
+        measured = seen.plan.speeds.summary()
+        _print_json({"cells": [state.to_json() for state in seen.states], "measured": measured})
     else:
-        tables.print_status(seen, session, each=bool(cells or statuses))
+        tables.print_status(seen, session, each=bool(cells or statuses or causes))
     _exit_by(seen)
 
 
@@ -133,11 +154,12 @@ def why(
     from orchestrator.select import only_cell
 
     session = _open_submitted(study, runs)
-    state = only_cell(session.observe().states, cell)
+    seen = session.observe()
+    state = only_cell(seen.states, cell)
     if as_json:
         _print_json({**state.to_json(), "attempts": session.store.attempts(state.cell.cell_id)})
     else:
-        tables.print_why(state, session)
+        tables.print_why(state, next(p for p in seen.plan.cells if p.cell is state.cell), session)
 
 
 @app.command()
@@ -248,7 +270,10 @@ def demo(
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 fine, 1 some cells failed, 2 usage or study error, 3 no scheduler."""
+    """The console script.
+
+    Exit codes: 0 fine, 1 some cells failed, 2 usage or study error, 3 no scheduler, 4 refused by a limit or budget.
+    """
     from models.errors import UserError
 
     try:
@@ -257,11 +282,11 @@ def main() -> None:
         _fail(error, 2)
     except Exception as error:
         from slurm.cluster import ProfileError
-        from slurm.resources import SlurmError
+        from slurm.resources import LimitReachedError, SlurmError
 
         if not isinstance(error, SlurmError):
             raise
-        _fail(error, 2 if isinstance(error, ProfileError) else 3)
+        _fail(error, 2 if isinstance(error, ProfileError) else 4 if isinstance(error, LimitReachedError) else 3)
 
 
 def _open(study: Path, runs: Path, sets: list[str] | None = None) -> "Session":
@@ -290,8 +315,17 @@ def _confirm(seen: "Observation", yes: bool) -> None:
 
 
 def _tell_submitted(seen: "Observation") -> None:
-    num = sum(cell.action in ("submit", "retry") for cell in seen.plan.cells)
-    print(f"submitted {num} cells" if num else "nothing to submit")
+    asked = {cell.cell.cell_id for cell in seen.plan.cells if cell.action in ("submit", "retry")}
+    taken = {text.partition("@")[0] for array in seen.plan.arrays for units in array.tasks for text in units}
+    if seen.plan.halted:
+        print(seen.plan.halted)
+    elif not asked:
+        print("nothing to submit")
+    else:
+        waiting = (
+            f"; {len(asked - taken)} wait for room in the queue: `upshot watch` feeds them" if asked - taken else ""
+        )
+        print(f"submitted {len(taken)} cells{waiting}")
 
 
 def _exit_by(seen: "Observation") -> None:

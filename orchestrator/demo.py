@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from models.data import shipped
-from orchestrator.drive import Observation
-from orchestrator.progress import duration, watch_with_bar
+from orchestrator.observe import Observation
+from orchestrator.progress import duration, watch_with_table
 from orchestrator.session import open_session
 from orchestrator.tables import print_plan, print_reduced
 
@@ -26,7 +26,7 @@ def run_demo(cluster: str, runs: Path) -> Observation:
     print("\nTraining every cell on real images, then probing every checkpoint on every downstream task.")
     print("Stop it at any time; the next run goes on from what is done.\n")
     session.submit()
-    seen = watch_with_bar(session)
+    seen = watch_with_table(session)
     print(f"\n{len(seen.states)} cells ended after {duration(time.monotonic() - began)}. Now the answer.\n")
     page = session.report()
     print_reduced(session.reduced())

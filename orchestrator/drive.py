@@ -1,145 +1,238 @@
-"""Observe, plan, act: what `submit`, `watch` and every command that reads a study's state do."""
+"""Observe, plan, act: what `submit`, `retry`, `watch` and `cancel` do to a study."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from models.errors import UserError
 from orchestrator import node
-from orchestrator.grid import cells, num_excluded
-from orchestrator.plan import Array, Plan, make_plan
-from orchestrator.state import LIVE, CellState, Live, Status, read_states
-from orchestrator.store import Manifest, Stage, Store, new_token
+from orchestrator.observe import Observation, Observer, keep_all, local_tasks
+from orchestrator.plan import Array, Plan
+from orchestrator.private import make_private, refuse_unsafe, shell_check
+from orchestrator.sizing import Cost
+from orchestrator.snapshot import job_environment, take_snapshot
+from orchestrator.state import CellState
+from orchestrator.store import Manifest, Store, new_token, parse_unit
 from orchestrator.study import Study, StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile
-from slurm.resources import SlurmError, SlurmUnreachable
-from slurm.submit import submit_array
+from slurm.limits import discover, refuse
+from slurm.resources import LimitReachedError, SlurmError, SlurmUnreachable
+from slurm.submit import SubmissionUnansweredError, export_lines, submit_array
 
-LAG_S = 15.0
-"""How long after a submission a job may be missing from the queue without having ended."""
+IDLE_TICKS = 10  # looks without any change, after which the next ones come less often
+IDLE_FACTOR = 4.0  # at most so many times less often
 
-LiveState = Literal["pending", "running", "unknown"]
+JobFunction = Callable[[str, str, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """A study, its cells' states, and the plan that follows from them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the jobs of one submission have in common."""
 
-    study: Study
-    states: list[CellState]
-    plan: Plan
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is live and nothing is to be submitted."""
-        live = any(stage.status in LIVE for state in self.states for stage in (state.train, state.evaluate))
-        return not live and not self.plan.arrays
+    code: Path
+    function: JobFunction
+    by_person: bool = False
 
     @property
-    def num_failed(self) -> int:
-        """Cells of which a stage failed."""
-        return sum(state.status == Status.FAILED for state in self.states)
+    def environment(self) -> dict[str, str]:
+        """What the job's Python needs to import the snapshot and to find the packaged images."""
+        return job_environment(self.code)
 
 
-def observe(
-    store: Store,
-    file: StudyFile,
-    profile: Profile,
-    *,
-    retry: bool = False,
-    keep: Callable[[CellState], bool] = lambda _: True,
-    strict: bool = True,
-) -> Observation:
-    """Where the study stands, and what is to be done about the cells that `keep` keeps.
+class Driver:
+    """Drives one study; whoever lets it tick holds the study's lock (`Store.driving`).
 
-    Raises:
-        UserError: the study makes no cells.
-        SlurmError: the scheduler does not answer; without `strict`, its jobs are then unknown.
+    Args:
+        store: the study's folder.
+        file: the study.
+        profile: where it runs.
+        function: what an array task calls with (study folder, token, index).
     """
-    study = file.study
-    live = live_tasks(store, strict=strict)
-    states = [s for s in read_states(store, study, cells(study, file.path), live) if keep(s)]
-    plan = make_plan(study, states, profile, num_excluded=num_excluded(study), retry=retry)
-    return Observation(study, states, plan)
 
+    def __init__(self, store: Store, file: StudyFile, profile: Profile, function: JobFunction = node.run_task) -> None:
+        self.store, self.file, self.profile, self.function = store, file, profile, function
+        self.observer = Observer(store, file, profile)
+        self._code: Path | None = None
 
-def live_tasks(store: Store, *, strict: bool = True) -> Live:
-    """By token and array index, what has not ended; adopts jobs whose id was never recorded.
+    def tick(self, *, retry: bool = False, keep: Callable[[CellState], bool] = keep_all) -> Observation:
+        """Looks, and submits what the plan says; the observation is that before the submission. The lock is held.
 
-    Raises:
-        SlurmUnreachable: Slurm jobs were submitted, Slurm does not answer, and `strict` forbids to call them unknown.
-    """
-    manifests = store.manifests()
-    live: dict[tuple[str, int], LiveState] = {}
-    for manifest in manifests:
-        if manifest.executor == "local":
-            live |= _live_locally(store, manifest)
-    on_slurm = [manifest for manifest in manifests if manifest.executor == "slurm"]
-    if on_slurm:
-        try:
-            live |= _live_on_slurm(store, on_slurm)
-        except SlurmUnreachable:
-            if strict:
-                raise
-            # Its silence is never read as an end: what has no record of one is unknown.
-            live |= {(m.token, index): "unknown" for m in on_slurm for index in range(len(m.tasks))}
-    return live
+        Raises:
+            SlurmUnreachable: the scheduler does not answer.
+            SlurmError: it refuses.
+            UserError: the study cannot be run as it is.
+        """
+        self.observer.writes = True
+        seen = self.observer.look(retry=retry, keep=keep)
+        if seen.never_start:
+            jobs.cancel(seen.never_start)
+        if seen.plan.arrays:
+            refuse_what_cannot_run(self.file.study, seen.plan)
+            self.act(seen.plan, by_person=retry)
+        return seen
 
+    def act(self, plan: Plan, *, by_person: bool = False) -> list[Manifest]:
+        """Carries out a plan.
 
-def _live_locally(store: Store, manifest: Manifest) -> dict[tuple[str, int], LiveState]:
-    home = store.job_folder(manifest.job_id or manifest.token)
-    living = local.living(home)
-    if not living:
-        started = (
-            local.is_stopped(home)
-            or (home / "workers").exists()
-            or time.time() - manifest.submitted > local.START_GRACE_S
+        A limit that passes ends it early: what is left waits for the next tick.
+
+        Raises:
+            LimitReachedError: a limit that never passes, or one that passes while nothing at all could be submitted.
+            SlurmError: the scheduler refuses.
+        """
+        self._prepare(plan)
+        launch = Launch(code=self._snapshot(), function=self.function, by_person=by_person)
+        if self.profile.scheduler == "local":
+            return self._submit_locally(plan.arrays, launch)
+        submitted: list[Manifest] = []
+        for array in plan.arrays:
+            try:
+                submitted += self._submit_on_slurm(array, launch)
+            except SubmissionUnansweredError as error:
+                print(error, file=sys.stderr)
+                break
+            except LimitReachedError as error:
+                if not error.passes:
+                    raise
+                print(f"{error}: the rest waits for room", file=sys.stderr)
+                break
+        return submitted
+
+    def _prepare(self, plan: Plan) -> None:
+        make_private(self.store.root, int(self.profile.folder_mode, 8))
+        refuse_unsafe(self.store.root)
+        self.store.write_study(self.file.text, self.profile)
+        cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
+        for cell_id in {parse_unit(text)[0] for array in plan.arrays for units in array.tasks for text in units}:
+            self.store.write_cell(cells[cell_id])
+
+    def _snapshot(self) -> Path:
+        """The code that this driver's jobs run, kept once."""
+        if self._code is None:
+            self._code = take_snapshot(self.store.root)
+        return self._code
+
+    def _manifest(self, array: Array, executor: Literal["local", "slurm"], launch: Launch) -> Manifest:
+        return Manifest(
+            token=new_token(),
+            study=self.file.study.name,
+            stage=array.stage,
+            executor=executor,
+            tasks=array.tasks,
+            resources=asdict(array.cost.resources),
+            submitted=time.time(),
+            micro_batch=array.cost.micro_batch,
+            code=launch.code.name,
+            by_person=launch.by_person,
         )
-        return {} if started else {(manifest.token, i): "pending" for i in range(len(manifest.tasks))}
-    claims = local.claims(store.job_folder(manifest.token))
-    return {
-        (manifest.token, index): "running" if index in claims else "pending"
-        for index in range(len(manifest.tasks))
-        if index not in claims or claims[index] in living
-    }
+
+    # --- on Slurm --------------------------------------------------------------------------------------------------
+
+    def _submit_on_slurm(self, array: Array, launch: Launch, after: Manifest | None = None) -> list[Manifest]:
+        """The submission of an array, and of the one that waits for it."""
+        manifest = replace(self._manifest(array, "slurm", launch), after=after.token if after else None)
+        self.store.write_manifest(manifest)
+        try:
+            job_id = submit_array(
+                launch.function,
+                [(str(self.store.root), manifest.token, index) for index in range(len(manifest.tasks))],
+                folder=self.store.job_folder(manifest.token),
+                job_name=manifest.job_name,
+                resources=array.cost.resources,
+                profile=self.profile,
+                after=after.job_id if after else None,
+                setup=[shell_check(self.store.job_folder(manifest.token)), *export_lines(launch.environment)],
+            )
+        except SubmissionUnansweredError as error:
+            # The controller may have it all the same: the job's name tells, and the next ticks look for it.
+            raise SubmissionUnansweredError(f"{error}; the next look tells whether it was taken") from error
+        except SlurmError:
+            self.store.write_manifest(replace(manifest, abandoned=True))
+            raise
+        answered = self.store.set_job_id(manifest, job_id)
+        followers = self._submit_on_slurm(array.then, launch, answered) if array.then else []
+        return [answered, *followers]
+
+    # --- on this machine -------------------------------------------------------------------------------------------
+
+    def _submit_locally(self, arrays: list[Array], launch: Launch) -> list[Manifest]:
+        """One queue of all arrays, worked off by as many processes as cores, in a session of their own."""
+        queue: list[Manifest] = []
+        for array in arrays:
+            after: Manifest | None = None
+            stage: Array | None = array
+            while stage is not None:
+                after = replace(self._manifest(stage, "local", launch), after=after.token if after else None)
+                queue.append(after)
+                stage = stage.then
+        home = queue[0].token
+        for manifest in queue:
+            self.store.write_manifest(replace(manifest, job_id=home))
+        self._start_workers(queue, home, launch)
+        return queue
+
+    def _start_workers(self, queue: list[Manifest], home: str, launch: Launch) -> None:
+        num_tasks = sum(len(manifest.tasks) for manifest in queue)
+        workers = min(num_tasks, next(iter(self.profile.partitions.values())).cpus_per_node)
+        log = self.store.job_folder(home) / "workers.log"
+        tokens = ",".join(manifest.token for manifest in queue)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as output:
+            started = subprocess.run(
+                [sys.executable, "-m", "orchestrator.node", str(self.store.root), tokens, str(workers)],
+                start_new_session=True,  # a closed terminal or Ctrl-C leaves the workers alone
+                env={**os.environ, "OMP_NUM_THREADS": "1", **launch.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+            )
+        if started.returncode:
+            raise SlurmError(f"the workers did not start; see {log}")
 
 
-def _live_on_slurm(store: Store, manifests: list[Manifest]) -> dict[tuple[str, int], LiveState]:
-    queue = jobs.query_live("upshot-")
-    by_name = {job.name: job.array_job_id for job in queue.values()}
-    live: dict[tuple[str, int], LiveState] = {}
-    for manifest in manifests:
-        found = manifest
-        if manifest.job_id is None and manifest.job_name in by_name:
-            found = store.set_job_id(manifest, by_name[manifest.job_name])
-        live |= _tasks_in_queue(found, queue)
-    return live
+def refuse_what_cannot_run(study: Study, plan: Plan) -> None:
+    """Raises for a plan that no partition, or not the study's budget, has room for.
+
+    Raises:
+        UserError: a cell's training state has to be sharded.
+        LimitReachedError: a cell needs more memory than a node has, or the plan exceeds the study's GPU-hours.
+    """
+    for planned in plan.cells:
+        costs: list[Cost] = planned.to_do
+        recipe = planned.cell.recipe
+        name = f"cell {planned.cell.cell_id} ({recipe.family} {recipe.size})"
+        if any(cost.sharded for cost in costs):
+            raise UserError(
+                f"{name}: its weights, gradients and optimiser state do not fit one accelerator, and a cell's state"
+                " cannot be sharded yet: leave it out by [[exclude]], or place it on accelerators with more memory"
+            )
+        for cost in costs:
+            if "memory" in cost.over:
+                raise LimitReachedError(
+                    f"{name}: needs more memory than the {cost.resources.mem_gb:g} GB of a node of partition"
+                    f" {cost.resources.partition or 'local'}: leave it out by [[exclude]], or place it elsewhere"
+                )
+    _refuse_above_budget(study, plan)
 
 
-def _tasks_in_queue(manifest: Manifest, queue: dict[jobs.JobKey, jobs.Job]) -> dict[tuple[str, int], LiveState]:
-    lagging = time.time() - manifest.submitted < LAG_S
-    live: dict[tuple[str, int], LiveState] = {}
-    for index in range(len(manifest.tasks)):
-        job = jobs.find_job(queue, manifest.job_id or "", index)
-        if job is not None:
-            live[(manifest.token, index)] = _LIVE_STATES.get(job.state, "unknown")
-        elif lagging:
-            live[(manifest.token, index)] = "unknown"
-    return live
-
-
-_LIVE_STATES: dict[jobs.JobState, LiveState] = {
-    jobs.JobState.PENDING: "pending",
-    jobs.JobState.REQUEUED: "pending",
-    jobs.JobState.RUNNING: "running",
-    jobs.JobState.SUSPENDED: "running",
-}
+def _refuse_above_budget(study: Study, plan: Plan) -> None:
+    budget = study.cluster.max_gpu_hours
+    if budget is None:
+        return
+    used = sum(p.cost(stage).gpu_hours for p in plan.cells for stage in ("train", "evaluate") if stage not in p.stages)
+    wanted = plan.hours("gpu_hours")
+    if used + wanted > budget:
+        raise LimitReachedError(
+            f"cluster.max_gpu_hours is {budget:g}: {used:.1f} are used or under way, and the plan expects"
+            f" {wanted:.1f} more"
+        )
 
 
 def submit(
@@ -148,116 +241,34 @@ def submit(
     profile: Profile,
     *,
     retry: bool = False,
-    keep: Callable[[CellState], bool] = lambda _: True,
+    keep: Callable[[CellState], bool] = keep_all,
+    function: JobFunction = node.run_task,
 ) -> Observation:
     """Submits what the plan says, and nothing twice; the observation is that before.
 
     Raises:
         DriverBusyError: another driver is at work.
+        ProfileError: the cluster is not as the profile says.
+        LimitReachedError: a limit or the budget refuses.
         SlurmError: the scheduler does not answer or refuses.
     """
-    if profile.scheduler == "slurm":
-        jobs.query_live(f"upshot-{file.study.name}-")  # a silent scheduler is met before anything is written
+    preflight(profile)
+    driver = Driver(store, file, profile, function)
+    refuse_what_cannot_run(file.study, driver.observer.look(retry=retry, keep=keep).plan)  # before anything is written
     with store.driving():
-        seen = observe(store, file, profile, retry=retry, keep=keep)
-        refuse_several_accelerators(seen.plan)
-        act(store, file, profile, seen.plan)
-    return seen
+        return driver.tick(retry=retry, keep=keep)
 
 
-def refuse_several_accelerators(plan: Plan) -> None:
-    """A cell trains on one accelerator; asking for more would hold them idle, or train the cell on each node."""
-    for planned in plan.cells:
-        asked = planned.train.resources
-        if planned.to_do and asked.accelerators * asked.num_nodes > 1:
-            raise UserError(
-                f"cell {planned.cell.cell_id} ({planned.cell.recipe.family} {planned.cell.recipe.size}) needs"
-                f" {asked.accelerators * asked.num_nodes} accelerators, and a cell can only be trained on one yet:"
-                " leave it out by [[exclude]], or give it a smaller batch"
-            )
+def preflight(profile: Profile) -> None:
+    """Raises for what would be refused whatever the study: a silent scheduler, a wrong profile, a limit of zero.
 
-
-def act(store: Store, file: StudyFile, profile: Profile, plan: Plan) -> list[Manifest]:
-    """Carries out a plan; the caller holds the driver lock."""
-    if not plan.arrays:
-        return []
-    store.write_study(file.text, profile)
-    for array in plan.arrays:
-        for planned in array.cells:
-            store.write_cell(planned.cell)
-    if profile.scheduler == "local":
-        return _submit_locally(store, file.study, profile, plan.arrays)
-    return [m for array in plan.arrays for m in _submit_on_slurm(store, file.study, profile, array)]
-
-
-def _manifests(study: Study, array: Array, executor: Literal["local", "slurm"]) -> Iterator[Manifest]:
-    """One for each stage that the array's cells need; the second waits for the first."""
-    after: str | None = None
-    stages: list[Stage] = [stage for stage in ("train", "evaluate") if stage in array.stages]
-    for stage in stages:
-        cost = array.cells[0].train if stage == "train" else array.cells[0].evaluate
-        manifest = Manifest(
-            token=new_token(),
-            study=study.name,
-            stage=stage,
-            executor=executor,
-            tasks=[[planned.cell.cell_id] for planned in array.cells],
-            resources=asdict(cost.resources),
-            submitted=time.time(),
-            after=after,
-        )
-        after = manifest.token
-        yield manifest
-
-
-def _submit_on_slurm(store: Store, study: Study, profile: Profile, array: Array) -> list[Manifest]:
-    submitted: list[Manifest] = []
-    for manifest in _manifests(study, array, "slurm"):
-        store.write_manifest(manifest)
-        cost = array.cells[0].train if manifest.stage == "train" else array.cells[0].evaluate
-        job_id = submit_array(
-            node.run_task,
-            [(str(store.root), manifest.token, index) for index in range(len(manifest.tasks))],
-            folder=store.job_folder(manifest.token),
-            job_name=manifest.job_name,
-            resources=cost.resources,
-            profile=profile,
-            after=submitted[-1].job_id if submitted else None,
-        )
-        submitted.append(store.set_job_id(manifest, job_id))
-    return submitted
-
-
-def _submit_locally(store: Store, study: Study, profile: Profile, arrays: list[Array]) -> list[Manifest]:
-    """One queue of all arrays, worked off by as many processes as cores, in a session of their own."""
-    queue = [manifest for array in arrays for manifest in _manifests(study, array, "local")]
-    home = queue[0].token
-    for manifest in queue:
-        store.write_manifest(replace(manifest, job_id=home))
-    num_tasks = sum(len(manifest.tasks) for manifest in queue)
-    workers = min(num_tasks, next(iter(profile.partitions.values())).cpus_per_node)
-    log = store.job_folder(home) / "workers.log"
-    tokens = ",".join(manifest.token for manifest in queue)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as output:
-        started = subprocess.run(
-            [sys.executable, "-m", "orchestrator.node", str(store.root), tokens, str(workers)],
-            start_new_session=True,  # a closed terminal or Ctrl-C leaves the workers alone
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
-    if started.returncode:
-        raise SlurmError(f"the workers did not start; see {log}")
-    return queue
-
-
-def _python_path() -> str:
-    """The folder of the packages first, so that workers run this code whatever their working directory."""
-    here = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+    Raises:
+        SlurmUnreachable: the scheduler does not answer.
+        ProfileError: the cluster is not as the profile says.
+        LimitReachedError: a limit that can never be met.
+    """
+    if profile.scheduler == "slurm":
+        refuse(profile, discover())
 
 
 def watch(
@@ -268,36 +279,51 @@ def watch(
     show: Callable[[Observation], None],
     tick_s: float,
     sleep: Callable[[float], None] = time.sleep,
-) -> Observation:
+    should_stop: Callable[[], bool] = lambda: False,
+    function: JobFunction = node.run_task,
+) -> Observation | None:
     """Drives the study until nothing is live and nothing is left to submit; returns the last observation.
+
+    Looks come less often while nothing changes. None when it was told to stop.
 
     Raises:
         DriverBusyError: another driver is at work.
         SlurmError: the scheduler refuses a submission.
     """
     with store.driving() as check_lock:
-        while True:
+        driver, idle, before = Driver(store, file, profile, function), 0, None
+        while not should_stop():
             check_lock()
             try:
-                seen = observe(store, file, profile)
+                seen = driver.tick()
             except SlurmUnreachable as error:
                 print(f"{error}; trying again", file=sys.stderr)
-                sleep(tick_s)
+                sleep(tick_s * IDLE_FACTOR)
                 continue
             show(seen)
             if seen.settled:
                 return seen
-            act(store, file, profile, seen.plan)
-            sleep(tick_s)
+            now = [(state.train.status, state.evaluate.status, state.steps) for state in seen.states]
+            idle, before = (idle + 1 if now == before else 0), now
+            sleep(tick_s * min(IDLE_FACTOR, max(1.0, idle / IDLE_TICKS)))
+    return None
 
 
 def cancel(store: Store) -> int:
-    """Stops every live job of the study; how many submissions that were."""
-    manifests = {token for token, _ in live_tasks(store)}
-    stopped = [store.manifest(token) for token in sorted(manifests)]
-    on_slurm = [m.job_id for m in stopped if m.executor == "slurm" and m.job_id]
-    if on_slurm:
-        jobs.cancel(on_slurm)
-    for home in {m.job_id or m.token for m in stopped if m.executor == "local"}:
+    """Stops every live job of the study; how many submissions that were.
+
+    Raises:
+        SlurmError: the scheduler does not answer or refuses.
+    """
+    manifests = store.manifests()
+    on_slurm = any(manifest.executor == "slurm" for manifest in manifests)
+    queued = {job.name: job.array_job_id for job in jobs.query_live("upshot-").values()} if on_slurm else {}
+    live = [m for m in manifests if m.job_name in queued or (any(local_tasks(store, m)) and m.executor == "local")]
+    for manifest in live:
+        store.write_manifest(replace(manifest, cancelled=True))  # first, so that no driver starts them again
+    ids = [queued[manifest.job_name] for manifest in live if manifest.executor == "slurm"]
+    if ids:
+        jobs.cancel(ids)
+    for home in {m.job_id or m.token for m in live if m.executor == "local"}:
         local.stop(store.job_folder(home))
-    return len(stopped)
+    return len(live)

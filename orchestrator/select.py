@@ -5,20 +5,33 @@ from collections.abc import Callable, Iterable
 from models.errors import UnknownNameError, UserError
 from models.recipe import Axes
 from orchestrator.state import CellState, Status
+from slurm.failures import Cause
 
 Keep = Callable[[CellState], bool]
 
 
-def selection(words: Iterable[str], statuses: Iterable[str] = ()) -> Keep:
-    """A test that a cell passes when its status is one of `statuses` and every word fits it.
+def selection(words: Iterable[str], statuses: Iterable[str] = (), causes: Iterable[str] = ()) -> Keep:
+    """A test that a cell passes when status and cause are among those given and every word fits it.
 
     Raises:
-        UnknownNameError: no such status or axis.
+        UnknownNameError: no such status, cause or axis.
         UserError: a word that is neither axis=value nor hexadecimal.
     """
     wanted = {_status(name) for name in statuses}
+    died_of = {_cause(name) for name in causes}
     tests = [_word(word) for word in words]
-    return lambda state: (not wanted or state.status in wanted) and all(test(state) for test in tests)
+    return lambda state: (
+        (not wanted or state.status in wanted)
+        and (not died_of or state.cause in died_of)
+        and all(test(state) for test in tests)
+    )
+
+
+def _cause(name: str) -> Cause:
+    try:
+        return Cause(name.lower().replace("_", "-"))
+    except ValueError as error:
+        raise UnknownNameError("cause", name, [cause.value for cause in Cause]) from error
 
 
 def _status(name: str) -> Status:

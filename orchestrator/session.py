@@ -9,19 +9,15 @@ import polars as pl
 
 from models.errors import StudyError
 from orchestrator import drive
-from orchestrator.drive import Observation
 from orchestrator.grid import cells
 from orchestrator.node import mirror_cell
+from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
 from orchestrator.store import Store
 from orchestrator.study import StudyFile, load_study
 from slurm.cluster import Profile, load_profile
-
-
-def _all(_: object) -> bool:
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +28,11 @@ class Session:
     store: Store
     profile: Profile
 
-    def observe(self, *, retry: bool = False, keep: Keep = _all) -> Observation:
+    def observe(self, *, retry: bool = False, keep: Keep = keep_all) -> Observation:
         """Where the study stands and what would be done about it; jobs of a silent scheduler are unknown."""
-        return drive.observe(self.store, self.file, self.profile, retry=retry, keep=keep, strict=False)
+        return Observer(self.store, self.file, self.profile).look(retry=retry, keep=keep, strict=False)
 
-    def submit(self, *, retry: bool = False, keep: Keep = _all) -> Observation:
+    def submit(self, *, retry: bool = False, keep: Keep = keep_all) -> Observation:
         """Submits what is to be submitted; the observation that led to it."""
         return drive.submit(self.store, self.file, self.profile, retry=retry, keep=keep)
 

@@ -1,16 +1,36 @@
-"""Where every cell stands: a pure reading of the study folder's files and of what the scheduler says is live."""
+"""Where every cell stands: a pure reading of the study folder's files and of what the scheduler says of its jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
+from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.grid import Cell
-from orchestrator.store import STAGES, Manifest, Stage, Store
+from orchestrator.store import STAGES, Manifest, Stage, Store, parse_unit
 from orchestrator.study import Study
+from slurm.failures import Cause, Death
+from slurm.jobs import Job
 
-Live = Mapping[tuple[str, int], Literal["pending", "running", "unknown"]]
-"""By token and array index: what has not ended, as far as anyone knows. What is missing has ended."""
+TaskState = Literal["pending", "running", "unknown", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One array task, as far as anyone knows. Gone: it has ended, or never was."""
+
+    state: TaskState
+    job: Job | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Not known to have ended: unknown is never done and never failed."""
+        return self.state != "gone"
+
+
+GONE = Task("gone")
+TaskKey = tuple[str, int]  # token of the submission, array index
+Tasks = Mapping[TaskKey, Task]  # what is missing is gone
 
 
 class Status(StrEnum):
@@ -32,14 +52,23 @@ LIVE = (Status.PENDING, Status.RUNNING, Status.UNKNOWN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
-    """One stage of one cell, with the newest submission that carries it and the last thing it recorded."""
+    """One stage of one cell.
+
+    `deaths` are all that it ever died of, oldest first, `recent` those since somebody last asked for a retry. `covered`
+    are the checkpoints that live evaluations judge, each alone; None among them stands for the whole cell.
+    """
 
     status: Status
-    cause: str | None = None
+    cause: Cause | None = None
+    detail: str = ""
     num_attempts: int = 0
     seconds: float = 0.0
     token: str | None = None
-    last: dict[str, Any] | None = None
+    last: Attempt | None = None
+    deaths: tuple[Death, ...] = ()
+    recent: tuple[Death, ...] = ()
+    covered: frozenset[int | None] = frozenset()
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +78,8 @@ class CellState:
     cell: Cell
     train: StageState
     evaluate: StageState
-    steps: tuple[int, ...]
-    missing: tuple[tuple[int, str], ...]
+    steps: tuple[int, ...] = ()
+    missing: tuple[tuple[int, str], ...] = ()
 
     @property
     def status(self) -> Status:
@@ -63,9 +92,20 @@ class CellState:
         return Status.RUNNING if self.evaluate.status == Status.PENDING else self.evaluate.status
 
     @property
-    def cause(self) -> str | None:
-        """Why it failed, in one line."""
+    def stage(self) -> StageState:
+        """The stage that the status is about."""
+        return self.evaluate if self.train.status in ENDED_WELL else self.train
+
+    @property
+    def cause(self) -> Cause | None:
+        """What it failed of, if it failed."""
         return self.train.cause or self.evaluate.cause
+
+    @property
+    def why(self) -> str | None:
+        """The cause and what tells of it, in one line."""
+        failed = self.train if self.train.cause else self.evaluate
+        return f"{failed.cause}: {failed.detail}" if failed.cause else None
 
     def to_json(self) -> dict[str, Any]:
         """The cell as `upshot status --json` prints it."""
@@ -73,7 +113,8 @@ class CellState:
             "cell_id": self.cell.cell_id,
             **self.cell.recipe.model_dump(),
             "status": self.status,
-            "cause": self.cause,
+            "cause": self.why,
+            "cause_name": self.cause,
             "train": self.train.status,
             "evaluate": self.evaluate.status,
             "attempts": self.train.num_attempts + self.evaluate.num_attempts,
@@ -83,10 +124,136 @@ class CellState:
         }
 
 
-def read_states(store: Store, study: Study, cells: list[Cell], live: Live) -> list[CellState]:
-    """The state of every cell, in the order given."""
-    newest = _newest_tasks(store.manifests())
-    return [_cell_state(store, study, cell, newest, live) for cell in cells]
+# --- the submissions of a cell -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A piece of work in a submission: the checkpoint (None for a whole cell), the manifest, the array index."""
+
+    step: int | None
+    manifest: Manifest
+    index: int
+
+    @property
+    def key(self) -> TaskKey:
+        """Of the array task that does it."""
+        return self.manifest.token, self.index
+
+
+Submissions = Mapping[tuple[Stage, str], list[Submitted]]  # by stage and cell, oldest first
+
+
+def index_submissions(manifests: Iterable[Manifest], cell_ids: Container[str]) -> Submissions:
+    """Every piece of work of those cells by stage and cell, from manifests sorted by time, without abandoned ones."""
+    found: dict[tuple[Stage, str], list[Submitted]] = {}
+    for manifest in manifests:
+        if manifest.abandoned:
+            continue
+        for index, units in enumerate(manifest.tasks):
+            for text in units:
+                cell_id, step = parse_unit(text)
+                if cell_id in cell_ids:
+                    found.setdefault((manifest.stage, cell_id), []).append(Submitted(step, manifest, index))
+    return found
+
+
+CorpseKey = tuple[str, Stage, str, int, int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpse:
+    """An attempt that did not end well and whose cause is not on record yet.
+
+    `started_again` says that its job goes on with another attempt.
+    """
+
+    cell_id: str
+    attempt: Attempt
+    submitted: Submitted
+    task: Task
+    started_again: bool = False
+
+    @property
+    def key(self) -> CorpseKey:
+        """Tells it from every other."""
+        a = self.attempt
+        return self.cell_id, a.stage, a.token, a.number, a.step if a.number == 0 else None
+
+
+def find_corpses(
+    cell_id: str, attempts: list[Attempt], submissions: Submissions, tasks: Tasks, began: set[TaskKey]
+) -> list[Corpse]:
+    """Those of one cell. `began` are the array tasks in which any work began: in them, what did not is innocent."""
+    found = []
+    for stage in STAGES:
+        mine = [attempt for attempt in attempts if attempt.stage == stage]
+        by_token = {submitted.manifest.token: submitted for submitted in submissions.get((stage, cell_id), [])}
+        for position, attempt in enumerate(mine):
+            submitted = by_token.get(attempt.token)
+            if submitted is None or attempt.death is not None or not attempt.ended_badly:
+                continue
+            later = any(other.token == attempt.token for other in mine[position + 1 :])
+            corpse = _corpse(cell_id, attempt, submitted, tasks, later=later)
+            found += [corpse] if corpse is not None else []
+        found += _unborn(cell_id, stage, attempts, submissions, tasks, began)
+    return found
+
+
+def _corpse(cell_id: str, attempt: Attempt, submitted: Submitted, tasks: Tasks, *, later: bool) -> Corpse | None:
+    task = tasks.get(submitted.key, GONE)
+    requeued = later or (attempt.outcome != "failed" and task.state == "pending")
+    if task.is_live and not requeued and attempt.outcome != "failed":
+        return None  # it runs, is on its way out, or nobody knows
+    return Corpse(cell_id=cell_id, attempt=attempt, submitted=submitted, task=task, started_again=requeued)
+
+
+def _unborn(
+    cell_id: str, stage: Stage, attempts: list[Attempt], submissions: Submissions, tasks: Tasks, began: set[TaskKey]
+) -> list[Corpse]:
+    """The newest submission of the stage, if its job ended before it recorded anything of this cell.
+
+    An evaluation whose training did not end well never had its turn.
+    """
+    submitted = next(reversed(submissions.get((stage, cell_id), [])), None)
+    if submitted is None or submitted.manifest.job_id is None:
+        return []
+    if submitted.key in began and not submitted.manifest.cancelled:
+        return []
+    task = tasks.get(submitted.key, GONE)
+    if task.is_live or any(a.token == submitted.manifest.token and a.stage == stage for a in attempts):
+        return []
+    after = submitted.manifest.after
+    if after is not None and not any(a.token == after and not a.ended_badly for a in attempts):
+        return []
+    attempt = Attempt(stage=stage, number=0, token=submitted.manifest.token, step=submitted.step)
+    return [Corpse(cell_id=cell_id, attempt=attempt, submitted=submitted, task=task)]
+
+
+# --- judgement -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFiles:
+    """What a cell's folder holds: its attempts, each with its death where it has one, its finalised checkpoints, and
+    the evaluations that are wanted and not there.
+    """
+
+    attempts: list[Attempt]
+    steps: tuple[int, ...] = ()
+    missing: tuple[tuple[int, str], ...] = ()
+
+
+def read_files(store: Store, study: Study, cell_id: str) -> CellFiles:
+    """What one cell's folder holds now."""
+    attempts = read_attempts(store.attempts(cell_id))
+    steps = store.finalised_steps(cell_id)
+    trained = next((a for a in reversed(attempts) if a.stage == "train" and a.outcome is not None), None)
+    if trained is not None and trained.outcome == "diverged" and trained.end is not None:
+        steps = sorted({*steps, int(trained.end["step"])})
+    return CellFiles(
+        attempts=attempts, steps=tuple(steps), missing=tuple(missing_evaluations(store, study, cell_id, steps))
+    )
 
 
 def wanted_steps(study: Study, steps: list[int]) -> list[int]:
@@ -105,88 +272,106 @@ def missing_evaluations(store: Store, study: Study, cell_id: str, steps: list[in
     return missing
 
 
-def _newest_tasks(manifests: list[Manifest]) -> dict[tuple[Stage, str], tuple[Manifest, int]]:
-    newest: dict[tuple[Stage, str], tuple[Manifest, int]] = {}
-    for manifest in manifests:
-        for index, cell_ids in enumerate(manifest.tasks):
-            newest |= {(manifest.stage, cell_id): (manifest, index) for cell_id in cell_ids}
-    return newest
+def judge(cell: Cell, files: CellFiles, submissions: Submissions, tasks: Tasks) -> CellState:
+    """Where one cell stands."""
+    by_stage = {stage: submissions.get((stage, cell.cell_id), []) for stage in STAGES}
+    mine = {stage: [a for a in files.attempts if a.stage == stage] for stage in STAGES}
+    train = _judge_training(mine["train"], by_stage["train"], tasks)
+    if train.status == Status.DONE and not files.steps:
+        train = replace(train, status=Status.FAILED, cause=Cause.FILE_SYSTEM, detail="its checkpoints are gone")
+    evaluate = _judge_evaluation(mine["evaluate"], by_stage["evaluate"], tasks, train, files.missing)
+    return CellState(cell=cell, train=train, evaluate=evaluate, steps=files.steps, missing=files.missing)
 
 
-def _cell_state(
-    store: Store, study: Study, cell: Cell, newest: dict[tuple[Stage, str], tuple[Manifest, int]], live: Live
-) -> CellState:
-    if not any((stage, cell.cell_id) in newest for stage in STAGES):
-        new = StageState(status=Status.NEW)
-        return CellState(cell=cell, train=new, evaluate=new, steps=(), missing=())
-    ledger = store.attempts(cell.cell_id)
-    states = {stage: _stage_state(stage, ledger, newest.get((stage, cell.cell_id)), live) for stage in STAGES}
-    train, evaluate = states["train"], states["evaluate"]
-    if train.status not in ENDED_WELL:
-        blocked = train.status == Status.FAILED and evaluate.status != Status.NEW
-        evaluate = StageState(status=Status.BLOCKED if blocked else evaluate.status, token=evaluate.token)
-        return CellState(cell=cell, train=train, evaluate=evaluate, steps=(), missing=())
-    steps = store.finalised_steps(cell.cell_id)
-    if not steps and train.status == Status.DONE:
-        lost = replace(train, status=Status.FAILED, cause="its checkpoints are gone")
-        return CellState(cell=cell, train=lost, evaluate=StageState(status=Status.BLOCKED), steps=(), missing=())
-    if train.status == Status.DIVERGED:
-        steps = [*steps, int((train.last or {})["step"])]
-    missing = missing_evaluations(store, study, cell.cell_id, steps)
-    evaluate = _with_files(evaluate, bool(missing))
-    return CellState(cell=cell, train=train, evaluate=evaluate, steps=tuple(steps), missing=tuple(missing))
-
-
-def _with_files(state: StageState, missing: bool) -> StageState:
-    """Result files decide: nothing missing is done, something missing after a good end is new."""
-    if not missing and state.status not in LIVE:
-        status = Status.DONE
-    elif missing and state.status == Status.DONE:
-        status = Status.NEW
-    else:
-        return state
-    return StageState(status=status, num_attempts=state.num_attempts, seconds=state.seconds, last=state.last)
-
-
-def _stage_state(
-    stage: Stage, ledger: list[dict[str, Any]], newest: tuple[Manifest, int] | None, live: Live
-) -> StageState:
-    events = [event for event in ledger if event.get("stage") == stage]
-    starts = sum(event["event"] == "start" for event in events)
-    seconds = sum(event.get("seconds", 0.0) for event in events)
-    if newest is None:
-        return StageState(status=Status.NEW, num_attempts=starts, seconds=seconds)
-    manifest, index = newest
-    mine = [event for event in events if event.get("token") == manifest.token]
-    last = mine[-1] if mine else None
-    status, cause = _judge(last, manifest, live.get((manifest.token, index)))
+def _told(attempts: list[Attempt], submitted: list[Submitted]) -> StageState:
+    """What the ledger tells of a stage whatever its status: attempts, seconds, deaths."""
+    asked = [s.manifest.token for s in submitted if s.manifest.by_person]
+    order = [s.manifest.token for s in submitted]
+    since = order.index(asked[-1]) if asked else 0
+    recent = set(order[since:])
+    deaths = [(attempt.token, attempt.death) for attempt in attempts if attempt.death is not None]
     return StageState(
-        status=status,
-        cause=cause,
-        num_attempts=starts,
-        seconds=seconds,
-        token=manifest.token,
-        last=last or (events[-1] if events else None),
+        status=Status.NEW,
+        num_attempts=sum(attempt.number > 0 for attempt in attempts),
+        seconds=sum(attempt.seconds for attempt in attempts),
+        token=order[-1] if order else None,
+        last=attempts[-1] if attempts else None,
+        deaths=tuple(death for _, death in deaths),
+        recent=tuple(death for token, death in deaths if token in recent),
     )
 
 
-def _judge(last: dict[str, Any] | None, manifest: Manifest, live: str | None) -> tuple[Status, str | None]:
-    ended = last["outcome"] if last is not None and last["event"] == "end" else None
-    if last is not None and ended == "failed":
-        return Status.FAILED, f"{last['error']['type']}: {_first_line(last['error']['message'])}"
-    if ended in ("done", "diverged"):
-        return Status(ended), None
-    if live is not None:  # an interrupted attempt goes on once its job is requeued
-        return (Status.RUNNING if last is not None and live == "pending" else Status(live)), None
-    if last is not None and ended == "interrupted":
-        return Status.FAILED, f"interrupted: {_first_line(last['error']['message']) or last['error']['type']}"
-    if last is not None:
-        return Status.FAILED, f"killed: the attempt on {last.get('host')} ended without a record"
-    if manifest.job_id is None:
-        return Status.NEW, None  # the scheduler never took it
-    return Status.FAILED, "its job ended before the cell began"
+def _judge_training(attempts: list[Attempt], submitted: list[Submitted], tasks: Tasks) -> StageState:
+    told = _told(attempts, submitted)
+    if not submitted:
+        return told
+    newest = submitted[-1]
+    task = tasks.get(newest.key, GONE)
+    told = replace(told, job=task.job)
+    mine = [attempt for attempt in attempts if attempt.token == newest.manifest.token]
+    last = mine[-1] if mine else None
+    if last is not None and last.outcome in ("done", "diverged"):
+        return replace(told, status=Status(last.outcome))
+    if last is not None and last.outcome == "failed":
+        return _failed(told, last)
+    if task.is_live:  # an interrupted attempt goes on once its job is requeued
+        running = task.state == "running" or (last is not None and task.state == "pending")
+        return replace(told, status=Status.RUNNING if running else Status(task.state))
+    if last is None or newest.manifest.job_id is None:
+        return told  # the scheduler never took it, or its job died before its turn
+    return _failed(told, last)
 
 
-def _first_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[0][:200] if lines else ""
+def _failed(told: StageState, last: Attempt) -> StageState:
+    death = last.death or Death(cause=Cause.KILLED, detail="not examined yet")
+    return replace(told, status=Status.FAILED, cause=death.cause, detail=death.detail)
+
+
+def _judge_evaluation(
+    attempts: list[Attempt],
+    submitted: list[Submitted],
+    tasks: Tasks,
+    train: StageState,
+    missing: tuple[tuple[int, str], ...],
+) -> StageState:
+    """Result files decide: with nothing missing it is done, whatever its attempts say."""
+    live = [(s.step, tasks[s.key]) for s in submitted if tasks.get(s.key, GONE).is_live]
+    told = replace(
+        _told(attempts, submitted),
+        covered=frozenset(step for step, _ in live),
+        job=live[-1][1].job if live else None,
+    )
+    if train.status not in ENDED_WELL:
+        blocked = train.status == Status.FAILED and bool(submitted)
+        ahead = {task.state for _, task in live}
+        status = Status.BLOCKED if blocked else Status.RUNNING if "running" in ahead else Status.NEW
+        return replace(told, status=Status.PENDING if status == Status.NEW and live else status)
+    if not missing:
+        return replace(told, status=Status.DONE)
+    if live:
+        states = {task.state for _, task in live}
+        return replace(told, status=next(s for s in (Status.RUNNING, Status.PENDING, Status.UNKNOWN) if s in states))
+    for step in dict.fromkeys(step for step, _ in missing):
+        last = _last_of_step(attempts, submitted, step)
+        if last is not None and last.ended_badly and (last.death is None or last.death.cause is not Cause.DEPENDENCY):
+            return _failed(_only_of_step(told, attempts, step), last)
+        if last is not None and sum(a.outcome == "done" and a.token == last.token for a in attempts) > MAX_IN_VAIN:
+            detail = f"step {step} was evaluated again and again, and its result files are not there"
+            return replace(told, status=Status.FAILED, cause=Cause.FILE_SYSTEM, detail=detail)
+    return told
+
+
+MAX_IN_VAIN = 3
+
+
+def _last_of_step(attempts: list[Attempt], submitted: list[Submitted], step: int) -> Attempt | None:
+    """The last attempt of the newest submission that was to judge a checkpoint."""
+    of_step = [s.manifest.token for s in submitted if s.step in (None, step)]
+    mine = [a for a in attempts if of_step and a.token == of_step[-1] and a.step in (None, step)]
+    return mine[-1] if mine else None
+
+
+def _only_of_step(told: StageState, attempts: list[Attempt], step: int) -> StageState:
+    """Budgets are for each checkpoint: the deaths of others do not count."""
+    of_step = {id(a.death) for a in attempts if a.step in (None, step) and a.death is not None}
+    return replace(told, recent=tuple(death for death in told.recent if id(death) in of_step))

@@ -32,6 +32,7 @@ from slurm.cluster import Profile
 
 Stage = Literal["train", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "evaluate")
+RESUME = "resume"  # below a cell's checkpoints: those that are only for going on from
 LOCK_STALE_S = 120.0
 LOCK_BEAT_S = 20.0
 
@@ -40,8 +41,14 @@ LOCK_BEAT_S = 20.0
 class Manifest:
     """What one submission carries, written before the scheduler is asked.
 
-    `tasks[i]` lists the cells of array index i. `job_id` is None until the scheduler's answer is recorded; the token
-    stands in the job's name, so a submission whose answer was lost is found again.
+    `tasks[i]` lists the work of array index i: a cell, or CELL@STEP for the evaluation of one checkpoint. `job_id` is
+    None until the scheduler's answer is recorded; the token stands in the job's name, so a submission whose answer was
+    lost is found again. One that the scheduler is taken never to have got is `abandoned`: should it turn up after all,
+    its tasks do nothing.
+
+    A `cancelled` one was stopped by a person: nothing of it is started again without being asked for.
+
+    `code` names the snapshot that it runs, `by_person` says that somebody asked for a retry (budgets begin anew).
     """
 
     token: str
@@ -53,11 +60,27 @@ class Manifest:
     submitted: float
     after: str | None = None
     job_id: str | None = None
+    micro_batch: int | None = None
+    code: str | None = None
+    by_person: bool = False
+    abandoned: bool = False
+    cancelled: bool = False
 
     @property
     def job_name(self) -> str:
         """What the scheduler calls it."""
         return f"upshot-{self.study}-{self.token}"
+
+
+def unit(cell_id: str, step: int | None = None) -> str:
+    """A piece of work as a manifest names it: a cell, or one checkpoint of a cell."""
+    return cell_id if step is None else f"{cell_id}@{step}"
+
+
+def parse_unit(text: str) -> tuple[str, int | None]:
+    """(cell, step or None) of a piece of work."""
+    cell_id, at, step = text.partition("@")
+    return cell_id, int(step) if at else None
 
 
 def new_token() -> str:
@@ -132,9 +155,9 @@ class Store:
         """The folder of a cell's checkpoints."""
         return self.cell_folder(cell_id) / "checkpoints"
 
-    def finalised_steps(self, cell_id: str) -> list[int]:
-        """The steps that have a finalised checkpoint, ascending."""
-        folder = self.checkpoints(cell_id)
+    def finalised_steps(self, cell_id: str, below: str = ".") -> list[int]:
+        """The steps that have a finalised checkpoint, ascending; `below` is RESUME for those to go on from."""
+        folder = self.checkpoints(cell_id) / below
         if not folder.is_dir():
             return []
         names = (entry.name for entry in os.scandir(folder) if entry.name.startswith("step_"))

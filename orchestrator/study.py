@@ -15,7 +15,8 @@ from tomlkit.exceptions import TOMLKitError
 from evals import tasks
 from evals.protocol import Protocol
 from models.errors import StudyError, UserError, did_you_mean
-from models.recipe import Axes, Count
+from models.recipe import Axes, Count, NonNegative
+from slurm.failures import Budgets, Cause
 
 AXES = tuple(Axes.model_fields)
 Scalar = str | int | float | bool
@@ -49,6 +50,16 @@ class Downstream(_Table):
     draws: Count = 3
     layers: Literal["all", "last"] = "all"
     checkpoints: Literal["all", "last"] = "all"
+    ahead_min: NonNegative = 10
+    """A checkpoint is judged while its cell still trains where that is expected to take this many minutes more."""
+
+
+class Placement(_Table):
+    """Cells that go to a partition of their own."""
+
+    partition: str
+    where: GridTable
+    """Axis = value or values; a cell belongs here if every axis fits."""
 
 
 class ClusterChoice(_Table):
@@ -58,6 +69,51 @@ class ClusterChoice(_Table):
     """`local`, or a cluster profile file (relative to the study file)."""
     partition: str | None = None
     """The partition to use; the profile's first one when it is not given."""
+    place: list[Placement] = []
+    """The first that fits a cell names its partition."""
+    evaluate_partition: str | None = None
+    """Where checkpoints are judged; where they were trained when it is not given."""
+    accelerators: Count | None = None
+    """Accelerators a cell; as few as hold it and end it within one wall time when it is not given."""
+    pack: Count | Literal["auto"] = "auto"
+    """Cells a job, one after the other; "auto" packs what is expected to take ten minutes together."""
+    max_gpu_hours: NonNegative | None = None
+    """The study's budget: what is expected to exceed it is refused."""
+
+    def partition_of(self, recipe: Axes) -> str | None:
+        """The partition that a cell is placed on; None for the profile's first."""
+        for place in self.place:
+            if all(getattr(recipe, axis) in values for axis, values in place.where.items()):
+                return place.partition
+        return self.partition
+
+
+Budget = Count | Literal[0, "free"]
+
+
+class Retry(_Table):
+    """How many deaths of each cause are answered by another start by themselves; `free` is any number."""
+
+    preemption: Budget = "free"
+    requeue: Budget = "free"
+    node_failure: Budget = 5
+    time_limit: Budget = 3
+    """Limits met without getting on; one that was met with a checkpoint to go on from costs nothing."""
+    oom: Budget = 3
+    accelerator_oom: Budget = 4
+    launch_failure: Budget = 2
+    file_system: Budget = 2
+    killed: Budget = 1
+    cancelled: Budget = 0
+    code_error: Budget = 0
+    stop_after: Count = 5
+    """Nothing more is submitted once the first cells to end, this many, all died of the same code error."""
+
+    @property
+    def budgets(self) -> Budgets:
+        """By cause."""
+        given = {cause: getattr(self, cause.value.replace("-", "_"), 0) for cause in Cause}
+        return {cause: None if budget == "free" else budget for cause, budget in given.items()}
 
 
 class Wandb(_Table):
@@ -79,6 +135,7 @@ class Study(_Table):
     train: Train = Train()
     downstream: Downstream
     cluster: ClusterChoice = ClusterChoice()
+    retry: Retry = Retry()
     wandb: Wandb = Wandb()
 
     @property
@@ -130,6 +187,7 @@ def parse_study(raw: dict[str, Any], path: Path) -> Study:
         StudyError: an unknown key or value, a value of the wrong type, an empty grid.
     """
     raw = {**raw, "grid": _grid_tables(raw.get("grid"), path), "exclude": _exclude_tables(raw.get("exclude", []), path)}
+    raw["cluster"] = _with_places(raw.get("cluster", {}), path)
     try:
         study = Study.model_validate(raw)
         for task in study.downstream.tasks:
@@ -159,6 +217,21 @@ def _exclude_tables(raw: object, path: Path) -> list[GridTable]:
     if not isinstance(raw, list) or not all(isinstance(t, Mapping) and t for t in raw):
         raise StudyError(f"{path}: exclude: write each as a [[exclude]] table of axis = value")
     return [_axis_values(table, f"{path}: {_where('exclude', i, len(raw))}") for i, table in enumerate(raw)]
+
+
+def _with_places(raw: object, path: Path) -> object:
+    """The [cluster] table with the axis values of its [[cluster.place]] tables checked."""
+    places = raw.get("place", []) if isinstance(raw, Mapping) else None
+    if not isinstance(raw, Mapping) or not isinstance(places, list):
+        return raw  # the model says what is wrong with it
+    checked = []
+    for i, place in enumerate(places):
+        where = f"{path}: {_where('cluster.place', i, len(places))}.where"
+        given = place.get("where") if isinstance(place, Mapping) else None
+        if not isinstance(given, Mapping) or not given:
+            raise StudyError(f'{where}: write the cells that it takes as {{family = "vit", size = ["g", "G"]}}')
+        checked.append({**place, "where": _axis_values(given, where)})
+    return {**raw, "place": checked} if places else raw
 
 
 def _where(key: str, index: int, count: int) -> str:

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from evals import tasks
 from models import ladder
-from orchestrator.drive import Observation
-from orchestrator.plan import Plan
-from orchestrator.progress import counts_line, duration
+from orchestrator.attempts import death_event, read_attempts
+from orchestrator.observe import Observation
+from orchestrator.plan import Array, Plan, PlannedCell
+from orchestrator.progress import counts_line, duration, notes
 from orchestrator.session import Session
 from orchestrator.state import CellState, Status
+from slurm.options import sbatch_options
 
 LOG_TAIL = 15
 
@@ -74,10 +76,7 @@ def print_plan(plan: Plan, session: Session) -> None:
     _table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
     actions = Counter(planned.action for planned in plan.cells)
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
-    for limit in ("memory", "time"):
-        over = [planned for planned in plan.cells if limit in (*planned.train.over, *planned.evaluate.over)]
-        if over:
-            print(f"{len(over)} cells need more {limit} than the partition has, the first {over[0].cell.cell_id}")
+    _print_limits(plan)
     others = session.store.cell_ids() - {planned.cell.cell_id for planned in plan.cells}
     if others:
         print(f"{len(others)} cells in the study's folder are not of this study: kept, not reported")
@@ -88,7 +87,57 @@ def print_plan(plan: Plan, session: Session) -> None:
         print(f"{expected:.2f} GPU-hours expected, at most {most:.2f}", end="; ")
     else:
         print(f"{plan.hours('cpu_hours'):.2f} CPU-hours expected", end="; ")
-    print(f"{plan.sbatch_calls} sbatch calls")
+    if plan.hours("price"):
+        print(f"{plan.hours('price'):,.2f} {session.profile.currency} expected", end="; ")
+    print(f"{plan.sbatch_calls} sbatch calls for {sum(array.num_tasks for array in plan.arrays)} jobs")
+    _print_measured(plan)
+    if plan.halted:
+        print(plan.halted)
+
+
+def _print_limits(plan: Plan) -> None:
+    """Which cells meet a limit of their partition."""
+    said = {
+        "memory": "need more memory than a node of their partition has, and are refused",
+        "time": "take longer than their partition allows, and go on in another job from their checkpoint",
+    }
+    for limit, words in said.items():
+        over = [planned for planned in plan.cells if limit in (*planned.train.over, *planned.evaluate.over)]
+        if over:
+            print(f"{len(over)} cells {words}; the first is {over[0].cell.cell_id}")
+    sharded = [planned for planned in plan.cells if planned.train.sharded]
+    if sharded:
+        print(
+            f"{len(sharded)} cells have to be sharded, which is not there yet; the first is {sharded[0].cell.cell_id}"
+        )
+
+
+def _print_measured(plan: Plan) -> None:
+    """Planned against measured hours, once anything has ended; the plan rests on the measured ones."""
+    rows = [
+        (
+            f"{row['stage']} {row['family']}",
+            row["cells"],
+            f"{row['planned_hours']:.3f}",
+            f"{row['measured_hours']:.3f}",
+            f"{row['measured_hours'] / row['planned_hours']:.2f}" if row["planned_hours"] else "",
+        )
+        for row in plan.speeds.summary()
+    ]
+    if rows:
+        _table("Hours planned and measured", ("stage", "ended", "planned", "measured", "ratio"), rows)
+
+
+def print_scripts(plan: Plan, session: Session) -> None:
+    """What sbatch would be told of each array, for `submit --dry-run`."""
+    for array in plan.arrays:
+        now: Array | None = array
+        while now is not None:
+            told = sbatch_options(now.cost.resources, session.profile)
+            words = [f"--{name}" if value is True else shlex.quote(f"--{name}={value}") for name, value in told.items()]
+            tasks = f"--array=0-{len(now.tasks) - 1}%{session.profile.throttle} " if len(now.tasks) > 1 else ""
+            print(f"{now.stage}, {sum(map(len, now.tasks))} pieces of work: sbatch {tasks}{' '.join(words)}")
+            now = now.then
 
 
 def ladder_rows() -> list[dict[str, Any]]:
@@ -147,7 +196,7 @@ def print_tasks(rows: list[dict[str, Any]]) -> None:
 def print_status(seen: Observation, session: Session, *, each: bool) -> None:
     """The study by family and size, then failures by cause; with `each`, a line a cell."""
     if each:
-        each_row = ((s.cell.cell_id, axes_text(s), s.status, s.cause or "") for s in seen.states)
+        each_row = ((s.cell.cell_id, axes_text(s), s.status, s.why or "") for s in seen.states)
         _table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), each_row)
         return
     groups: dict[str, Counter[str]] = defaultdict(Counter)
@@ -157,18 +206,10 @@ def print_status(seen: Observation, session: Session, *, each: bool) -> None:
     rows = ((name, *(counts[status] or "" for status in present)) for name, counts in groups.items())
     _table(session.file.study.name, ("model", *present), rows)
     print(counts_line(seen))
-    print(f"{sum(s.train.seconds + s.evaluate.seconds for s in seen.states) / 3600:.2f} job-hours used")
-    _print_failures(seen)
+    for line in notes(seen):
+        print(line)
+    _print_measured(seen.plan)
     print(f"tensorboard --logdir {shlex.quote(str(session.store.root / 'cells'))}")
-
-
-def _print_failures(seen: Observation) -> None:
-    by_cause: dict[str, list[CellState]] = defaultdict(list)
-    for state in seen.states:
-        if state.status == Status.FAILED:
-            by_cause[state.cause or "unknown"].append(state)
-    for cause, states in by_cause.items():
-        print(f"{len(states)} failed: {cause} (upshot why {states[0].cell.cell_id})")
 
 
 def axes_text(state: CellState) -> str:
@@ -177,12 +218,12 @@ def axes_text(state: CellState) -> str:
     return f"{r.family} {r.size} fraction={r.fraction:g} head_wd={r.head_weight_decay:g} seed={r.seed}"
 
 
-def print_why(state: CellState, session: Session) -> None:
+def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:
     """The story of one cell."""
     store, cell_id = session.store, state.cell.cell_id
     print(f"{cell_id}: {axes_text(state)}")
-    print(f"status: {state.status}" + (f" ({state.cause})" if state.cause else ""))
-    for event in store.attempts(cell_id):
+    print(f"status: {state.status}" + (f" ({state.why})" if state.why else ""))
+    for event in [*store.attempts(cell_id), *_unrecorded_deaths(state, session)]:
         print(_event_line(event))
         if event.get("outcome") == "failed":
             print("\n".join(f"    {line}" for line in event["error"]["traceback"].rstrip().splitlines()))
@@ -191,14 +232,36 @@ def print_why(state: CellState, session: Session) -> None:
         print(f"log: {log}")
         print("\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL:]))
     print(f"folder: {store.cell_folder(cell_id)}")
-    print(f"next: {_next_step(state, session)}")
+    print(f"next: {_next_step(state, planned, session)}")
+
+
+def _unrecorded_deaths(state: CellState, session: Session) -> list[dict[str, Any]]:
+    """Deaths that this look found out, and that no driver has put into the ledger yet."""
+    recorded = {
+        (a.stage, a.number, a.token)
+        for a in read_attempts(session.store.attempts(state.cell.cell_id))
+        if a.death is not None
+    }
+    found = [stage.last for stage in (state.train, state.evaluate) if stage.last is not None]
+    return [
+        {"time": time.time(), **death_event(last, last.death)}
+        for last in found
+        if last.death is not None and (last.stage, last.number, last.token) not in recorded
+    ]
 
 
 def _event_line(event: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-    head = f"{when}  {event['stage']} attempt {event['attempt']} {event['event']}"
+    step = event.get("step_to_evaluate")
+    what = event["stage"] if step is None else f"{event['stage']} of step {step}"
+    if event["event"] == "death":
+        which = f"attempt {event['attempt']}" if event["attempt"] else "job"
+        where = f" on {event['node']}" if event.get("node") else ""
+        return f"{when}  {what} {which} died{where}: {event['cause']} ({event['detail']})"
+    head = f"{when}  {what} attempt {event['attempt']} {event['event']}"
     if event["event"] == "start":
-        return f"{head} on {event['host']}" + (f", job {event['job']}" if event.get("job") else f", pid {event['pid']}")
+        node = event.get("node") or event["host"]
+        return f"{head} on {node}" + (f", job {event['job']}" if event.get("job") else f", pid {event['pid']}")
     told = f" ({event['error']['message']})" if event["outcome"] == "interrupted" else ""
     return f"{head}: {event['outcome']} after {event['seconds']:.1f} s{told}"
 
@@ -207,12 +270,14 @@ def _newest_log(state: CellState, session: Session) -> Any:
     stage = state.evaluate if state.evaluate.last else state.train
     if stage.last is None:
         return None
-    return session.store.log_path(state.cell.cell_id, stage.last["stage"], stage.last["attempt"])
+    return session.store.log_path(state.cell.cell_id, stage.last.stage, stage.last.number)
 
 
-def _next_step(state: CellState, session: Session) -> str:
+def _next_step(state: CellState, planned: PlannedCell, session: Session) -> str:
+    if state.status == Status.FAILED and planned.action == "retry":
+        return f"upshot watch starts it again ({planned.reason.rpartition('; ')[2]})"
     return {
-        Status.NEW: "upshot submit starts it",
+        Status.NEW: "upshot submit or upshot watch starts it",
         Status.FAILED: f"mend the cause, then: upshot retry {session.store.root} {state.cell.cell_id[:8]}",
         Status.DONE: "nothing; it is done",
         Status.DIVERGED: "nothing; that its loss diverged is its result",

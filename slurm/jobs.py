@@ -7,7 +7,7 @@ where the site keeps accounts. A word that Slurm may say tomorrow is UNKNOWN, an
 import os
 import re
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -141,18 +141,18 @@ def query_live(name_prefix: str, user: str | None = None, run: Run | None = None
     return {key: job for key, job in queue.items() if not job.state.is_over}
 
 
-def query_ended(
+def query_history(
     *,
     since: datetime,
     job_ids: Collection[str] = (),
     names: Collection[str] = (),
     user: str | None = None,
     run: Run | None = None,
-) -> dict[JobKey, Job] | None:
-    """What the site's accounts say has ended, or None where it keeps none (then files decide).
+) -> dict[JobKey, list[Job]] | None:
+    """Every start of those jobs that the site's accounts know, oldest first; None where it keeps none (files decide).
 
-    Prefer ids: sacct does not find a task that was cancelled before it became eligible by its name.
-    A job that is requeued is over in no record, so ask `query_live` first; accounts also lag by some seconds.
+    A job that was requeued has a record for each start. Prefer ids: sacct does not find a task that was cancelled
+    before it became eligible by its name. Accounts lag by some seconds.
 
     Args:
         since: the earliest submission among them; keeps strangers out whose ids have been used again.
@@ -169,7 +169,7 @@ def query_ended(
         return {}
     which = f"--jobs={','.join(sorted(job_ids))}" if job_ids else f"--name={','.join(sorted(names))}"
     fields = "JobID,State,Submit,Start,End,ExitCode,NodeList,JobName"
-    command = ["sacct", "--allocations", "--parsable2", "--noheader", which, f"--format={fields}"]
+    command = ["sacct", "--allocations", "--duplicates", "--parsable2", "--noheader", which, f"--format={fields}"]
     # Local time is what every version of sacct reads; an hour covers clocks that disagree and the end of summer time.
     start = (since - timedelta(hours=1)).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
     command += [f"--user={user if user is not None else os.getuid()}", f"--starttime={start}"]
@@ -180,7 +180,47 @@ def query_ended(
             return None
         raise
     rows = [_from_sacct(row) for row in _rows(output, fields.replace(",", "|"))]
-    return _by_key(job for job in rows if job.state.is_over)
+    history: dict[JobKey, list[Job]] = {}
+    for key, job in _keyed(rows):
+        history.setdefault(key, []).append(job)
+    return {key: sorted(jobs, key=_by_submission) for key, jobs in history.items()}
+
+
+def _by_submission(job: Job) -> tuple[datetime, datetime]:
+    never = datetime.max.replace(tzinfo=UTC)
+    return job.submit_time or never, job.start_time or never
+
+
+def query_ended(
+    *,
+    since: datetime,
+    job_ids: Collection[str] = (),
+    names: Collection[str] = (),
+    user: str | None = None,
+    run: Run | None = None,
+) -> dict[JobKey, Job] | None:
+    """The last record of `query_history` of those jobs whose last start has ended; None where no accounts are kept.
+
+    A job that is requeued is over in no record, so ask `query_live` first.
+    """
+    history = query_history(since=since, job_ids=job_ids, names=names, user=user, run=run)
+    if history is None:
+        return None
+    return {key: starts[-1] for key, starts in history.items() if starts[-1].state.is_over}
+
+
+def query_down_nodes(run: Run | None = None) -> frozenset[str]:
+    """The nodes that do not answer, were taken down, or are drained: what ran there may have died of it.
+
+    Raises:
+        SlurmUnreachable: Slurm did not answer.
+        SlurmError: it refused.
+    """
+    output = (run or run_slurm)(["sinfo", "--noheader", "--Node", "--format=%N|%T"])
+    rows = (line.partition("|") for line in output.splitlines())
+    return frozenset(
+        node for node, _, state in rows if re.match(r"(down|fail|drain|unknown|error)", state) or "*" in state
+    )
 
 
 def find_job(jobs: Mapping[JobKey, Job], array_job_id: str, index: int | None) -> Job | None:
@@ -320,12 +360,14 @@ def _from_sacct(row: Mapping[str, str]) -> Job:
 
 def _by_key(jobs: Iterable[Job]) -> dict[JobKey, Job]:
     """The jobs by key, where one may still carry an id that stands for several."""
-    found: dict[JobKey, Job] = {}
+    return dict(_keyed(jobs))
+
+
+def _keyed(jobs: Iterable[Job]) -> Iterator[tuple[JobKey, Job]]:
     for job in jobs:
         for array_job_id, index in parse_job_id(job.job_id):
             job_id = array_job_id if index is None else f"{array_job_id}_{index}"
-            found[array_job_id, index] = replace(job, job_id=job_id, array_job_id=array_job_id, index=index)
-    return found
+            yield (array_job_id, index), replace(job, job_id=job_id, array_job_id=array_job_id, index=index)
 
 
 def _exit_code(text: str) -> tuple[int | None, int | None]:

@@ -4,25 +4,34 @@ What is carried is a callable of strings and numbers, found by its import path; 
 the study folder, never in submitit's pickles.
 """
 
+import contextlib
+import io
+import os
 import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import submitit
 
 from slurm.cluster import Profile
-from slurm.resources import Resources, SlurmError
+from slurm.limits import Refusal, classify_refusal
+from slurm.options import sbatch_options
+from slurm.resources import LimitReachedError, Resources, SlurmError
 
-Task = tuple[str | int, ...]
+Task = tuple[str | float, ...]
 SIGNAL_DELAY_S = 90  # before the time limit, for a last checkpoint
 
 
 class SubmissionError(SlurmError):
     """The scheduler refused a submission; the message holds what it said."""
+
+
+class SubmissionUnansweredError(SlurmError):
+    """The scheduler gave no answer to a submission: it may have taken it or not."""
 
 
 def submit_array(
@@ -34,6 +43,7 @@ def submit_array(
     resources: Resources,
     profile: Profile,
     after: str | None = None,
+    setup: list[str] | None = None,
 ) -> str:
     """The job id of one array, one `sbatch` call whatever its size.
 
@@ -46,19 +56,54 @@ def submit_array(
         profile: account, set-up lines, throttle.
         after: the id of an array of the same length; task i starts once task i of that one has ended well, and is
             dropped if it did not (`aftercorr`; one task is a plain job, and waits by `afterok`).
+        setup: shell lines that a job runs after those of the profile and its partition.
 
     Raises:
+        SubmissionUnansweredError: sbatch got no answer, so the job may be there or not.
+        LimitReachedError: a limit on the number or the size of jobs is in the way.
         SubmissionError: sbatch is not there or refused.
     """
+    said = io.StringIO()  # submitit prints what sbatch said, and raises it too
     try:
         # Without srun, bash must become Python, or signals reach the shell alone and Python outlives its job.
         python = None if profile.use_srun else f"exec {shlex.quote(sys.executable)}"
         executor = submitit.SlurmExecutor(folder, python=python)
-        executor.update_parameters(**_parameters(job_name, resources, profile, after, len(tasks)))
-        jobs = executor.map_array(function, *zip(*tasks, strict=True))
+        executor.update_parameters(**parameters(job_name, resources, profile, after, len(tasks), setup or []))
+        with contextlib.redirect_stderr(said), _outside_of_any_job():
+            jobs = executor.map_array(function, *zip(*tasks, strict=True))
     except (RuntimeError, OSError, subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
-        raise SubmissionError(f"{job_name}: sbatch failed: {error}") from error
+        raise _refusal(f"{job_name}: sbatch failed: {error}") from error
     return str(jobs[0].job_id).split("_")[0]
+
+
+@contextlib.contextmanager
+def _outside_of_any_job() -> Iterator[None]:
+    """Without the variables of a job that this process may be in: sbatch takes some for options, and hands all on."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER")
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("SLURM_") and name not in kept}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def export_lines(variables: Mapping[str, str]) -> list[str]:
+    """Shell lines that set the variables; each value is quoted."""
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _refusal(said: str) -> SlurmError:
+    kind = classify_refusal(said)
+    if kind is Refusal.BUSY:
+        return SubmissionUnansweredError(said)
+    if kind in (Refusal.LIMIT, Refusal.LIMIT_NEVER):
+        return LimitReachedError(said, passes=kind is Refusal.LIMIT)
+    return SubmissionError(said)
+
+
+def submit_job(function: Callable[..., None], arguments: Task, *, folder: Path, **options: Any) -> str:
+    """The id of one job; the options, and what is raised, are those of `submit_array`."""
+    return submit_array(function, [arguments], folder=folder, **options)
 
 
 def submit_workers(function: Callable[..., None], workers: list[Task], *, folder: Path) -> list[str]:
@@ -70,34 +115,45 @@ def submit_workers(function: Callable[..., None], workers: list[Task], *, folder
         return [executor.submit(function, *arguments).job_id for arguments in workers]
 
 
-def _parameters(
-    job_name: str, resources: Resources, profile: Profile, after: str | None, num_tasks: int
+def parameters(
+    job_name: str, resources: Resources, profile: Profile, after: str | None, num_tasks: int, setup: list[str]
 ) -> dict[str, Any]:
-    additional: dict[str, str | bool] = {"requeue": True, **dict(resources.extra)}
+    """What submitit is told of an array.
+
+    Resources go to sbatch as `sbatch_options` has them, past submitit's own parameters, of which some have no form of
+    ours (accelerators by gres with a type, a partition alone).
+    """
+    additional: dict[str, str | bool] = {"requeue": True, **sbatch_options(resources, profile)}
     if not profile.use_srun:
         additional["signal"] = f"B:USR2@{SIGNAL_DELAY_S}"
     if after is not None:
         additional["dependency"] = f"{'aftercorr' if num_tasks > 1 else 'afterok'}:{after}"
         additional["kill-on-invalid-dep"] = "yes"
-    if resources.accelerators:
-        additional["gres"] = f"{resources.accelerator}:{resources.accelerators}"
-    given = {
-        "partition": resources.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "setup": profile.setup or None,
-    }
+    partition = profile.partitions.get(resources.partition or "")
+    lines = [*profile.setup, *(partition.setup if partition else []), *setup]
     return {
         "job_name": job_name,
-        "time": resources.time_min,
-        "nodes": resources.num_nodes,
-        "ntasks_per_node": 1,
-        "cpus_per_task": resources.num_cpus,
-        "mem": f"{round(resources.mem_gb * 1024)}MB",
+        **_own_parameters(additional),
         "signal_delay_s": SIGNAL_DELAY_S,
         "array_parallelism": profile.throttle,
         "use_srun": profile.use_srun,
+        "srun_args": _srun_args(resources) if profile.use_srun else None,
         "stderr_to_stdout": True,
+        "setup": lines or None,
         "additional_parameters": additional,
-        **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def _own_parameters(options: dict[str, str | bool]) -> dict[str, Any]:
+    """The options that submitit has parameters of its own for, taken out of `options`: given twice, both would stand
+    in the script.
+    """
+    own = {"nodes": int, "ntasks-per-node": int, "cpus-per-task": int, "time": int}
+    return {name.replace("-", "_"): kind(options.pop(name)) for name, kind in own.items() if name in options}
+
+
+def _srun_args(resources: Resources) -> list[str]:
+    """No CPU binding, which hurts threads; logs that a requeued job adds to; and a step of several tasks that ends as
+    one, so that no rank is left waiting for a dead one.
+    """
+    return ["--cpu-bind=none", "--open-mode=append", *(["--kill-on-bad-exit=1"] if resources.num_tasks > 1 else [])]

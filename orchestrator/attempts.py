@@ -1,0 +1,86 @@
+"""A cell's ledger, read: its attempts, and the deaths among them with their causes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.store import Stage
+from slurm.failures import Cause, Death
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One start of one stage of a cell. `outcome` is None while it runs, and for ever where it was killed.
+
+    `step` is the checkpoint of an evaluation that judges one alone. `number` is 0 where a job ended before it began.
+    """
+
+    stage: Stage
+    number: int
+    token: str
+    step: int | None = None
+    started: float = 0.0
+    host: str = ""
+    node: str = ""
+    job: str | None = None
+    outcome: str | None = None
+    error: dict[str, Any] | None = None
+    end: Event | None = None
+    death: Death | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, as far as it was recorded."""
+        return float((self.end or {}).get("seconds", 0.0))
+
+    @property
+    def ended_badly(self) -> bool:
+        """It failed, was stopped, or left no record of its end."""
+        return self.outcome not in ("done", "diverged")
+
+
+def read_attempts(events: Iterable[Event]) -> list[Attempt]:
+    """The attempts of a ledger, oldest first; records of a form that is not ours are left out."""
+    found: dict[tuple[str, int, str], Attempt] = {}
+    for event in events:
+        kind, stage = event.get("event"), event.get("stage")
+        if stage not in ("train", "evaluate") or kind not in ("start", "end", "death"):
+            continue
+        key = (stage, int(event.get("attempt") or 0), str(event.get("token")))
+        found[key] = _with_event(found.get(key) or Attempt(stage=stage, number=key[1], token=key[2]), kind, event)
+    return list(found.values())
+
+
+def _with_event(attempt: Attempt, kind: str, event: Event) -> Attempt:
+    values = {name: getattr(attempt, name) for name in attempt.__slots__}
+    values["step"] = event.get("step_to_evaluate", values["step"])
+    if kind == "start":
+        values |= {"started": event["time"], "host": event.get("host", ""), "job": event.get("job")}
+        values |= {"node": event.get("node") or ""}
+    elif kind == "end":
+        values |= {"outcome": event["outcome"], "error": event.get("error"), "end": event}
+    else:
+        values["death"] = Death(
+            cause=Cause(event["cause"]),
+            detail=event.get("detail", ""),
+            node=event.get("node") or "",
+            progressed=bool(event.get("progressed")),
+        )
+    return Attempt(**values)
+
+
+def death_event(attempt: Attempt, death: Death, number: int | None = None) -> Event:
+    """The record of a death, for the ledger."""
+    return {
+        "event": "death",
+        "stage": attempt.stage,
+        "attempt": attempt.number if number is None else number,
+        "token": attempt.token,
+        "step_to_evaluate": attempt.step,
+        "cause": death.cause.value,
+        "detail": death.detail,
+        "node": death.node,
+        "progressed": death.progressed,
+    }

@@ -1,0 +1,192 @@
+"""What an attempt does: trains a cell, judges its checkpoints, mirrors it. Torch is imported inside the functions."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from models.errors import UserError
+from models.recipe import Axes
+from orchestrator import lock, tracking
+from orchestrator.files import append_record, read_records
+from orchestrator.node.work import Body, StopRequest, Work
+from orchestrator.state import read_files, wanted_steps
+from orchestrator.store import Stage, Store
+from orchestrator.study import Study
+
+
+class NoAcceleratorError(RuntimeError):
+    """The job asked for accelerators, and torch finds none."""
+
+
+class NoProgressError(RuntimeError):
+    """The time limit leaves no time for one step."""
+
+
+def training_ended(store: Store, cell_id: str, token: str | None = None) -> str | None:
+    """The outcome of the cell's newest training that has ended, of that submission if one is given."""
+    for event in reversed(store.attempts(cell_id)):
+        if event["stage"] == "train" and event["event"] == "end" and event["token"] == (token or event["token"]):
+            return str(event["outcome"])
+    return None
+
+
+def _train(work: Work) -> dict[str, Any]:
+    from models.distributed import World
+
+    from models.train import train
+
+    store, cell_id = work.store, work.cell_id
+    cell, study = store.read_cell(cell_id), store.study()
+    asked = work.manifest.resources.get("accelerators", 0)
+
+    def log(record: dict[str, Any]) -> None:
+        if asked and record.get("device") == "cpu" and os.environ.get("UPSHOT_DEVICE") != "cpu":
+            raise NoAcceleratorError(
+                f"the job asked for {asked} accelerators and torch finds none on {socket.gethostname()}:"
+                " see the partition's gres and the environment's torch build (UPSHOT_DEVICE=cpu trains on the CPU)"
+            )
+        append_record(store.train_log(cell_id), {"time": time.time(), **record})
+        print(" ".join(f"{key}={value}" for key, value in record.items()), flush=True)
+
+    result = train(
+        cell.recipe,
+        store.checkpoints(cell_id),
+        num_checkpoints=study.train.checkpoints,
+        log=log,
+        should_stop=work.should_stop,
+        micro_batch=work.manifest.micro_batch,
+        world=work.world or World.alone(),
+    )
+    ended = {
+        "outcome": result.outcome,
+        "step": result.step,
+        "first_step": result.first_step,
+        "examples_seen": result.examples_seen,
+        "peak_memory_gb": result.peak_memory_gb,
+        "peak_accelerator_gb": result.peak_accelerator_gb,
+    }
+    if result.outcome != "interrupted":
+        if work.leads:
+            mirror_cell(store, cell_id, result.outcome)
+        return ended
+    if result.step == result.first_step:
+        raise NoProgressError(f"stopped at step {result.step}, where it began")
+    return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
+
+
+def _stopped(stop: StopRequest, where: str) -> dict[str, Any]:
+    if stop.signal is None:
+        return {"type": "LockLost", "message": f"another attempt took over {where}", "traceback": ""}
+    name = signal.Signals(stop.signal).name
+    message = f"stopped by {name} {where}, to go on from there"
+    return {"type": name, "early": stop.early, "message": message, "traceback": ""}
+
+
+def _evaluate(work: Work) -> dict[str, Any]:
+    """Judges the checkpoint, or every wanted one that nobody else is judging.
+
+    Where training diverged, the step of divergence gets rows of nulls.
+    """
+    from evals.runner import write_null_rows
+
+    store, cell_id = work.store, work.cell_id
+    trained = training_ended(store, cell_id)
+    if trained not in ("done", "diverged") and work.step is None:
+        # A scheduler drops a dependency on a job that it has forgotten, and starts the evaluation at once.
+        raise RuntimeError(f"cell {cell_id} cannot be evaluated: its training has not ended well ({trained})")
+    study = store.study()
+    steps = wanted_steps(study, store.finalised_steps(cell_id)) if work.step is None else [work.step]
+    num_files = 0
+    for step in steps:
+        if work.should_stop():
+            return {"outcome": "interrupted", "error": _stopped(work.stop, f"before the checkpoint of step {step}")}
+        if step in store.finalised_steps(cell_id):
+            num_files += _evaluate_step(work, study, step)
+    if trained == "diverged":
+        records = read_records(store.train_log(cell_id)).records
+        metrics = next(record for record in reversed(records) if record.get("event") == "diverged")
+        write_null_rows(store.evals(cell_id, metrics["step"]), **_subject(work, study, metrics))
+    files = read_files(store, study, cell_id)
+    if trained is not None and not files.missing:
+        mirror_cell(store, cell_id, trained)
+    return {"outcome": "done", "num_files": num_files}
+
+
+def _evaluate_step(work: Work, study: Study, step: int) -> int:
+    """How many tasks were evaluated for one checkpoint; none if somebody else is at it."""
+    from evals.runner import evaluate_checkpoint
+    from models.checkpoint import read_json, step_folder
+    from models.train import load_model
+
+    folder = step_folder(work.store.checkpoints(work.cell_id), step)
+    subject = _subject(work, study, read_json(folder / "metrics.json"))
+    load = load_model(subject["architecture"])
+    try:
+        with lock.holding(work.store.evals(work.cell_id, step) / ".lock"):
+            written = evaluate_checkpoint(folder, work.store.evals(work.cell_id, step), **subject, load_model=load)
+    except lock.LockBusyError as error:
+        print(f"step {step}: {error.owner} is at it", flush=True)
+        return 0
+    print(f"step {step}: {len(written)} of {len(subject['tasks'])} tasks evaluated, the others were there", flush=True)
+    return len(written)
+
+
+def _subject(work: Work, study: Study, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation is about, as `evals.runner` takes it."""
+    from models.train import recipe_architecture
+
+    d = study.downstream
+    return {
+        "cell_id": work.cell_id,
+        "architecture": recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"]),
+        "checkpoint": metrics,
+        "tasks": d.tasks,
+        "protocol": d.protocol,
+        "shots": d.shots,
+        "draws": d.draws,
+        "layers": d.layers,
+    }
+
+
+BODIES: Mapping[Stage, Body] = {"train": _train, "evaluate": _evaluate}
+
+
+def mirror_cell(
+    store: Store, cell_id: str, outcome: str, *, mode: tracking.Mode | None = None
+) -> tracking.MirrorResult:
+    """Writes the cell to W&B and TensorBoard as it stands. Neither can fail the cell: the files are the truth.
+
+    The mode is the study's when it is not given.
+    """
+    try:
+        return _mirror(store, cell_id, outcome, mode)
+    except (UserError, OSError) as error:
+        print(f"not mirrored: {error}", flush=True)
+        return tracking.MirrorResult(ok=False, mode=mode or "offline", error=str(error))
+
+
+def _mirror(store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None) -> tracking.MirrorResult:
+    study, recipe = store.study(), store.read_cell(cell_id).recipe
+    started = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "start"]
+    config = {"cell_id": cell_id, **recipe.model_dump(), "params": started[-1]["params"] if started else None}
+    axes = [axis for axis in Axes.model_fields if len({v for t in study.grid for v in t.get(axis, [])}) > 1]
+    folder = store.cell_folder(cell_id)
+    tracking.write_tensorboard(folder, config=config)
+    if mode is None:
+        mode = tracking.default_mode() if study.wandb.mode == "auto" else study.wandb.mode
+    mirrored = tracking.mirror_cell(
+        folder,
+        study=study.name,
+        project=study.wandb.project,
+        entity=study.wandb.entity,
+        mode=mode,
+        config=config,
+        name=" ".join(f"{axis}={config[axis]}" for axis in axes) or cell_id,
+        tags=[f"{axis}={config[axis]}" for axis in axes],
+        outcome=outcome,
+    )
+    print(f"W&B {mode}: {'mirrored' if mirrored.ok else mirrored.error}", flush=True)
+    return mirrored

@@ -1,0 +1,138 @@
+"""What an array task of a job runs, and what a worker of this machine runs in its place."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.node.bodies import BODIES, training_ended
+from orchestrator.node.work import Body, StopRequest, Work, own_job_id, run_work
+from orchestrator.store import Manifest, Stage, Store, parse_unit
+from slurm import launch, local
+from slurm.jobs import requeue
+
+if TYPE_CHECKING:
+    from models.distributed import World
+
+IDLE_S = 0.2  # between two looks for a task whose cell is still being trained
+
+
+class CellsFailedError(RuntimeError):
+    """Some cells of a job failed, so that the scheduler counts the job as failed too."""
+
+
+def run_task(study_dir: str, token: str, index: int, bodies: Mapping[Stage, Body] | None = None) -> None:
+    """Runs array task `index` of a submission; near its time limit it requeues itself, if it came any further.
+
+    Raises:
+        CellsFailedError: a cell failed; the others were run all the same.
+    """
+    store = Store(Path(study_dir))
+    manifest = store.manifest(token)
+    if manifest.abandoned:
+        print("this submission was given up, and its cells submitted anew: nothing to do", flush=True)
+        return
+    stop = StopRequest(manifest.resources.get("time_min"))
+    stop.listen()
+    with _world(store, token) as world:
+        outcomes = {}
+        for text in manifest.tasks[index]:
+            cell_id, step = parse_unit(text)
+            work = Work(store=store, manifest=manifest, cell_id=cell_id, step=step, stop=stop, world=world)
+            if work.agreed(bool(stop)):
+                break
+            outcomes[text] = run_work(work, (bodies or BODIES)[manifest.stage])
+    _end_job(manifest, stop, outcomes, leads=world is None or world.rank == 0, num_tasks=len(manifest.tasks[index]))
+
+
+def _end_job(manifest: Manifest, stop: StopRequest, outcomes: dict[str, str], *, leads: bool, num_tasks: int) -> None:
+    """Leaves as the scheduler is to see it: requeued, stopped, failed or well."""
+    unfinished = len(outcomes) < num_tasks or "interrupted" in outcomes.values()
+    if stop.signal == signal.SIGUSR2 and unfinished and leads:
+        requeue(own_job_id() or "")
+    if stop and unfinished:
+        sys.exit("requeued: told to stop, to go on later" if stop.signal == signal.SIGUSR2 else "stopped")
+    failed = [text for text, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        raise CellsFailedError(f"{manifest.stage} failed: {', '.join(failed)} (`upshot why {failed[0]}` tells why)")
+
+
+@contextmanager
+def _world(store: Store, token: str) -> "Iterator[World | None]":
+    """The processes of this step that train together; None for one that is alone."""
+    rank = launch.own_rank()
+    if rank.size == 1:
+        yield None
+        return
+    from models.distributed import World
+
+    with (
+        launch.meet(rank, store.job_folder(token)) as point,
+        World.formed(
+            rank=rank.rank,
+            size=rank.size,
+            local_rank=rank.local_rank,
+            host=point.host,
+            port=point.port,
+            listen_fd=point.listener.fileno() if point.listener else None,
+        ) as world,
+    ):
+        yield world
+
+
+def run_queue(study_dir: str, tokens: str, worker: str) -> None:
+    """Works off the array tasks of several submissions, as one of several workers on this machine.
+
+    `tokens` are separated by commas; the claims and the living of a queue are kept in the first one's folder. An
+    evaluation is taken once its cell's training has ended, and dropped if that failed.
+    """
+    store, stop = Store(Path(study_dir)), StopRequest()
+    stop.listen()
+    queue = [store.manifest(token) for token in tokens.split(",")]
+    with local.alive(store.job_folder(queue[0].token), worker):
+        waiting = _in_order(queue)
+        while waiting and not stop and not local.is_stopped(store.job_folder(queue[0].token)):
+            waiting, took = _take_one(store, waiting, queue[0].token, worker, stop)
+            if not took and waiting:
+                time.sleep(IDLE_S)
+
+
+def _in_order(queue: list[Manifest]) -> list[tuple[Manifest, int]]:
+    """Training and evaluation of a cell side by side, so that results come in as cells finish."""
+    tasks = [(manifest, index) for manifest in queue for index in range(len(manifest.tasks))]
+    return sorted(tasks, key=lambda task: (task[1], queue.index(task[0])))
+
+
+def _take_one(
+    store: Store, waiting: list[tuple[Manifest, int]], home: str, worker: str, stop: StopRequest
+) -> tuple[list[tuple[Manifest, int]], bool]:
+    """What is still waiting after one task was run, and whether one was."""
+    for position, (manifest, index) in enumerate(waiting):
+        ready = _ready(store, manifest, index, home)
+        if ready == "later":
+            continue
+        rest = waiting[:position] + waiting[position + 1 :]
+        if not local.claim(store.job_folder(manifest.token), index, worker) or ready == "never":
+            return rest, True
+        for text in manifest.tasks[index]:
+            cell_id, step = parse_unit(text)
+            work = Work(store=store, manifest=manifest, cell_id=cell_id, step=step, stop=stop)
+            run_work(work, BODIES[manifest.stage])
+        return rest, True
+    return waiting, False
+
+
+def _ready(store: Store, manifest: Manifest, index: int, home: str) -> str:
+    """'now', 'later' or 'never': whether the cells' training lets an evaluation start."""
+    if manifest.after is None:
+        return "now"
+    claimant = local.claimant(store.job_folder(manifest.after), index)
+    if claimant is None:
+        return "later"
+    ended = [training_ended(store, parse_unit(text)[0], manifest.after) for text in manifest.tasks[index]]
+    if all(outcome is not None for outcome in ended):
+        return "now" if set(ended) <= {"done", "diverged"} else "never"
+    return "later" if local.is_alive(store.job_folder(home), claimant) else "never"

@@ -1,0 +1,371 @@
+"""What a cell asks for: accelerators, nodes, micro-batch, memory, CPUs, wall time. Pure; corrected by what was measured.
+
+A stage is expected to take its FLOPs over what the accelerators reach (peak x utilisation). Once cells of the study
+have ended, their measured seconds correct that: see `Speeds`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evals import tasks
+from models import ladder
+from models.data import SetInfo
+from models.errors import UserError
+from models.recipe import Recipe, num_steps
+from orchestrator.speeds import Speeds
+from orchestrator.store import Stage
+from orchestrator.study import ClusterChoice, Study
+from slurm.cluster import Partition, Profile, choose_partition
+from slurm.resources import Resources
+
+TIME_MARGIN = 2.0  # times the expected time, and
+TIME_START_MIN = 5.0  # minutes for imports and data
+MEMORY_BASE_GB = 1.5  # Python, torch and the library code of one process
+MEMORY_CUDA_GB = 3.0  # what the driver and its libraries keep on the host
+CHECKPOINT_BYTES = 12  # a parameter: the weight and two moments, copied to the host when a checkpoint is written
+MEMORY_SHARE = 0.9  # of an accelerator's memory that may be planned full
+BATCH_NORM = ("resnet",)  # families whose result depends on how a batch is split: more accelerators before accumulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """One stage of one cell: what it asks for and what it is expected to take.
+
+    `hours` is corrected by measurement where there is one, `planned_hours` is not. `micro_batch` is the number of
+    images that one accelerator takes at once, None for all of its share. `sharded` says that the training state is too
+    large for one accelerator.
+    """
+
+    resources: Resources
+    flops: float
+    planned_hours: float
+    hours: float
+    max_time_min: int
+    price_per_hour: float = 0.0
+    micro_batch: int | None = None
+    sharded: bool = False
+    over: tuple[Literal["memory", "time"], ...] = ()
+    """Which limits of the partition it would hit: "memory" of a node, which no job can mend, or wall "time", which it
+    meets by going on in another one."""
+
+    @property
+    def gpu_hours(self) -> float:
+        """Accelerator-hours expected; 0 where the partition has none."""
+        return self.resources.num_accelerators * self.hours
+
+    @property
+    def gpu_hours_max(self) -> float:
+        """Accelerator-hours at the wall-time limit."""
+        return self.resources.num_accelerators * self.resources.time_min / 60
+
+    @property
+    def cpu_hours(self) -> float:
+        """CPU-core-hours expected."""
+        return self.resources.num_cpus * self.resources.num_nodes * self.hours
+
+    @property
+    def price(self) -> float:
+        """What it is expected to cost, in the profile's currency; 0 where the partition has no price."""
+        return self.price_per_hour * (self.gpu_hours if self.resources.accelerators else self.cpu_hours)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """A cell's model and the cost of its two stages."""
+
+    params: int
+    num_layers: int
+    flops: float
+    train: Cost
+    evaluate: Cost
+
+    def cost(self, stage: Stage) -> Cost:
+        """The cost of a stage."""
+        return self.train if stage == "train" else self.evaluate
+
+
+# --- a cell's sizes ------------------------------------------------------------------------------------------------
+
+
+def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, speeds: Speeds | None = None) -> Sizes:
+    """What the cell costs on the partition that the study places it on.
+
+    Raises:
+        ProfileError: the profile has no such partition.
+    """
+    speeds = speeds or Speeds()
+    arch = _architecture(recipe, info)
+    params = ladder.num_params(arch)
+    flops = _train_flops(recipe, arch, info)
+    host_gb = _host_gb(params, info, recipe)
+    where = study.cluster.partition_of(recipe)
+    train = _train_cost(study.cluster, recipe, arch, flops, host_gb, profile, choose_partition(profile, where), speeds)
+    evaluate_where = choose_partition(profile, study.cluster.evaluate_partition or where)
+    checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
+    eval_flops = float(ladder.forward_flops(arch)) * _num_eval_images(study) * checkpoints
+    evaluate = _evaluate_cost(recipe, arch, eval_flops, host_gb, profile, evaluate_where, speeds)
+    return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
+
+
+def _architecture(recipe: Recipe, info: SetInfo) -> ladder.Architecture:
+    return ladder.architecture(
+        recipe.family,
+        recipe.size,
+        image_size=recipe.image_size,
+        num_classes=max(2, round(recipe.classes * info.num_classes)),
+        patch_size=recipe.patch_size,
+    )
+
+
+def _train_flops(recipe: Recipe, arch: ladder.Architecture, info: SetInfo) -> float:
+    """Training FLOPs of the whole run, from the set's size; a class share counts as the same share of images."""
+    num_images = max(arch.num_classes, round(info.num_train * recipe.fraction * recipe.classes))
+    steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
+    return float(ladder.train_flops(arch)) * steps * batch
+
+
+def _num_eval_images(study: Study) -> int:
+    """At most how many images are encoded for one checkpoint: every task's test images and every draw's shots."""
+    d = study.downstream
+    found = [tasks.task(name) for name in d.tasks]
+    return sum(task.num_test + task.num_classes * max(d.shots) * d.draws for task in found)
+
+
+def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
+    """Memory beside the model's own: libraries, resident uint8 images (the set and the part in use), a checkpoint."""
+    images = 2 * info.num_examples * recipe.image_size**2 * info.channels
+    return MEMORY_BASE_GB + (images + CHECKPOINT_BYTES * params) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """How a batch is spread: accelerators in all, images at once on each (None for the whole share)."""
+
+    accelerators: int
+    micro_batch: int | None
+    memory_gb: float
+    sharded: bool = False
+
+
+def _train_cost(
+    choice: ClusterChoice,
+    recipe: Recipe,
+    arch: ladder.Architecture,
+    flops: float,
+    host_gb: float,
+    profile: Profile,
+    place: tuple[str, Partition],
+    speeds: Speeds,
+) -> Cost:
+    name, partition = place
+    split = _split(choice, recipe, arch, flops, partition)
+    nodes, per_node = _nodes(partition, split.accelerators)
+    tasks_per_node = per_node if partition.accelerator == "gpu" else 1  # a TPU host's chips belong to one process
+    beside = host_gb * max(1, tasks_per_node) + (MEMORY_CUDA_GB if per_node else split.memory_gb)
+    planned = flops / (max(1, split.accelerators) * _flops_per_hour(partition))
+    return _cost(
+        "train",
+        recipe,
+        flops=flops,
+        planned_hours=planned,
+        nodes=nodes,
+        per_node=per_node,
+        tasks_per_node=max(1, tasks_per_node),
+        host_gb=beside,
+        profile=profile,
+        place=(name, partition),
+        speeds=speeds,
+        micro_batch=split.micro_batch,
+        sharded=split.sharded,
+    )
+
+
+def _evaluate_cost(
+    recipe: Recipe,
+    arch: ladder.Architecture,
+    flops: float,
+    host_gb: float,
+    profile: Profile,
+    place: tuple[str, Partition],
+    speeds: Speeds,
+) -> Cost:
+    """Evaluation needs the weights alone, on one accelerator."""
+    partition = place[1]
+    per_node = 0 if partition.accelerator == "none" else 1
+    weights_gb = ladder.training_memory(arch, 1, recipe.precision).weights_gb
+    cost = _cost(
+        "evaluate",
+        recipe,
+        flops=flops,
+        planned_hours=flops / _flops_per_hour(partition),
+        nodes=1,
+        per_node=per_node,
+        tasks_per_node=1,
+        host_gb=host_gb + (MEMORY_CUDA_GB if per_node else 2 * weights_gb),
+        profile=profile,
+        place=place,
+        speeds=speeds,
+    )
+    return cost
+
+
+def _flops_per_hour(partition: Partition) -> float:
+    """What one accelerator, or one CPU core, gets done in an hour."""
+    return partition.teraflops * 1e12 * partition.utilisation * 3600
+
+
+def _cost(
+    stage: Stage,
+    recipe: Recipe,
+    *,
+    flops: float,
+    planned_hours: float,
+    nodes: int,
+    per_node: int,
+    tasks_per_node: int,
+    host_gb: float,
+    profile: Profile,
+    place: tuple[str, Partition],
+    speeds: Speeds,
+    micro_batch: int | None = None,
+    sharded: bool = False,
+) -> Cost:
+    name, partition = place
+    measured = speeds.seconds(stage, recipe.family, planned_hours * 3600)
+    hours = planned_hours if measured is None else measured / 3600
+    wanted_gb = 2.0 ** math.ceil(math.log2(host_gb))
+    over: list[Literal["memory", "time"]] = []
+    if wanted_gb > partition.memory_gb_per_node and host_gb > partition.memory_gb_per_node:
+        over.append("memory")
+    if hours * 60 > partition.max_time_min:
+        over.append("time")
+    return Cost(
+        resources=Resources(
+            partition=None if profile.scheduler == "local" else name,
+            num_nodes=nodes,
+            tasks_per_node=tasks_per_node,
+            accelerators=per_node,
+            accelerator=partition.accelerator_name if per_node else None,
+            num_cpus=_num_cpus(partition, per_node),
+            mem_gb=min(partition.memory_gb_per_node, wanted_gb),
+            time_min=min(partition.max_time_min, rounded_minutes(hours * 60 * TIME_MARGIN + TIME_START_MIN)),
+        ),
+        flops=flops,
+        planned_hours=planned_hours,
+        hours=hours,
+        max_time_min=partition.max_time_min,
+        price_per_hour=partition.price_per_hour or 0.0,
+        micro_batch=micro_batch,
+        sharded=sharded,
+        over=tuple(over),
+    )
+
+
+def _split(
+    choice: ClusterChoice, recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Partition
+) -> _Split:
+    """As few accelerators as hold the cell and end it within one wall time, or as many as the study says.
+
+    A model with batch norm gets more accelerators before its share of the batch is cut: what the norm sees would
+    change. Where the state itself (weights, gradients, moments) does not fit, it has to be sharded.
+    """
+    room = _room_gb(partition)
+    batch = recipe.batch_size
+    if partition.accelerator == "none":
+        micro, memory = _micro_batch(recipe, arch, batch, room)
+        return _Split(0, micro if micro < batch else None, memory)
+    most = _most_accelerators(partition, batch)
+    least = min(most, choice.accelerators or 1)
+    wanted = least
+    while wanted < most and choice.accelerators is None and not _fits(recipe, arch, flops, partition, wanted):
+        wanted *= 2
+    wanted = min(most, wanted)
+    share = math.ceil(batch / wanted)
+    state = _memory_gb(recipe, arch, 1)
+    if state > room:
+        needed = 2 ** math.ceil(math.log2(_memory_gb(recipe, arch, share * wanted) / room))
+        wanted = choice.accelerators or max(wanted, needed)
+        return _Split(wanted, None, state / wanted, sharded=True)
+    micro, memory = _micro_batch(recipe, arch, share, room)
+    return _Split(wanted, micro if micro < share else None, memory)
+
+
+def _fits(recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Partition, accelerators: int) -> bool:
+    hours = flops / (accelerators * _flops_per_hour(partition))
+    if hours * 60 * TIME_MARGIN + TIME_START_MIN > partition.max_time_min:
+        return False
+    share = math.ceil(recipe.batch_size / accelerators)
+    return recipe.family not in BATCH_NORM or _memory_gb(recipe, arch, share) <= _room_gb(partition)
+
+
+def _most_accelerators(partition: Partition, batch: int) -> int:
+    """The largest power of two that nodes and batch allow: one image for each at least."""
+    most = partition.accelerators_per_node * (partition.max_nodes or batch)
+    return int(2 ** math.floor(math.log2(max(1, min(most, batch)))))
+
+
+def _room_gb(partition: Partition) -> float:
+    """What a training step may fill: of an accelerator's memory, or of the node's where there is none."""
+    if partition.accelerator == "none":
+        return max(0.1, partition.memory_gb_per_node - MEMORY_BASE_GB) * MEMORY_SHARE
+    return math.inf if partition.accelerator_memory_gb is None else partition.accelerator_memory_gb * MEMORY_SHARE
+
+
+def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: float) -> tuple[int, float]:
+    """(images at once, GB that they take): the share of the batch, halved until it fits."""
+    micro = share
+    while micro > 1 and _memory_gb(recipe, arch, micro) > room:
+        micro = math.ceil(micro / 2)
+    return micro, _memory_gb(recipe, arch, micro)
+
+
+def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int) -> float:
+    return ladder.training_memory_gb(arch, images, recipe.precision, recipe.optimizer)
+
+
+def _nodes(partition: Partition, accelerators: int) -> tuple[int, int]:
+    """(nodes, accelerators on each)."""
+    if not accelerators:
+        return 1, 0
+    per_node = min(accelerators, partition.accelerators_per_node)
+    if partition.request == "partition":  # the node is had whole
+        per_node = partition.accelerators_per_node
+    return math.ceil(accelerators / per_node), per_node
+
+
+def _num_cpus(partition: Partition, accelerators: int) -> int:
+    if not accelerators:
+        return 1
+    return max(1, partition.cpus_per_node * accelerators // partition.accelerators_per_node)
+
+
+def rounded_minutes(minutes: float) -> int:
+    """The next of 10, 20, 40, ... minutes: few distinct limits make few arrays."""
+    return 10 << max(0, math.ceil(math.log2(minutes / 10)))
+
+
+def packed_cost(cost: Cost, members: list[Cost]) -> Cost:
+    """The cost of a job that does the members one after the other: theirs, with the time of all."""
+    hours = sum(member.hours for member in members)
+    minutes = rounded_minutes(hours * 60 * TIME_MARGIN + TIME_START_MIN)
+    time_min = max(cost.resources.time_min, min(cost.max_time_min, minutes))
+    return replace(
+        cost,
+        resources=replace(cost.resources, time_min=time_min),
+        hours=hours,
+        planned_hours=sum(member.planned_hours for member in members),
+        flops=sum(member.flops for member in members),
+    )
+
+
+def halved_micro_batch(recipe: Recipe, cost: Cost, times: int) -> int:
+    """The micro-batch after the accelerator's memory did not suffice so many times.
+
+    Raises:
+        UserError: it is at one image already.
+    """
+    before = cost.micro_batch or math.ceil(recipe.batch_size / max(1, cost.resources.num_accelerators))
+    if before // 2 ** (times - 1) <= 1:
+        raise UserError("one image at a time does not fit the accelerator")
+    return max(1, int(before // 2**times))

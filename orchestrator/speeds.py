@@ -1,0 +1,71 @@
+"""What stages really take, from those that have ended: corrects the plan's hours and the time that is left."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.store import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds = base + slope x planned seconds."""
+
+    base: float
+    slope: float
+
+    def seconds(self, planned: float) -> float:
+        """What a stage that was planned to take so long is expected to take."""
+        return self.base + self.slope * planned
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What stages that have ended took, beside what was planned: by stage and family, a line through the points.
+
+    A family's own line is used where it has ended cells, that of all families where it has none.
+    """
+
+    points: Mapping[tuple[Stage, str], list[tuple[float, float]]] = field(default_factory=dict)
+    lines: Mapping[tuple[Stage, str], Line] = field(default_factory=dict)
+
+    def seconds(self, stage: Stage, family: str, planned: float) -> float | None:
+        """The expected seconds; None before anything of the stage has ended."""
+        line = self.lines.get((stage, family)) or self.lines.get((stage, ""))
+        return None if line is None else line.seconds(planned)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Planned against measured, a row a stage and family, as `plan --json` prints it."""
+        return [
+            {
+                "stage": stage,
+                "family": family,
+                "cells": len(points),
+                "planned_hours": sum(planned for planned, _ in points) / 3600,
+                "measured_hours": sum(measured for _, measured in points) / 3600,
+            }
+            for (stage, family), points in sorted(self.points.items())
+            if family
+        ]
+
+
+def measure_speeds(ended: Iterable[tuple[Stage, str, float, float]]) -> Speeds:
+    """The speeds from (stage, family, planned seconds, measured seconds) of what has ended."""
+    points: dict[tuple[Stage, str], list[tuple[float, float]]] = {}
+    for stage, family, planned, measured in ended:
+        for name in (family, ""):
+            points.setdefault((stage, name), []).append((planned, measured))
+    return Speeds(points, {key: fit_line(members) for key, members in points.items()})
+
+
+def fit_line(points: list[tuple[float, float]]) -> Line:
+    """Least squares with neither coefficient below zero; proportional where the points do not say more."""
+    mean_x, mean_y = (statistics.fmean(column) for column in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    through_zero = Line(0.0, mean_y / mean_x if mean_x else 0.0)
+    if spread <= (1e-9 * mean_x) ** 2:
+        return through_zero if mean_x else Line(mean_y, 0.0)
+    slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread)
+    base = mean_y - slope * mean_x
+    return Line(base, slope) if base >= 0 else through_zero
