@@ -18,6 +18,8 @@ from slurm.failures import Cause, Death, Evidence, cause_of
 from slurm.jobs import Job, JobKey
 from slurm.resources import SlurmError, SlurmUnreachable
 
+Accounts = dict[JobKey, list[Job]] | SlurmError | None
+
 LOG_TAIL_BYTES = 64 * 1024
 SLACK = timedelta(seconds=5)  # between the clocks of the nodes and the scheduler's
 MARKER = "upshot: attempt"
@@ -60,7 +62,7 @@ def examine(store: Store, corpses: Sequence[Corpse], *, patient: bool = True) ->
     return Findings(deaths=deaths, undecided=undecided)
 
 
-def _accounts(corpses: Sequence[Corpse]) -> dict[JobKey, list[Job]] | None | SlurmError:
+def _accounts(corpses: Sequence[Corpse]) -> Accounts:
     """The scheduler's records of the jobs, None where it keeps none, the error where it does not answer now."""
     ids = {c.submitted.manifest.job_id for c in corpses if c.submitted.manifest.job_id}
     since = min((c.submitted.manifest.submitted for c in corpses), default=0.0)
@@ -81,7 +83,7 @@ def _down_nodes(corpses: Sequence[Corpse]) -> frozenset[str]:
         return frozenset()
 
 
-def _starts(corpse: Corpse, accounts: dict[JobKey, list[Job]] | None | SlurmError) -> list[Job]:
+def _starts(corpse: Corpse, accounts: Accounts) -> list[Job]:
     """The records of the corpse's job; a stranger's that has had the id before or after is told by its name."""
     if not isinstance(accounts, dict):
         return []
@@ -91,7 +93,7 @@ def _starts(corpse: Corpse, accounts: dict[JobKey, list[Job]] | None | SlurmErro
     return [job for job in found if job.name == manifest.job_name]
 
 
-def _is_undecided(corpse: Corpse, accounts: dict[JobKey, list[Job]] | None | SlurmError, starts: Sequence[Job]) -> bool:
+def _is_undecided(corpse: Corpse, accounts: Accounts, starts: Sequence[Job]) -> bool:
     """Neither the queue nor the accounts say that it is over: the accounts lag, or do not answer."""
     if (
         corpse.started_again

@@ -96,8 +96,9 @@ class _Queue:
 
 
 class Observer:
-    """Looks at one study. With `writes`, what it finds out (job ids, causes of death) is recorded: for drivers, who
-    hold the lock.
+    """Looks at one study.
+
+    With `writes`, what it finds out (job ids, causes of death) is recorded: for drivers, who hold the lock.
     """
 
     def __init__(self, store: Store, file: StudyFile, profile: Profile, *, writes: bool = False) -> None:

@@ -15,6 +15,7 @@ from slurm.cluster import Profile, choose_partition
 from slurm.failures import Cause, Death, adjusted, may_retry
 
 Action = Literal["submit", "wait", "skip", "retry"]
+Pack = int | Literal["auto"]
 Hours = Literal["gpu_hours", "gpu_hours_max", "cpu_hours", "price"]
 
 T = TypeVar("T")
@@ -161,7 +162,9 @@ def make_plan(
     arrays: list[Array] = []
     if halted is None:
         size = min(max_array_tasks, profile.max_array_tasks or max_array_tasks)
-        arrays = list(_within(room, _arrays(study, planned, size)))
+        # On this machine a worker does one cell after the other anyway.
+        pack = 1 if profile.scheduler == "local" else study.cluster.pack
+        arrays = list(_within(room, _arrays(pack, planned, size)))
     return Plan(
         cells=planned,
         arrays=arrays,
@@ -261,7 +264,7 @@ def decide(
                 return "submit", f"{len(ahead)} checkpoints can be judged", ("evaluate",), ahead
             return "wait", f"{_WORDS[stage]} is {now.status}", (), ()
         if now.status == Status.FAILED:
-            return _after_failure(study, state, stage, now, to_do, steps, retry=retry, vain=(vain or {}).get(stage))
+            return _after_failure(study, stage, now, to_do, steps, retry=retry, vain=(vain or {}).get(stage))
         if now.status == Status.NEW:
             return "submit", _why_new(stage, now, state), to_do, steps
     return "skip", "training diverged; evaluated" if state.train.status == Status.DIVERGED else "done", (), ()
@@ -272,7 +275,6 @@ _WORDS: dict[Stage, str] = {"train": "training", "evaluate": "evaluation"}
 
 def _after_failure(
     study: Study,
-    state: CellState,
     stage: Stage,
     now: StageState,
     to_do: tuple[Stage, ...],
@@ -321,44 +323,44 @@ def _why_new(stage: Stage, now: StageState, state: CellState) -> str:
 # --- arrays --------------------------------------------------------------------------------------------------------
 
 
-def _arrays(study: Study, cells: list[PlannedCell], size: int) -> Iterator[Array]:
+def _arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
     """Evaluations that can start at once, then trainings with the evaluations that wait for them; dearest first."""
     to_do = sorted((c for c in cells if c.stages), key=lambda c: (-c.flops, c.cell.cell_id))
-    yield from _evaluations(study, [c for c in to_do if "train" not in c.stages], size)
+    yield from _evaluations(pack, [c for c in to_do if "train" not in c.stages], size)
     groups: dict[tuple[object, ...], list[PlannedCell]] = {}
     for cell in to_do:
         if "train" in cell.stages:
             key = (cell.train.resources.signature, cell.train.micro_batch, cell.evaluate.resources.signature)
             groups.setdefault(key, []).append(cell)
     for members in groups.values():
-        packs = list(_packed(study, members, [c.train.hours + c.evaluate.hours for c in members]))
+        packs = list(_packed(pack, members, [c.train.hours + c.evaluate.hours for c in members]))
         for start in range(0, len(packs), size):
             chunk = packs[start : start + size]
-            work = [[unit(c.cell.cell_id) for c in pack] for pack in chunk]
+            work = [[unit(c.cell.cell_id) for c in members] for members in chunk]
             evaluate = Array(stage="evaluate", tasks=work, cost=_longest(chunk, "evaluate"))
             yield Array(stage="train", tasks=work, cost=_longest(chunk, "train"), then=evaluate)
 
 
-def _evaluations(study: Study, cells: list[PlannedCell], size: int) -> Iterator[Array]:
+def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
     """A piece of work for each cell and checkpoint."""
     groups: dict[str, list[tuple[PlannedCell, int]]] = {}
     for cell in cells:
         for step in cell.steps:
             groups.setdefault(cell.evaluate.resources.signature, []).append((cell, step))
     for members in groups.values():
-        packs = list(_packed(study, members, [c.evaluate.hours / max(1, len(c.steps)) for c, _ in members]))
+        packs = list(_packed(pack, members, [c.evaluate.hours / max(1, len(c.steps)) for c, _ in members]))
         for start in range(0, len(packs), size):
             chunk = packs[start : start + size]
             cost = _longest([[c for c, _ in pack] for pack in chunk], "evaluate")
             yield Array(stage="evaluate", tasks=[[unit(c.cell.cell_id, s) for c, s in p] for p in chunk], cost=cost)
 
 
-def _packed(study: Study, members: list[T], hours: list[float]) -> Iterator[list[T]]:
+def _packed(most: Pack, members: list[T], hours: list[float]) -> Iterator[list[T]]:
     """The members in packs that run one after the other in a job."""
     pack: list[T] = []
     filled = 0.0
     for member, one in zip(members, hours, strict=True):
-        full = len(pack) >= study.cluster.pack if study.cluster.pack != "auto" else _is_full(pack, filled + one)
+        full = len(pack) >= most if most != "auto" else _is_full(pack, filled + one)
         if pack and full:
             yield pack
             pack, filled = [], 0.0

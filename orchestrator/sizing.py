@@ -1,4 +1,4 @@
-"""What a cell asks for: accelerators, nodes, micro-batch, memory, CPUs, wall time. Pure; corrected by what was measured.
+"""What a cell asks for: accelerators, nodes, micro-batch, memory, CPUs, wall time. Pure.
 
 A stage is expected to take its FLOPs over what the accelerators reach (peak x utilisation). Once cells of the study
 have ended, their measured seconds correct that: see `Speeds`.
@@ -194,7 +194,7 @@ def _evaluate_cost(
     partition = place[1]
     per_node = 0 if partition.accelerator == "none" else 1
     weights_gb = ladder.training_memory(arch, 1, recipe.precision).weights_gb
-    cost = _cost(
+    return _cost(
         "evaluate",
         recipe,
         flops=flops,
@@ -207,7 +207,6 @@ def _evaluate_cost(
         place=place,
         speeds=speeds,
     )
-    return cost
 
 
 def _flops_per_hour(partition: Partition) -> float:

@@ -235,8 +235,10 @@ def _unborn(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellFiles:
-    """What a cell's folder holds: its attempts, each with its death where it has one, its finalised checkpoints, and
-    the evaluations that are wanted and not there.
+    """What a cell's folder holds.
+
+    Its attempts, each with its death where it has one, its finalised checkpoints, and the evaluations that are wanted
+    and not there.
     """
 
     attempts: list[Attempt]

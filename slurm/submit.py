@@ -145,15 +145,17 @@ def parameters(
 
 
 def _own_parameters(options: dict[str, str | bool]) -> dict[str, Any]:
-    """The options that submitit has parameters of its own for, taken out of `options`: given twice, both would stand
-    in the script.
+    """The options that submitit has parameters of its own for, taken out of `options`.
+
+    Given twice, both would stand in the script.
     """
     own = {"nodes": int, "ntasks-per-node": int, "cpus-per-task": int, "time": int}
     return {name.replace("-", "_"): kind(options.pop(name)) for name, kind in own.items() if name in options}
 
 
 def _srun_args(resources: Resources) -> list[str]:
-    """No CPU binding, which hurts threads; logs that a requeued job adds to; and a step of several tasks that ends as
-    one, so that no rank is left waiting for a dead one.
+    """No CPU binding, which hurts threads; logs that a requeued job adds to; a step of several tasks that ends as one.
+
+    Otherwise a rank would be left waiting for a dead one.
     """
     return ["--cpu-bind=none", "--open-mode=append", *(["--kill-on-bad-exit=1"] if resources.num_tasks > 1 else [])]
