@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slurm
 def small(tmp_path, on_slurm):
     study = SmallStudy(tmp_path)
     (tmp_path / "mini.toml").write_text(PROFILE)
-    study.path.write_text(study.path.read_text() + '[cluster]\nprofile = "mini.toml"\n')
+    study.path.write_text(study.path.read_text() + '[cluster]\nprofile = "mini.toml"\npack = 1\n')
     return study
 
 
