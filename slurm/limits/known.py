@@ -1,7 +1,8 @@
 """What a cluster allows: of its settings, its partitions, and its accounts where it keeps them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from slurm.limits.parse import gres_count
 
@@ -225,6 +226,11 @@ class Limits:
     def default_partition(self) -> str | None:
         """Where a job goes that names no partition."""
         return next((name for name, partition in self.partitions.items() if partition.is_default), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, with what follows from it."""
+        derived = {"max_array_tasks": self.max_array_tasks, "submit_limit": self.submit_limit()}
+        return {**asdict(self), **derived, "enforced": sorted(self.enforced)}
 
     def submit_limit(
         self, account: str | None = None, qos: str | None = None, partition: str | None = None
