@@ -669,11 +669,9 @@ def limiting_slurm(accounting_slurm: PrivateSlurm) -> Iterator[PrivateSlurm]:
     conf = ["AccountingStorageEnforce=limits,qos", "PartitionName=short Nodes=cpu0 MaxTime=300 PriorityTier=10"]
     with PrivateSlurm(accounting=True, num_nodes=1, extra_conf=conf) as cluster:
         for words in (
-            "add account lab cluster=mini",
+            "add account lab,guests cluster=mini",
             "add account team parent=lab cluster=mini",
-            "add account guests cluster=mini",
-            "add qos high",
-            "add qos pq",
+            "add qos high,pq",
             f"add user {USER} account=team cluster=mini",
             f"add user {USER} account=guests cluster=mini partition=short",
             f"modify user {USER} where account=team set qos=normal,high",
