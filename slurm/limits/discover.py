@@ -47,9 +47,6 @@ def discover(run: Run | None = None, user: str | None = None) -> Limits:
     said = run(["scontrol", "show", "config"])
     skew = _clock_skew(said, (asked + time.time()) / 2)
     settings = parse_settings(said)
-    lines = run(["scontrol", "--all", "--oneliner", "show", "partition"]).splitlines()
-    nodes = _node_groups(run(["sinfo", "--all", "--exact", "--noheader", f"--format={_SINFO}"]))
-    partitions = [words for words in map(parse_words, lines) if "PartitionName" in words]
     accounting = settings.get("AccountingStorageType", "(null)") not in ("(null)", "", "accounting_storage/none")
     controller, scheduler = _options(settings, "SlurmctldParameters"), _options(settings, "SchedulerParameters")
     return Limits(
@@ -70,7 +67,7 @@ def discover(run: Run | None = None, user: str | None = None) -> Limits:
         enforced=frozenset(settings.get("AccountingStorageEnforce", "").split(",")) - {"", "none", "(null)"},
         accounts=_accounts(run, user, settings.get("ClusterName", "")) if accounting else None,
         clock_skew_s=skew,
-        partitions={words["PartitionName"]: _partition(words, nodes[words["PartitionName"]]) for words in partitions},
+        partitions=_partitions(run),
     )
 
 
@@ -98,6 +95,14 @@ def _number(settings: Mapping[str, str], name: str) -> int:
 def _options(settings: Mapping[str, str], name: str) -> dict[str, str]:
     """The options of a setting that holds several: {"max_array_tasks": "500", "defer": ""}."""
     return {key: value for key, _, value in (option.partition("=") for option in settings.get(name, "").split(","))}
+
+
+def _partitions(run: Run) -> dict[str, PartitionLimits]:
+    lines = run(["scontrol", "--all", "--oneliner", "show", "partition"]).splitlines()
+    # --exact, or nodes that differ a little share a line, with the least of each size and a "+".
+    nodes = _node_groups(run(["sinfo", "--all", "--exact", "--noheader", f"--format={_SINFO}"]))
+    partitions = [words for words in map(parse_words, lines) if "PartitionName" in words]
+    return {words["PartitionName"]: _partition(words, nodes[words["PartitionName"]]) for words in partitions}
 
 
 def _partition(words: Mapping[str, str], nodes: Sequence[NodeGroup]) -> PartitionLimits:
