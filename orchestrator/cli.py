@@ -259,6 +259,24 @@ def tasks(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def doctor(
+    study: StudyArgument = STUDY,
+    profile: Annotated[str | None, typer.Option(help="A cluster profile, in place of the study's.")] = None,
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at Slurm, its limits, the profile, folders and W&B, and say what to mend. Changes nothing."""
+    from orchestrator.doctor import examine, print_findings
+
+    findings = examine(study if study.exists() or study != STUDY else None, profile, runs)
+    if as_json:
+        _print_json(findings.to_json())
+    else:
+        print_findings(findings)
+    raise typer.Exit(findings.exit_code)
+
+
+@app.command()
 def demo(
     cluster: Annotated[str, typer.Option(help="A cluster profile; this machine when it is not given.")] = "local",
     runs: RunsOption = RUNS,

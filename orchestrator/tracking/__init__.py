@@ -4,6 +4,6 @@ A mirror is written from files that are already safe, so losing one loses nothin
 """
 
 from orchestrator.tracking.tensorboard import write_tensorboard
-from orchestrator.tracking.wandb_run import MirrorResult, Mode, default_mode, mirror_cell
+from orchestrator.tracking.wandb_run import MirrorResult, Mode, default_mode, find_key, mirror_cell
 
-__all__ = ["MirrorResult", "Mode", "default_mode", "mirror_cell", "write_tensorboard"]
+__all__ = ["MirrorResult", "Mode", "default_mode", "find_key", "mirror_cell", "write_tensorboard"]

@@ -80,7 +80,7 @@ def default_mode() -> Mode:
         "disabled": "disabled",
     }
     if asked is None:
-        return "online" if _has_key() else "offline"
+        return "online" if find_key() else "offline"
     if asked not in modes:
         raise UserError(f"WANDB_MODE: {asked!r} given (known: online, offline, disabled)")
     return modes[asked]
@@ -171,7 +171,7 @@ def _mirror_offline(cell: _Cell, labels: dict[str, Any], timeout_s: float) -> Mi
 
 
 def _mirror_online(cell: _Cell, labels: dict[str, Any], timeout_s: float) -> MirrorResult:
-    if not _has_key():  # wandb would ask for one on a terminal
+    if not find_key():  # wandb would ask for one on a terminal
         return _result(
             cell, f"no W&B key for {_base_url()}: `wandb login` keeps one, or set WANDB_API_KEY", mode="online"
         )
@@ -327,20 +327,22 @@ def _own_environment() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _has_key() -> bool:
-    """Whether wandb would find credentials, looked up as wandb does but without importing it."""
-    if _wandb_setting("api_key") or _wandb_setting("identity_token_file"):
-        return True
+def find_key() -> str | None:
+    """Where wandb would find credentials, looked up as wandb does but without importing it; None if nowhere."""
+    for name in ("api_key", "identity_token_file"):
+        if _wandb_setting(name):
+            variable = f"WANDB_{name.upper()}"
+            return variable if os.environ.get(variable) else f"{name} in W&B's settings file"
     candidates = (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")
     paths = [Path(path).expanduser() for path in candidates if path]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
-        return False
+        return None
     try:
         found = netrc.netrc(path).authenticators(urlsplit(_base_url()).netloc)
     except (OSError, netrc.NetrcParseError):
-        return False
-    return found is not None and bool(found[2])
+        return None
+    return str(path) if found is not None and found[2] else None
 
 
 def _base_url() -> str:

@@ -34,6 +34,7 @@ def loaded_by(*words):
         ("plan", "studies/quickstart.toml", "--json"),
         ("models",),
         ("tasks",),
+        ("doctor", "studies/quickstart.toml", "--profile", "local"),
     ],
 )
 def test_the_login_node_loads_no_torch(words, tmp_path, monkeypatch):
