@@ -189,6 +189,27 @@ def cancel(study: StudyArgument = STUDY, runs: RunsOption = RUNS, yes: YesOption
 
 
 @app.command()
+def clean(
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    yes: YesOption = False,
+) -> None:
+    """Remove what finished cells no longer need; never weights, a last checkpoint, a result or a ledger."""
+    from orchestrator import tables
+    from orchestrator.clean import clean, leftovers
+
+    session = _open_submitted(study, runs)
+    found = leftovers(session.store)
+    if dry_run or not found:
+        return tables.print_leftovers(found, "would free")
+    if not yes:
+        tables.print_leftovers(found, "would free")
+        typer.confirm(f"Remove this from {session.store.root}?", abort=True)
+    return tables.print_leftovers(clean(session.store), "freed")
+
+
+@app.command()
 def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     """Gather every result file into results/results.parquet."""
     session = _open_submitted(study, runs)

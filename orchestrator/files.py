@@ -1,27 +1,31 @@
 """Files that survive a crash: written whole or not at all, appended a line at a time, read past a torn end."""
 
+import errno
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replaces `path`; a reader sees the old content or the new one, never a part.
+    """Replaces `path`; a reader sees the old content or the new one, never a part. A link at `path` is replaced itself.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    # Nobody can plant a link under a name that cannot be guessed, and O_EXCL takes no file that is there already.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with draft.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except OSError:
+    except BaseException:
         draft.unlink(missing_ok=True)
         raise
 
@@ -30,17 +34,31 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
     """Adds one JSON line in one write; a torn last line of an earlier, killed writer is ended first.
 
     NaN and infinities are written as JavaScript names, which Python's reader takes back.
+
+    Raises:
+        OSError: the disk is full (ENOSPC; the file holds no part of the record), or a link stands at `path` (ELOOP).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        num_written = os.write(descriptor, line)
+        if num_written < len(line):
+            _take_back(descriptor, num_written)
+            raise OSError(errno.ENOSPC, "a record was not written: is the disk full, or a quota used up?", str(path))
     finally:
         os.close(descriptor)
+
+
+def _take_back(descriptor: int, num_bytes: int) -> None:
+    """Cuts off what the last write appended, unless another process has appended after it: its record stays."""
+    end = os.lseek(descriptor, 0, os.SEEK_CUR)
+    if os.fstat(descriptor).st_size == end:
+        os.ftruncate(descriptor, end - num_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ checkpoints/step_00001000/  evals/step_00001000/<eval_id>.parquet
 results/  report/
 """
 
+import errno
 import json
 import os
 import secrets
@@ -35,6 +36,7 @@ STAGES: tuple[Stage, ...] = ("train", "evaluate")
 RESUME = "resume"  # below a cell's checkpoints: those that are only for going on from
 LOCK_STALE_S = 120.0
 LOCK_BEAT_S = 20.0
+LOCK_BYTES = 1000  # an owner's name is far shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +281,8 @@ def _take_lock(path: Path, owner: str) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(owner)
         return
+    if path.is_symlink():
+        raise DriverBusyError(f"{path}: is a link, which no driver leaves: find out who made it, and remove it")
     raise DriverBusyError(f"{path.parent}: {_read_text(path) or 'another process'} drives this study ({path.name})")
 
 
@@ -286,31 +290,48 @@ def _break_if_stale(path: Path) -> None:
     """Removes a lock that was not touched for two minutes; of several that try, one does it.
 
     The right to remove it is a hard link named after the very file that was found stale: made once, and of no use
-    against a fresh lock that has taken its place in the meantime.
+    against a fresh lock that has taken its place in the meantime. Who dies with that right leaves the link; then the
+    next one is named after the number of links, and so made once too.
     """
     try:
         seen = path.lstat()
-        if time.time() - seen.st_mtime <= LOCK_STALE_S:
+        if not _is_stale(seen):
             return
-        tombstone = path.with_name(f".{path.name}.{seen.st_ino}-{seen.st_mtime_ns}")
+        tombstone = path.with_name(f".{path.name}.{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_nlink}")
         os.link(path, tombstone, follow_symlinks=False)
-    except (FileNotFoundError, FileExistsError):
+    except (FileNotFoundError, FileExistsError, PermissionError):  # others were first; a link of somebody else's
         return
-    linked = tombstone.lstat()
-    if (linked.st_ino, linked.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns):
-        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        linked, now = tombstone.lstat(), path.lstat()
+        if (linked.st_ino, linked.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns) == (now.st_ino, now.st_mtime_ns):
+            path.unlink()
     tombstone.unlink(missing_ok=True)
+
+
+def _is_stale(lock: os.stat_result) -> bool:
+    """Not touched for two minutes, nor linked to by one who is removing it just now."""
+    touched = lock.st_mtime if lock.st_nlink == 1 else max(lock.st_mtime, lock.st_ctime)
+    return time.time() - touched > LOCK_STALE_S
 
 
 def _beat(path: Path, owner: str, ended: threading.Event) -> None:
     while not ended.wait(LOCK_BEAT_S):
         with suppress(OSError):  # a stalled file system: the next beat may pass
             if _read_text(path) == owner:
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)
 
 
 def _read_text(path: Path) -> str:
+    """What a lock says; nothing where there is none. A link is not followed, and a pipe not waited for."""
     try:
-        return path.read_text()
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return ""
+        raise
+    try:
+        return os.read(descriptor, LOCK_BYTES).decode(errors="replace")
+    except IsADirectoryError:
         return ""
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,7 @@ from rich.text import Text
 from evals import tasks
 from models import ladder
 from orchestrator.attempts import death_event, read_attempts
+from orchestrator.clean import Leftover
 from orchestrator.observe import Observation
 from orchestrator.plan import Array, Plan, PlannedCell
 from orchestrator.progress import counts_line, duration, notes
@@ -216,6 +217,29 @@ def axes_text(state: CellState) -> str:
     """The axes that tell a cell from its neighbours, in words."""
     r = state.cell.recipe
     return f"{r.family} {r.size} fraction={r.fraction:g} head_wd={r.head_weight_decay:g} seed={r.seed}"
+
+
+LEFTOVERS = {
+    "resume": "states to resume from",
+    "draft": "half-written folders",
+    "damaged": "damaged checkpoints set aside",
+    "optimizer": "optimizer states of earlier checkpoints",
+    "submission": "files of ended submissions",
+    "code": "code that no live or unfinished job runs",
+    "lock": "links of dead drivers' locks",
+}
+
+
+def print_leftovers(found: list[Leftover], does: str) -> None:
+    """What finished cells no longer need, by kind, and how much room it takes."""
+    rows = []
+    for kind, name in LEFTOVERS.items():
+        sizes = [leftover.num_bytes for leftover in found if leftover.kind == kind]
+        if sizes:
+            rows.append((name, len(sizes), f"{sum(sizes) / 1e6:.1f}"))
+    if rows:
+        _table("What finished cells no longer need", ("what", "number", "MB"), rows)
+    print(f"{does} {sum(leftover.num_bytes for leftover in found) / 1e6:.1f} MB")
 
 
 def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:

@@ -12,6 +12,8 @@ from slurm.resources import SlurmError, check_options
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Word = Annotated[str, Field(pattern=r"^\S+$")]
+"""What stands in a line of a job's script: a line break would end the line, and the rest be run as a command."""
 
 
 class ProfileError(SlurmError):
@@ -87,8 +89,8 @@ class Profile(_Table):
 
     scheduler: Literal["slurm", "local"] = "slurm"
     partitions: dict[str, Partition] = Field(min_length=1)
-    account: str | None = None
-    qos: str | None = None
+    account: Word | None = None
+    qos: Word | None = None
     setup: list[str] = []
     """Shell lines that a job runs first, such as `module load cuda`, or the start of a container."""
     use_srun: bool = True

@@ -58,8 +58,8 @@ def packaged_names() -> tuple[str, ...]:
 def shipped(kind: Literal["images", "studies"], name: str) -> Path:
     """The path of a file that ships with the project.
 
-    Looked for in $UPSHOT_IMAGES (images only), in the checkout around the packages, and in `share/upshot` below the
-    prefixes that pip installs data into.
+    Looked for in $UPSHOT_IMAGES (images only; folders separated as in PATH), in the checkout around the packages, and
+    in `share/upshot` below the prefixes that pip installs data into.
 
     Raises:
         DataError: it is in none of these places; the message lists them.
@@ -80,7 +80,7 @@ def _places_with(kind: Literal["images", "studies"], given: str | None, prefix: 
     prefixes = dict.fromkeys((prefix, sysconfig.get_path("data"), user))
     places = [studies / "images" if kind == "images" else studies]
     places += [Path(prefix) / "share" / "upshot" / kind for prefix in prefixes]
-    return (Path(given).expanduser(), *places) if given else tuple(places)
+    return (*(Path(place).expanduser() for place in (given or "").split(os.pathsep) if place), *places)
 
 
 def _first_file(name: str, places: tuple[Path, ...]) -> Path:

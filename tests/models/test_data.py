@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -326,6 +327,17 @@ def own_images(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_the_environment_comes_first(own_images):
+    assert describe("cells").title == "mine"
+    assert describe("mnist").num_classes == 10
+
+
+def test_the_environment_may_name_several_folders(own_images, tmp_path_factory, monkeypatch):
+    first = tmp_path_factory.mktemp("first")
+    entry = json.loads((own_images / "sets.json").read_text())["cells"]
+    (first / "sets.json").write_text(json.dumps({"lost": {**entry, "title": "found"}}))
+    shutil.copy(own_images / "cells.npz", first / "lost.npz")
+    monkeypatch.setenv("UPSHOT_IMAGES", f"{first}{os.pathsep}{own_images}")
+    assert describe("lost").title == "found"
     assert describe("cells").title == "mine"
     assert describe("mnist").num_classes == 10
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.files import append_record, read_records, write_atomically
+from orchestrator.files import _take_back, append_record, read_records, write_atomically
 
 
 def test_a_torn_last_line_is_counted_and_the_next_record_survives(tmp_path):
@@ -32,13 +33,69 @@ def test_records_come_back(tmp_path_factory, records):
     assert read_records(path).records == records
 
 
+def limited(program, num_bytes, path):
+    """Runs a program that may make no file longer than that: its writes come back short, as on a full disk."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({num_bytes}, {num_bytes}))\n"
+    imports = "import sys; from pathlib import Path; from orchestrator.files import *\npath = Path(sys.argv[1])\n"
+    return subprocess.run(
+        [sys.executable, "-c", imports + limit + program, str(path)], capture_output=True, text=True, check=False
+    )
+
+
 def test_a_failed_write_leaves_the_old_content(tmp_path):
     path = tmp_path / "manifest.json"
     write_atomically(path, "old")
-    path.with_name(f".manifest.json.{os.getpid()}.draft").mkdir()  # the draft cannot be opened
-    with pytest.raises(OSError, match="draft"):
-        write_atomically(path, "new")
+    done = limited("write_atomically(path, 'new' * 1000)", 100, path)
+    assert "File too large" in done.stderr
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("before", [b"", b'{"step":1}\n', b'{"step":1}\n{"torn'])
+def test_a_record_that_does_not_fit_is_taken_back(tmp_path, before):
+    path = tmp_path / "train.ndjson"
+    path.write_bytes(before)
+    done = limited("append_record(path, {'step': 2, 'pad': 'x' * 200})", len(before) + 50, path)
+    assert "OSError: [Errno 28] a record was not written" in done.stderr
+    assert str(path) in done.stderr
+    assert path.read_bytes() == before
+    append_record(path, {"step": 3})
+    assert read_records(path).records[-1] == {"step": 3}
+
+
+def test_a_record_of_another_process_is_not_taken_back_with_ones_own(tmp_path):
+    path = tmp_path / "train.ndjson"
+    mine = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    try:
+        num_written = os.write(mine, b'{"half":')
+        append_record(path, {"step": 1})
+        _take_back(mine, num_written)
+    finally:
+        os.close(mine)
+    assert read_records(path).records == [{"step": 1}]
+    assert read_records(path).num_torn == 1
+
+
+def test_a_link_is_replaced_and_never_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "manifest.json"
+    path.symlink_to(victim)
+    write_atomically(path, "new")
+    assert not path.is_symlink()
+    assert path.read_text() == "new"
+    assert victim.read_text() == "precious"
+
+
+def test_no_record_is_added_through_a_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "attempts.ndjson"
+    path.symlink_to(victim)
+    with pytest.raises(OSError, match=r"attempts\.ndjson") as raised:
+        append_record(path, {"step": 1})
+    assert raised.value.errno == errno.ELOOP
+    assert victim.read_text() == "precious"
 
 
 def test_two_processes_append_whole_lines(tmp_path):

@@ -1,0 +1,142 @@
+"""What finished cells no longer need, and its removal.
+
+Never touched: weights, metrics and state of any checkpoint, the last checkpoint whole, evaluations, ledgers, cell logs,
+manifests, results, report; and anything of a cell that is not finished or whose jobs are live.
+"""
+
+import secrets
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.errors import DataError, UserError
+from orchestrator.drive import live_tasks
+from orchestrator.files import write_atomically
+from orchestrator.snapshot import DIFF, LOCK, RECORD
+from orchestrator.state import ENDED_WELL, CellState, Live, read_states
+from orchestrator.store import Manifest, Store
+from slurm import local
+
+Kind = Literal["resume", "draft", "damaged", "optimizer", "submission", "code", "lock"]
+RESUME = "resume"  # as models.train names it, which imports torch
+SUBMITIT_FILES = ("*.pkl", "*.sh", "*.out", "*.err")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A file or folder that may go."""
+
+    kind: Kind
+    path: Path
+    num_bytes: int
+
+
+def clean(store: Store) -> list[Leftover]:
+    """Removes what finished cells no longer need; what that was.
+
+    Raises:
+        DriverBusyError: a driver is at work.
+        SlurmUnreachable: nobody knows which jobs are live, so nothing was removed.
+        UserError: something could not be removed; what came before it is gone.
+    """
+    store.study()  # a folder that holds none is told of before anything is made in it
+    with store.driving():
+        found = leftovers(store)
+        for leftover in found:
+            _remove(leftover)
+    return found
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """What `clean` would remove; changes nothing.
+
+    Raises:
+        SlurmUnreachable: nobody knows which jobs are live.
+    """
+    live, manifests = live_tasks(store), store.manifests()
+    states = _states(store, live)
+    busy = {cell_id for m in manifests for i, ids in enumerate(m.tasks) if (m.token, i) in live for cell_id in ids}
+    trained = [c for c, state in states.items() if state.train.status in ENDED_WELL and c not in busy]
+    finished = {c for c in trained if states[c].status in ENDED_WELL}
+    ended = {m.token for m in manifests if all(cell_id in finished for ids in m.tasks for cell_id in ids)}
+    return [
+        *(leftover for cell_id in sorted(trained) for leftover in _of_cell(store, cell_id)),
+        *_of_submissions(store, manifests, ended),
+        *_found("code", unneeded_code(store.root / "code", manifests, ended)),
+        *_found("draft", (store.root / "code").glob(".draft-*")),
+        *_found("lock", store.root.glob(".driver.lock.*")),
+    ]
+
+
+def unneeded_code(folder: Path, manifests: Iterable[Manifest], ended: set[str]) -> list[Path]:
+    """The snapshots in `folder` that no submission names but such as have ended."""
+    needed = {getattr(manifest, "code", None) for manifest in manifests if manifest.token not in ended}
+    snapshots = [path for path in sorted(folder.glob("*")) if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in snapshots if path.name not in needed]
+
+
+def _states(store: Store, live: Live) -> dict[str, CellState]:
+    """The state of every cell that has a folder, in the study still or not; those that cannot be read are left out."""
+    cells = []
+    for cell_id in sorted(store.cell_ids()):
+        try:
+            cells.append(store.read_cell(cell_id))
+        except DataError:
+            continue
+    return {state.cell.cell_id: state for state in read_states(store, store.study(), cells, live)}
+
+
+def _of_cell(store: Store, cell_id: str) -> Iterator[Leftover]:
+    """What only a training that goes on would need. Where no numbered checkpoint is, that in `resume` is the last."""
+    folder, steps = store.checkpoints(cell_id), store.finalised_steps(cell_id)
+    yield from _found("draft", folder.glob(".draft-*"))
+    yield from _found("damaged", folder.glob("corrupt-step_*"))
+    yield from _found("resume", [folder / RESUME] if steps else [])
+    yield from _found("optimizer", (folder / f"step_{step:08d}" / "optimizer.safetensors" for step in steps[:-1]))
+
+
+def _of_submissions(store: Store, manifests: list[Manifest], ended: set[str]) -> Iterator[Leftover]:
+    """Files of submitit; the folder of a local queue's first submission holds the workers of all of them."""
+    carried: dict[str, set[str]] = defaultdict(set)
+    for manifest in manifests:
+        carried[manifest.token].add(manifest.token)
+        if manifest.executor == "local" and manifest.job_id is not None:
+            carried[manifest.job_id].add(manifest.token)
+    for token, tokens in carried.items():
+        folder = store.job_folder(token)
+        if tokens <= ended and not local.living(folder):
+            yield from _found("submission", (path for name in SUBMITIT_FILES for path in sorted(folder.glob(name))))
+
+
+def _found(kind: Kind, paths: Iterable[Path]) -> Iterator[Leftover]:
+    """Those that are there; links are left alone, whoever made them."""
+    for path in paths:
+        if path.exists() and not path.is_symlink():
+            inside = path.rglob("*") if path.is_dir() else [path]
+            num_bytes = sum(p.lstat().st_size for p in inside if p.is_symlink() or p.is_file())
+            yield Leftover(kind=kind, path=path, num_bytes=num_bytes)
+
+
+def _remove(leftover: Leftover) -> None:
+    path = leftover.path
+    try:
+        if leftover.kind == "code":
+            _keep_records(path)
+        if path.is_dir():
+            # First out of the way as a whole: a folder that is half removed must not pass for a checkpoint or for code.
+            path = path.rename(path.with_name(f".draft-{secrets.token_hex(8)}"))
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be removed: {error.strerror}") from error
+
+
+def _keep_records(snapshot: Path) -> None:
+    """Leaves beside a snapshot what tells which code it was, so that every result can still be traced to its commit."""
+    for name in (RECORD, DIFF, LOCK):
+        if (snapshot / name).is_file():
+            write_atomically(snapshot.with_name(f"{snapshot.name}.{name}"), (snapshot / name).read_bytes())
