@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import DataError, UserError
-from orchestrator.drive import live_tasks
 from orchestrator.files import write_atomically
+from orchestrator.grid import Cell
+from orchestrator.observe import Observer
+from orchestrator.session import open_submitted
 from orchestrator.snapshot import DIFF, LOCK, RECORD
-from orchestrator.state import ENDED_WELL, CellState, Live, read_states
-from orchestrator.store import Manifest, Store
+from orchestrator.state import ENDED_WELL, CellState, Tasks
+from orchestrator.store import RESUME, Manifest, Store, parse_unit
 from slurm import local
 
 Kind = Literal["resume", "draft", "damaged", "optimizer", "submission", "code", "lock"]
-RESUME = "resume"  # as models.train names it, which imports torch
 SUBMITIT_FILES = ("*.pkl", "*.sh", "*.out", "*.err")
 
 
@@ -56,12 +57,12 @@ def leftovers(store: Store) -> list[Leftover]:
     Raises:
         SlurmUnreachable: nobody knows which jobs are live.
     """
-    live, manifests = live_tasks(store), store.manifests()
-    states = _states(store, live)
-    busy = {cell_id for m in manifests for i, ids in enumerate(m.tasks) if (m.token, i) in live for cell_id in ids}
+    states, tasks = _states(store)
+    manifests = store.manifests()
+    busy = {cell_id for m in manifests for i, ids in _work(m) if _is_live(tasks, m, i) for cell_id in ids}
     trained = [c for c, state in states.items() if state.train.status in ENDED_WELL and c not in busy]
     finished = {c for c in trained if states[c].status in ENDED_WELL}
-    ended = {m.token for m in manifests if all(cell_id in finished for ids in m.tasks for cell_id in ids)}
+    ended = {m.token for m in manifests if all(cell_id in finished for _, ids in _work(m) for cell_id in ids)}
     return [
         *(leftover for cell_id in sorted(trained) for leftover in _of_cell(store, cell_id)),
         *_of_submissions(store, manifests, ended),
@@ -78,15 +79,30 @@ def unneeded_code(folder: Path, manifests: Iterable[Manifest], ended: set[str]) 
     return [path for path in snapshots if path.name not in needed]
 
 
-def _states(store: Store, live: Live) -> dict[str, CellState]:
-    """The state of every cell that has a folder, in the study still or not; those that cannot be read are left out."""
-    cells = []
+def _work(manifest: Manifest) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each array task."""
+    for index, units in enumerate(manifest.tasks):
+        yield index, [parse_unit(text)[0] for text in units]
+
+
+def _is_live(tasks: Tasks, manifest: Manifest, index: int) -> bool:
+    return (manifest.token, index) in tasks and tasks[manifest.token, index].is_live
+
+
+def _states(store: Store) -> tuple[dict[str, CellState], Tasks]:
+    """The state of every cell that has a folder, in the study still or not; those that cannot be read are left out.
+
+    With it, what is live.
+    """
+    cells: list[Cell] = []
     for cell_id in sorted(store.cell_ids()):
         try:
             cells.append(store.read_cell(cell_id))
         except DataError:
             continue
-    return {state.cell.cell_id: state for state in read_states(store, store.study(), cells, live)}
+    session = open_submitted(store.root, store.root.parent)
+    states, queue = Observer(store, session.file, session.profile, of=cells).read()
+    return {state.cell.cell_id: state for state in states}, queue.tasks
 
 
 def _of_cell(store: Store, cell_id: str) -> Iterator[Leftover]:

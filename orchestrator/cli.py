@@ -52,7 +52,7 @@ def plan(
     from orchestrator import tables
 
     session = _open(study, runs, sets)
-    seen = session.observe()
+    seen = session.observe(limits=True)
     if as_json:
         _print_json(seen.plan.to_json())
     else:
@@ -71,7 +71,7 @@ def submit(
     from orchestrator import tables
 
     session = _open(study, runs, sets)
-    seen = session.observe()
+    seen = session.observe(limits=True)
     tables.print_plan(seen.plan, session)
     if dry_run:
         tables.print_scripts(seen.plan, session)

@@ -58,6 +58,7 @@ class Driver:
     def __init__(self, store: Store, file: StudyFile, profile: Profile, function: JobFunction = node.run_task) -> None:
         self.store, self.file, self.profile, self.function = store, file, profile, function
         self.observer = Observer(store, file, profile)
+        self.observer.asks_limits = True
         self._code: Path | None = None
 
     def tick(self, *, retry: bool = False, keep: Callable[[CellState], bool] = keep_all) -> Observation:
@@ -252,14 +253,14 @@ def submit(
         LimitReachedError: a limit or the budget refuses.
         SlurmError: the scheduler does not answer or refuses.
     """
-    preflight(profile)
     driver = Driver(store, file, profile, function)
+    preflight(driver.observer)
     refuse_what_cannot_run(file.study, driver.observer.look(retry=retry, keep=keep).plan)  # before anything is written
     with store.driving():
         return driver.tick(retry=retry, keep=keep)
 
 
-def preflight(profile: Profile) -> None:
+def preflight(observer: Observer) -> None:
     """Raises for what would be refused whatever the study: a silent scheduler, a wrong profile, a limit of zero.
 
     Raises:
@@ -267,8 +268,8 @@ def preflight(profile: Profile) -> None:
         ProfileError: the cluster is not as the profile says.
         LimitReachedError: a limit that can never be met.
     """
-    if profile.scheduler == "slurm":
-        refuse(profile, discover())
+    if observer.profile.scheduler == "slurm":
+        refuse(observer.profile, discover(), partitions=observer.partitions)
 
 
 def watch(

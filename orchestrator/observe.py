@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.data import SetInfo, describe
+from models.data import describe
 from orchestrator.attempts import Attempt, death_event
 from orchestrator.autopsy import examine
 from orchestrator.grid import Cell, cells, num_excluded
@@ -86,7 +86,7 @@ class Observation:
 
 
 @dataclass(slots=True)
-class _Queue:
+class Queue:
     """What one look at the queue gave."""
 
     tasks: dict[TaskKey, Task]
@@ -98,18 +98,26 @@ class _Queue:
 class Observer:
     """Looks at one study.
 
-    With `writes`, what it finds out (job ids, causes of death) is recorded: for drivers, who hold the lock.
+    Where `writes` is set, what it finds out (job ids, causes of death) is recorded: for drivers, who hold the lock.
+    Where `asks_limits` is, plans keep to the scheduler's limits, which are asked for once.
+
+    Args:
+        store: the study's folder.
+        file: the study.
+        profile: where it runs.
+        of: the cells to look at; the study's when not given.
     """
 
-    def __init__(self, store: Store, file: StudyFile, profile: Profile, *, writes: bool = False) -> None:
-        self.store, self.study, self.profile, self.writes = store, file.study, profile, writes
-        self.cells: list[Cell] = cells(file.study, file.path)
+    def __init__(self, store: Store, file: StudyFile, profile: Profile, *, of: list[Cell] | None = None) -> None:
+        self.store, self.study, self.profile = store, file.study, profile
+        self.writes = self.asks_limits = False
+        self.cells = cells(file.study, file.path) if of is None else of
         self.num_excluded = num_excluded(file.study)
-        self.info: SetInfo = describe(file.study.upstream.dataset)
         self.speeds = Speeds()
         self._limits: Limits | None = None
-        self._planned_sizes = self._size(Speeds())
-        self._sizes, self._num_measured = self._planned_sizes, 0
+        self._planned_sizes: dict[str, Sizes] = {}
+        self._sizes: dict[str, Sizes] = {}
+        self._num_measured = 0
         self._files: dict[str, tuple[tuple[int, int], CellFiles]] = {}
         self._manifests: dict[str, tuple[int, Manifest]] = {}
         self._undecided_since: dict[CorpseKey, float] = {}
@@ -123,13 +131,7 @@ class Observer:
             SlurmUnreachable: the scheduler does not answer; without `strict`, its jobs are then unknown.
             SlurmError: it answered what cannot be read.
         """
-        manifests = self._read_manifests()
-        queue = self._tasks(manifests, strict=strict)
-        manifests = self._read_manifests()
-        submissions = index_submissions(manifests, {cell.cell_id for cell in self.cells})
-        files = {cell.cell_id: self._read_cell(cell.cell_id, submissions) for cell in self.cells}
-        files = self._with_deaths(files, submissions, queue.tasks)
-        states = [judge(cell, files[cell.cell_id], submissions, queue.tasks) for cell in self.cells]
+        states, queue = self.read(strict=strict)
         self._measure(states)
         kept = [state for state in states if keep(state)]
         plan = self._plan(kept, queue, retry=retry)
@@ -144,6 +146,14 @@ class Observer:
             starts_at=queue.starts_at,
         )
 
+    def read(self, *, strict: bool = True) -> tuple[list[CellState], Queue]:
+        """Where every cell stands, and what the queue holds; raises as `look`."""
+        queue = self._tasks(self._read_manifests(), strict=strict)
+        submissions = index_submissions(self._read_manifests(), {cell.cell_id for cell in self.cells})
+        files = {cell.cell_id: self._read_cell(cell.cell_id, submissions) for cell in self.cells}
+        files = self._with_deaths(files, submissions, queue.tasks)
+        return [judge(cell, files[cell.cell_id], submissions, queue.tasks) for cell in self.cells], queue
+
     @property
     def limits(self) -> Limits | None:
         """The scheduler's limits, asked for once; None without a scheduler or while it does not answer."""
@@ -157,10 +167,13 @@ class Observer:
     # --- sizes and plan --------------------------------------------------------------------------------------------
 
     def _size(self, speeds: Speeds) -> dict[str, Sizes]:
-        return {c.cell_id: size_cell(self.study, c.recipe, self.info, self.profile, speeds) for c in self.cells}
+        info = describe(self.study.upstream.dataset)
+        return {c.cell_id: size_cell(self.study, c.recipe, info, self.profile, speeds) for c in self.cells}
 
     def _measure(self, states: list[CellState]) -> None:
         """Corrects the sizes by what ended stages took; anew each time as many again have ended."""
+        if not self._sizes:
+            self._sizes = self._planned_sizes = self._size(Speeds())
         ended: list[tuple[Stage, str, float, float]] = []
         for state in states:
             planned, family = self._planned_sizes[state.cell.cell_id], state.cell.recipe.family
@@ -174,8 +187,8 @@ class Observer:
         self.speeds = measure_speeds(ended)
         self._sizes = self._size(self.speeds)
 
-    def _plan(self, states: list[CellState], queue: _Queue, *, retry: bool) -> Plan:
-        limits = self.limits
+    def _plan(self, states: list[CellState], queue: Queue, *, retry: bool) -> Plan:
+        limits = self.limits if self.asks_limits else None
         return make_plan(
             self.study,
             states,
@@ -192,9 +205,24 @@ class Observer:
         """Array tasks that the queue takes now, as far as limits are known; None for any number."""
         known = [self.profile.max_submitted]
         if limits is not None:
-            known += [limits.max_job_count, limits.submit_limit(self.profile.account, self.profile.qos)]
+            known += [limits.max_job_count - 1, *self._submit_limits(limits)]
         caps = [cap for cap in known if cap is not None]
         return max(0, min(caps) - num_in_queue) if caps else None
+
+    def _submit_limits(self, limits: Limits) -> list[int | None]:
+        """Of every partition that the study's cells are placed on: a partition's own limits bind first."""
+        places = [(name, self.profile.partitions[name]) for name in self.partitions]
+        return [
+            limits.submit_limit(at.account or self.profile.account, at.qos or self.profile.qos, name)
+            for name, at in places
+        ]
+
+    @property
+    def partitions(self) -> set[str]:
+        """The partitions that the study's cells are placed on."""
+        sizes = self._sizes or self._size(Speeds())
+        asked = {s.cost(stage).resources.partition for s in sizes.values() for stage in STAGES}
+        return {name for name in asked if name is not None}
 
     # --- the folder ------------------------------------------------------------------------------------------------
 
@@ -261,9 +289,9 @@ class Observer:
 
     # --- the queue -------------------------------------------------------------------------------------------------
 
-    def _tasks(self, manifests: list[Manifest], *, strict: bool) -> _Queue:
+    def _tasks(self, manifests: list[Manifest], *, strict: bool) -> Queue:
         """What is live, by token and array index; adopts jobs whose id was never recorded."""
-        queue = _Queue({})
+        queue = Queue({})
         for manifest in manifests:
             if manifest.executor == "local" and not manifest.abandoned:
                 queue.tasks |= local_tasks(self.store, manifest)
@@ -279,7 +307,7 @@ class Observer:
             queue.tasks |= {(m.token, index): Task("unknown") for m in on_slurm for index in range(len(m.tasks))}
         return queue
 
-    def _tasks_on_slurm(self, manifests: list[Manifest], queue: _Queue) -> None:
+    def _tasks_on_slurm(self, manifests: list[Manifest], queue: Queue) -> None:
         everything = jobs.query_queue("")
         ours = {key: job for key, job in everything.items() if job.name.startswith("upshot-")}
         by_name = {job.name: job.array_job_id for job in ours.values()}

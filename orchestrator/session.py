@@ -28,9 +28,14 @@ class Session:
     store: Store
     profile: Profile
 
-    def observe(self, *, retry: bool = False, keep: Keep = keep_all) -> Observation:
-        """Where the study stands and what would be done about it; jobs of a silent scheduler are unknown."""
-        return Observer(self.store, self.file, self.profile).look(retry=retry, keep=keep, strict=False)
+    def observe(self, *, retry: bool = False, keep: Keep = keep_all, limits: bool = False) -> Observation:
+        """Where the study stands and what would be done about it; jobs of a silent scheduler are unknown.
+
+        With `limits` the plan keeps to those of the scheduler.
+        """
+        observer = Observer(self.store, self.file, self.profile)
+        observer.asks_limits = limits
+        return observer.look(retry=retry, keep=keep, strict=False)
 
     def submit(self, *, retry: bool = False, keep: Keep = keep_all) -> Observation:
         """Submits what is to be submitted; the observation that led to it."""

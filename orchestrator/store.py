@@ -9,15 +9,12 @@ checkpoints/step_00001000/  evals/step_00001000/<eval_id>.parquet
 results/  report/
 """
 
-import errno
 import json
 import os
 import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +23,7 @@ import tomlkit
 
 from models.errors import DataError, StudyError, UserError
 from models.recipe import Recipe
+from orchestrator import lock
 from orchestrator.files import append_record, read_records, write_atomically
 from orchestrator.grid import Cell, cells
 from orchestrator.study import Study, load_study
@@ -34,9 +32,6 @@ from slurm.cluster import Profile
 Stage = Literal["train", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "evaluate")
 RESUME = "resume"  # below a cell's checkpoints: those that are only for going on from
-LOCK_STALE_S = 120.0
-LOCK_BEAT_S = 20.0
-LOCK_BYTES = 1000  # an owner's name is far shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,89 +244,21 @@ class Store:
             DriverBusyError: another driver holds it.
         """
         path = self.root / "driver.lock"
-        owner = f"{socket.gethostname()} pid {os.getpid()} {secrets.token_hex(4)}"
-        _take_lock(path, owner)
-        ended = threading.Event()
-        threading.Thread(target=_beat, args=(path, owner, ended), daemon=True).start()
+        with ExitStack() as stack:
+            try:
+                is_ours = stack.enter_context(lock.holding(path))
+            except lock.LockBusyError as error:
+                is_link = path.is_symlink()
+                told = str(error) if is_link else f"{self.root}: {error.owner} drives this study ({path.name})"
+                raise DriverBusyError(told) from error
 
-        def check() -> None:
-            if _read_text(path) != owner:
-                raise DriverBusyError(f"{self.root}: the driver lock was lost to {_read_text(path) or 'nobody'}")
+            def check() -> None:
+                if not is_ours():
+                    owner = lock.read_owner(path) or "nobody"
+                    raise DriverBusyError(f"{self.root}: the driver lock was lost to {owner}")
 
-        try:
             yield check
-        finally:
-            ended.set()
-            if _read_text(path) == owner:
-                path.unlink(missing_ok=True)
 
 
 class DriverBusyError(UserError):
     """Another `submit` or `watch` drives the study."""
-
-
-def _take_lock(path: Path, owner: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644)
-        except FileExistsError:
-            _break_if_stale(path)
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            file.write(owner)
-        return
-    if path.is_symlink():
-        raise DriverBusyError(f"{path}: is a link, which no driver leaves: find out who made it, and remove it")
-    raise DriverBusyError(f"{path.parent}: {_read_text(path) or 'another process'} drives this study ({path.name})")
-
-
-def _break_if_stale(path: Path) -> None:
-    """Removes a lock that was not touched for two minutes; of several that try, one does it.
-
-    The right to remove it is a hard link named after the very file that was found stale: made once, and of no use
-    against a fresh lock that has taken its place in the meantime. Who dies with that right leaves the link; then the
-    next one is named after the number of links, and so made once too.
-    """
-    try:
-        seen = path.lstat()
-        if not _is_stale(seen):
-            return
-        tombstone = path.with_name(f".{path.name}.{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_nlink}")
-        os.link(path, tombstone, follow_symlinks=False)
-    except (FileNotFoundError, FileExistsError, PermissionError):  # others were first; a link of somebody else's
-        return
-    with suppress(FileNotFoundError):
-        linked, now = tombstone.lstat(), path.lstat()
-        if (linked.st_ino, linked.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns) == (now.st_ino, now.st_mtime_ns):
-            path.unlink()
-    tombstone.unlink(missing_ok=True)
-
-
-def _is_stale(lock: os.stat_result) -> bool:
-    """Not touched for two minutes, nor linked to by one who is removing it just now."""
-    touched = lock.st_mtime if lock.st_nlink == 1 else max(lock.st_mtime, lock.st_ctime)
-    return time.time() - touched > LOCK_STALE_S
-
-
-def _beat(path: Path, owner: str, ended: threading.Event) -> None:
-    while not ended.wait(LOCK_BEAT_S):
-        with suppress(OSError):  # a stalled file system: the next beat may pass
-            if _read_text(path) == owner:
-                os.utime(path, follow_symlinks=False)
-
-
-def _read_text(path: Path) -> str:
-    """What a lock says; nothing where there is none. A link is not followed, and a pipe not waited for."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return ""
-        raise
-    try:
-        return os.read(descriptor, LOCK_BYTES).decode(errors="replace")
-    except IsADirectoryError:
-        return ""
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.doctor.checks import Check, advice, mend, ok
-from orchestrator.store import LOCK_STALE_S
+from orchestrator.lock import STALE_S
 
 SHARED = ("nfs", "lustre", "gpfs", "beegfs", "fhgfs", "ceph", "wekafs", "panfs", "glusterfs", "pvfs2", "afs", "juicefs")
 FREE_GB, FREE_GB_LEAST = 20.0, 1.0
@@ -106,7 +106,7 @@ def _abilities(folder: Path) -> Iterator[Check]:
         yield mend("file system", f"has no {', no '.join(lacking)}", remedy)
     else:
         yield ok("file system", "exclusive creation, hard links and atomic renames work")
-    if abs(skew_s) > LOCK_STALE_S / 4:
+    if abs(skew_s) > STALE_S / 4:
         what = f"its clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} this machine's"
         yield mend("file system", what, "ask the administrators to set the clocks: locks are judged by their age")
 

@@ -14,7 +14,8 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from models.errors import StudyError
 from orchestrator.files import write_atomically
-from orchestrator.store import LOCK_STALE_S, DriverBusyError, Manifest, Store
+from orchestrator.lock import STALE_S
+from orchestrator.store import DriverBusyError, Manifest, Store
 from orchestrator.study import load_study
 from slurm import jobs
 from slurm.cluster import Partition, Profile, ProfileError, load_profile
@@ -95,7 +96,7 @@ def test_a_driver_that_died_while_removing_a_stale_lock_blocks_nobody(small, loc
     lock.with_name(f".driver.lock.{seen.st_ino}-{seen.st_mtime_ns}-1").hardlink_to(lock)
     with pytest.raises(DriverBusyError), small.store.driving():
         pass  # the link is a moment old, so somebody may be at it
-    monkeypatch.setattr("orchestrator.store.LOCK_STALE_S", 0.0)
+    monkeypatch.setattr("orchestrator.lock.STALE_S", 0.0)
     with small.store.driving():
         assert "dead" not in lock.read_text()
 
@@ -137,7 +138,7 @@ def test_of_eight_processes_that_find_a_stale_lock_exactly_one_wins_each_time(tm
 
 def test_a_lock_in_use_is_never_found_stale(small, lock):
     lock.write_text("alive")
-    fresh = lock.stat().st_mtime - LOCK_STALE_S / 2
+    fresh = lock.stat().st_mtime - STALE_S / 2
     os.utime(lock, (fresh, fresh))
     with pytest.raises(DriverBusyError, match="alive"), small.store.driving():
         pass

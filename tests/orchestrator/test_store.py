@@ -6,7 +6,8 @@ import pytest
 
 from models.errors import DataError, StudyError
 from orchestrator.grid import cells
-from orchestrator.store import LOCK_STALE_S, DriverBusyError, Store
+from orchestrator.lock import STALE_S
+from orchestrator.store import DriverBusyError, Store
 from slurm.cluster import local_profile
 
 
@@ -53,7 +54,7 @@ def test_a_dead_drivers_lock_goes_stale(small):
     small.store.root.mkdir(parents=True)
     lock = small.store.root / "driver.lock"
     lock.write_text("a driver that was killed")
-    long_ago = time.time() - LOCK_STALE_S - 1
+    long_ago = time.time() - STALE_S - 1
     os.utime(lock, (long_ago, long_ago))
     with small.store.driving():
         assert "killed" not in lock.read_text()
