@@ -7,7 +7,7 @@ manifests, results, report; and anything of a cell that is not finished or whose
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from orchestrator.session import open_submitted
 from orchestrator.snapshot import DIFF, LOCK, RECORD
 from orchestrator.state import ENDED_WELL, CellState, Tasks
 from orchestrator.store import RESUME, Manifest, Store, parse_unit
+from orchestrator.watch_job import CODE_FILE, WATCH
 from slurm import local
 
 Kind = Literal["resume", "draft", "damaged", "optimizer", "submission", "code", "lock"]
@@ -66,15 +67,23 @@ def leftovers(store: Store) -> list[Leftover]:
     return [
         *(leftover for cell_id in sorted(trained) for leftover in _of_cell(store, cell_id)),
         *_of_submissions(store, manifests, ended),
-        *_found("code", unneeded_code(store.root / "code", manifests, ended)),
+        *_found("code", unneeded_code(store.root / "code", manifests, ended, _watched_with(store))),
         *_found("draft", (store.root / "code").glob(".draft-*")),
         *_found("lock", store.root.glob(".driver.lock.*")),
     ]
 
 
-def unneeded_code(folder: Path, manifests: Iterable[Manifest], ended: set[str]) -> list[Path]:
+def _watched_with(store: Store) -> set[str | None]:
+    """The snapshot that the job of `watch --as-job` runs, which may be started again at any time."""
+    path = store.job_folder(WATCH) / CODE_FILE
+    return {path.read_text()} if path.is_file() else set()
+
+
+def unneeded_code(
+    folder: Path, manifests: Iterable[Manifest], ended: set[str], kept: Collection[str | None] = ()
+) -> list[Path]:
     """The snapshots in `folder` that no submission names but such as have ended."""
-    needed = {getattr(manifest, "code", None) for manifest in manifests if manifest.token not in ended}
+    needed = {manifest.code for manifest in manifests if manifest.token not in ended} | set(kept)
     snapshots = [path for path in sorted(folder.glob("*")) if path.is_dir() and not path.name.startswith(".")]
     return [path for path in snapshots if path.name not in needed]
 

@@ -13,7 +13,7 @@ from models.errors import UserError
 from orchestrator import node
 from orchestrator.observe import Observation, Observer, keep_all, local_tasks
 from orchestrator.plan import Array, Plan
-from orchestrator.private import make_private, refuse_unsafe, shell_check
+from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
 from orchestrator.sizing import Cost
 from orchestrator.snapshot import job_environment, take_snapshot
 from orchestrator.state import CellState
@@ -23,7 +23,7 @@ from slurm import jobs, local
 from slurm.cluster import Profile
 from slurm.limits import discover, refuse
 from slurm.resources import LimitReachedError, SlurmError, SlurmUnreachable
-from slurm.submit import SubmissionUnansweredError, export_lines, submit_array
+from slurm.submit import SubmissionUnansweredError, submit_array
 
 IDLE_TICKS = 10  # looks without any change, after which the next ones come less often
 IDLE_FACTOR = 4.0  # at most so many times less often
@@ -87,12 +87,19 @@ class Driver:
             LimitReachedError: a limit that never passes, or one that passes while nothing at all could be submitted.
             SlurmError: the scheduler refuses.
         """
-        self._prepare(plan)
-        launch = Launch(code=self._snapshot(), function=self.function, by_person=by_person)
-        if self.profile.scheduler == "local":
-            return self._submit_locally(plan.arrays, launch)
+        refuse_unsafe(self.store.root)
+        mode = int(self.profile.folder_mode, 8)
+        with private_umask(mode):  # of jobs too: Slurm hands it on
+            make_private(self.store.root, mode)
+            self._prepare(plan)
+            launch = Launch(code=self._snapshot(), function=self.function, by_person=by_person)
+            if self.profile.scheduler == "local":
+                return self._submit_locally(plan.arrays, launch)
+            return self._submit_arrays(plan.arrays, launch)
+
+    def _submit_arrays(self, arrays: list[Array], launch: Launch) -> list[Manifest]:
         submitted: list[Manifest] = []
-        for array in plan.arrays:
+        for array in arrays:
             try:
                 submitted += self._submit_on_slurm(array, launch)
             except SubmissionUnansweredError as error:
@@ -106,8 +113,6 @@ class Driver:
         return submitted
 
     def _prepare(self, plan: Plan) -> None:
-        make_private(self.store.root, int(self.profile.folder_mode, 8))
-        refuse_unsafe(self.store.root)
         self.store.write_study(self.file.text, self.profile)
         cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
         for cell_id in {parse_unit(text)[0] for array in plan.arrays for units in array.tasks for text in units}:
@@ -148,7 +153,7 @@ class Driver:
                 resources=array.cost.resources,
                 profile=self.profile,
                 after=after.job_id if after else None,
-                setup=[shell_check(self.store.job_folder(manifest.token)), *export_lines(launch.environment)],
+                setup=[*export_lines(launch.environment), shell_check(self.store.job_folder(manifest.token))],
             )
         except SubmissionUnansweredError as error:
             # The controller may have it all the same: the job's name tells, and the next ticks look for it.
@@ -257,6 +262,8 @@ def submit(
     preflight(driver.observer)
     refuse_what_cannot_run(file.study, driver.observer.look(retry=retry, keep=keep).plan)  # before anything is written
     with store.driving():
+        if store.study_path.exists():
+            store.write_study(file.text, profile)  # what was edited holds from now on, also if nothing is to submit
         return driver.tick(retry=retry, keep=keep)
 
 

@@ -7,16 +7,18 @@ from pathlib import Path
 
 from models.errors import UserError
 from orchestrator import drive
+from orchestrator.files import write_atomically
 from orchestrator.node import StopRequest, own_job_id
-from orchestrator.private import make_private, refuse_unsafe, shell_check
+from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
 from orchestrator.progress import SLURM_TICK_S, lines_of
 from orchestrator.session import Session, open_submitted
 from orchestrator.snapshot import job_environment, take_snapshot
 from slurm import jobs
 from slurm.cluster import driver_partition
 from slurm.resources import Resources
-from slurm.submit import export_lines, submit_job
+from slurm.submit import submit_job
 
+WATCH, CODE_FILE = "watch", "code"  # the job's folder below jobs/, and the file there that names its snapshot
 MEM_GB = 2.0
 SLICE_S = 1.0  # of a sleep, after which a signal is looked at
 
@@ -34,18 +36,21 @@ def submit_watch(session: Session, every_s: float | None = None) -> str:
     live = [job for job in jobs.query_live(name).values() if job.name == name]
     if live:
         return live[0].job_id
-    make_private(store.root, int(profile.folder_mode, 8))
     refuse_unsafe(store.root)
-    folder = store.job_folder("watch")
-    return submit_job(
-        run_watch,
-        (str(store.root), every_s or SLURM_TICK_S),
-        folder=folder,
-        job_name=name,
-        resources=Resources(partition=driver_partition(profile), mem_gb=MEM_GB, time_min=profile.driver.time_min),
-        profile=profile,
-        setup=[shell_check(folder), *export_lines(job_environment(take_snapshot(store.root)))],
-    )
+    mode = int(profile.folder_mode, 8)
+    with store.driving(), private_umask(mode):
+        make_private(store.root, mode)
+        code, folder = take_snapshot(store.root), store.job_folder(WATCH)
+        write_atomically(folder / CODE_FILE, code.name)
+        return submit_job(
+            run_watch,
+            (str(store.root), every_s or SLURM_TICK_S),
+            folder=folder,
+            job_name=name,
+            resources=Resources(partition=driver_partition(profile), mem_gb=MEM_GB, time_min=profile.driver.time_min),
+            profile=profile,
+            setup=[*export_lines(job_environment(code)), shell_check(folder)],
+        )
 
 
 def run_watch(study_dir: str, tick_s: float) -> None:

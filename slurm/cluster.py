@@ -37,8 +37,8 @@ class Partition(_Table):
     """Further sbatch options of every job here: `{layout = "tpu7x=2x4x4", exclusive = true}`."""
     setup: list[str] = []
     """Shell lines that a job here runs after the profile's."""
-    account: str | None = None
-    qos: str | None = None
+    account: Word | None = None
+    qos: Word | None = None
     accelerators_per_node: Annotated[int, Field(ge=0)] = 0
     accelerator_memory_gb: Positive | None = None
     cpus_per_node: Count = 1

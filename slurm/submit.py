@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,6 @@ def _outside_of_any_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
-
-
-def export_lines(variables: Mapping[str, str]) -> list[str]:
-    """Shell lines that set the variables; each value is quoted."""
-    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
 def _refusal(said: str) -> SlurmError:

@@ -53,6 +53,7 @@ class PrivateSlurm(Layout):
     timeout_s: float = 30.0
     _folder: Path | None = field(default=None, init=False)
     _children: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict, init=False)
+    _started: "dict[str, tuple[tuple[str, ...], dict[str, str]]]" = field(default_factory=dict, init=False)
 
     def __enter__(self) -> Self:
         self.start()
@@ -121,6 +122,17 @@ class PrivateSlurm(Layout):
         self._children.clear()
         self._folder = None
 
+    def kill(self, name: str) -> None:
+        """kill -9 of a daemon: "slurmctld", "slurmdbd", "slurmd.cpu0"."""
+        child = self._children.pop(name)
+        child.kill()
+        child.wait()
+
+    def start_again(self, name: str) -> None:
+        """Start a daemon that was killed, as it was started first."""
+        args, extra_env = self._started[name]
+        self._start(name, *args, **extra_env)
+
     def _start_guard(self) -> None:
         _record(self.folder, "owner", os.getpid())
         root = Path(__file__).resolve().parents[1]
@@ -162,6 +174,7 @@ class PrivateSlurm(Layout):
         self.run(*client, f"--execute={DATABASE_SQL}")
 
     def _start(self, name: str, program: str, *args: str, cwd: Path | None = None, **extra_env: str) -> None:
+        self._started[name] = ((program, *args), extra_env)
         executable = shutil.which(program, path=SEARCH_PATH)
         assert executable is not None, f"available() has looked for {program}"
         # A session of its own keeps it out of reach of a Ctrl-C: the tests stop it, or its guard does.
