@@ -43,19 +43,20 @@ class Attempt:
 
 def read_attempts(events: Iterable[Event]) -> list[Attempt]:
     """The attempts of a ledger, oldest first; records of a form that is not ours are left out."""
-    found: dict[tuple[str, int, str], Attempt] = {}
+    # Checkpoints that are judged at the same time may take the same number.
+    found: dict[tuple[str, int, str, int | None], Attempt] = {}
     for event in events:
         kind, stage = event.get("event"), event.get("stage")
         if stage not in ("train", "evaluate") or kind not in ("start", "end", "death"):
             continue
-        key = (stage, int(event.get("attempt") or 0), str(event.get("token")))
-        found[key] = _with_event(found.get(key) or Attempt(stage=stage, number=key[1], token=key[2]), kind, event)
+        key = (stage, int(event.get("attempt") or 0), str(event.get("token")), event.get("step_to_evaluate"))
+        new = Attempt(stage=stage, number=key[1], token=key[2], step=key[3])
+        found[key] = _with_event(found.get(key, new), kind, event)
     return list(found.values())
 
 
 def _with_event(attempt: Attempt, kind: str, event: Event) -> Attempt:
     values = {name: getattr(attempt, name) for name in attempt.__slots__}
-    values["step"] = event.get("step_to_evaluate", values["step"])
     if kind == "start":
         values |= {"started": event["time"], "host": event.get("host", ""), "job": event.get("job")}
         values |= {"node": event.get("node") or ""}

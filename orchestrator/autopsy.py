@@ -139,7 +139,7 @@ def _recorded(attempt: Attempt) -> Evidence:
     began, error = attempt.number > 0, attempt.error
     if error is None:
         return Evidence(began=began)
-    if attempt.outcome == "interrupted":
+    if attempt.outcome == "interrupted" and error.get("type") != "LockLost":
         return Evidence(began=began, stopped_by=str(error.get("type")), stopped_early=bool(error.get("early")))
     return Evidence(
         began=began,

@@ -266,9 +266,7 @@ class Observer:
     ) -> dict[str, CellFiles]:
         """The files with a death for every attempt that died; tasks of which nobody can say yet become unknown."""
         began = _begun(files, submissions)
-        corpses = [
-            c for cell_id, f in files.items() for c in find_corpses(cell_id, f.attempts, submissions, tasks, began)
-        ]
+        corpses = [c for cell_id, f in files.items() for c in find_corpses(cell_id, f, submissions, tasks, began)]
         if not corpses:
             return files
         findings = examine(self.store, [c for c in corpses if self._is_patient(c)], patient=True)
@@ -410,7 +408,8 @@ def _is_open(attempts: Iterable[Attempt]) -> bool:
 
 
 def _same(one: Attempt, other: Attempt) -> bool:
-    return (one.stage, one.number, one.token) == (other.stage, other.number, other.token) and one.number > 0
+    keys = [(attempt.stage, attempt.number, attempt.token, attempt.step) for attempt in (one, other)]
+    return keys[0] == keys[1] and one.number > 0
 
 
 def _begun(files: Mapping[str, CellFiles], submissions: Submissions) -> set[TaskKey]:

@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, Literal
 
 from orchestrator.attempts import Attempt, read_attempts
@@ -158,6 +159,19 @@ def index_submissions(manifests: Iterable[Manifest], cell_ids: Container[str]) -
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFiles:
+    """What a cell's folder holds.
+
+    Its attempts, each with its death where it has one, its finalised checkpoints, and the evaluations that are wanted
+    and not there.
+    """
+
+    attempts: list[Attempt]
+    steps: tuple[int, ...] = ()
+    missing: tuple[tuple[int, str], ...] = ()
+
+
 CorpseKey = tuple[str, Stage, str, int, int | None]
 
 
@@ -178,16 +192,16 @@ class Corpse:
     def key(self) -> CorpseKey:
         """Tells it from every other."""
         a = self.attempt
-        return self.cell_id, a.stage, a.token, a.number, a.step if a.number == 0 else None
+        return self.cell_id, a.stage, a.token, a.number, a.step
 
 
 def find_corpses(
-    cell_id: str, attempts: list[Attempt], submissions: Submissions, tasks: Tasks, began: set[TaskKey]
+    cell_id: str, files: CellFiles, submissions: Submissions, tasks: Tasks, began: set[TaskKey]
 ) -> list[Corpse]:
     """Those of one cell. `began` are the array tasks in which any work began: in them, what did not is innocent."""
     found = []
     for stage in STAGES:
-        mine = [attempt for attempt in attempts if attempt.stage == stage]
+        mine = [attempt for attempt in files.attempts if attempt.stage == stage]
         by_token = {submitted.manifest.token: submitted for submitted in submissions.get((stage, cell_id), [])}
         for position, attempt in enumerate(mine):
             submitted = by_token.get(attempt.token)
@@ -196,7 +210,8 @@ def find_corpses(
             later = any(other.token == attempt.token for other in mine[position + 1 :])
             corpse = _corpse(cell_id, attempt, submitted, tasks, later=later)
             found += [corpse] if corpse is not None else []
-        found += _unborn(cell_id, stage, attempts, submissions, tasks, began)
+        if stage == "evaluate" or not files.steps or all(attempt.ended_badly for attempt in mine):
+            found += _unborn(cell_id, stage, files.attempts, submissions, tasks, began)
     return found
 
 
@@ -233,19 +248,6 @@ def _unborn(
 # --- judgement -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellFiles:
-    """What a cell's folder holds.
-
-    Its attempts, each with its death where it has one, its finalised checkpoints, and the evaluations that are wanted
-    and not there.
-    """
-
-    attempts: list[Attempt]
-    steps: tuple[int, ...] = ()
-    missing: tuple[tuple[int, str], ...] = ()
-
-
 def read_files(store: Store, study: Study, cell_id: str) -> CellFiles:
     """What one cell's folder holds now."""
     attempts = read_attempts(store.attempts(cell_id))
@@ -278,9 +280,9 @@ def judge(cell: Cell, files: CellFiles, submissions: Submissions, tasks: Tasks) 
     """Where one cell stands."""
     by_stage = {stage: submissions.get((stage, cell.cell_id), []) for stage in STAGES}
     mine = {stage: [a for a in files.attempts if a.stage == stage] for stage in STAGES}
-    train = _judge_training(mine["train"], by_stage["train"], tasks)
+    train = _judge_training(mine["train"], by_stage["train"], tasks, has_checkpoints=bool(files.steps))
     if train.status == Status.DONE and not files.steps:
-        train = replace(train, status=Status.FAILED, cause=Cause.FILE_SYSTEM, detail="its checkpoints are gone")
+        train = _lost(train, "its checkpoints are gone")
     evaluate = _judge_evaluation(mine["evaluate"], by_stage["evaluate"], tasks, train, files.missing)
     return CellState(cell=cell, train=train, evaluate=evaluate, steps=files.steps, missing=files.missing)
 
@@ -303,7 +305,9 @@ def _told(attempts: list[Attempt], submitted: list[Submitted]) -> StageState:
     )
 
 
-def _judge_training(attempts: list[Attempt], submitted: list[Submitted], tasks: Tasks) -> StageState:
+def _judge_training(
+    attempts: list[Attempt], submitted: list[Submitted], tasks: Tasks, *, has_checkpoints: bool
+) -> StageState:
     told = _told(attempts, submitted)
     if not submitted:
         return told
@@ -312,8 +316,10 @@ def _judge_training(attempts: list[Attempt], submitted: list[Submitted], tasks: 
     told = replace(told, job=task.job)
     mine = [attempt for attempt in attempts if attempt.token == newest.manifest.token]
     last = mine[-1] if mine else None
-    if last is not None and last.outcome in ("done", "diverged"):
-        return replace(told, status=Status(last.outcome))
+    # A node that was only cut off may end its work after all; newer submissions then find nothing to do.
+    ended = next((a for a in reversed(attempts if has_checkpoints else mine[-1:]) if not a.ended_badly), None)
+    if ended is not None:
+        return replace(told, status=Status(str(ended.outcome)))
     if last is not None and last.outcome == "failed":
         return _failed(told, last)
     if task.is_live:  # an interrupted attempt goes on once its job is requeued
@@ -322,6 +328,11 @@ def _judge_training(attempts: list[Attempt], submitted: list[Submitted], tasks: 
     if last is None or newest.manifest.job_id is None:
         return told  # the scheduler never took it, or its job died before its turn
     return _failed(told, last)
+
+
+def _lost(told: StageState, detail: str) -> StageState:
+    """Files that ought to be there are not, of which no attempt died: no budget answers that."""
+    return replace(told, status=Status.FAILED, cause=Cause.FILE_SYSTEM, detail=detail, recent=())
 
 
 def _failed(told: StageState, last: Attempt) -> StageState:
@@ -357,13 +368,18 @@ def _judge_evaluation(
         last = _last_of_step(attempts, submitted, step)
         if last is not None and last.ended_badly and (last.death is None or last.death.cause is not Cause.DEPENDENCY):
             return _failed(_only_of_step(told, attempts, step), last)
-        if last is not None and sum(a.outcome == "done" and a.token == last.token for a in attempts) > MAX_IN_VAIN:
-            detail = f"step {step} was evaluated again and again, and its result files are not there"
-            return replace(told, status=Status.FAILED, cause=Cause.FILE_SYSTEM, detail=detail)
+        if _times_in_vain(attempts, step) > MAX_IN_VAIN:
+            return _lost(told, f"step {step} was evaluated again and again, and its result files are not there")
     return told
 
 
 MAX_IN_VAIN = 3
+
+
+def _times_in_vain(attempts: list[Attempt], step: int) -> int:
+    """How often in a row, up to now, the checkpoint was judged well and no result written."""
+    of_step = [a for a in reversed(attempts) if a.step in (None, step)]
+    return len(list(takewhile(lambda a: a.outcome == "done" and not (a.end or {}).get("num_files"), of_step)))
 
 
 def _last_of_step(attempts: list[Attempt], submitted: list[Submitted], step: int) -> Attempt | None:

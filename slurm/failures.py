@@ -87,6 +87,7 @@ _FILE_SYSTEM_ERRORS: Final = frozenset(
 _CAUSE_OF_ERROR: Final[Mapping[str, Cause]] = {
     "OutOfMemoryError": Cause.ACCELERATOR_MEMORY,  # torch's, of any accelerator
     "MemoryError": Cause.OUT_OF_MEMORY,
+    "LockLost": Cause.KILLED,  # it was taken for dead, and another attempt took over
     "NoProgressError": Cause.TIME_LIMIT,
     "NoAcceleratorError": Cause.LAUNCH_FAILURE,
     "MeetingError": Cause.LAUNCH_FAILURE,

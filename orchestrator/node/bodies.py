@@ -35,7 +35,6 @@ def training_ended(store: Store, cell_id: str, token: str | None = None) -> str 
 
 def _train(work: Work) -> dict[str, Any]:
     from models.distributed import World
-
     from models.train import train
 
     store, cell_id = work.store, work.cell_id

@@ -53,11 +53,13 @@ def _end_job(manifest: Manifest, stop: StopRequest, outcomes: dict[str, str], *,
     unfinished = len(outcomes) < num_tasks or "interrupted" in outcomes.values()
     if stop.signal == signal.SIGUSR2 and unfinished and leads:
         requeue(own_job_id() or "")
-    if stop and unfinished:
+    if unfinished:
         sys.exit("requeued: told to stop, to go on later" if stop.signal == signal.SIGUSR2 else "stopped")
-    failed = [text for text, outcome in outcomes.items() if outcome == "failed"]
+    # What another attempt is still at is not done either: an evaluation that waits for this job is not to start.
+    failed = [text for text, outcome in outcomes.items() if outcome in ("failed", "busy")]
     if failed:
-        raise CellsFailedError(f"{manifest.stage} failed: {', '.join(failed)} (`upshot why {failed[0]}` tells why)")
+        cell_id = parse_unit(failed[0])[0]
+        raise CellsFailedError(f"{manifest.stage} failed: {', '.join(failed)} (`upshot why {cell_id}` tells why)")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_S = 1.5 * lock.STALE_S  # for an earlier attempt whose node may be dead
 EARLY_S = 60.0  # a stop signal this long before the time limit's own is not about the time limit
+BUSY = "busy"
 BEGAN = time.monotonic()  # this process; a job's first one begins with it
 
 
@@ -92,7 +93,8 @@ Body = Callable[[Work], dict[str, Any]]
 def run_work(work: Work, body: Body) -> str:
     """Does one piece of work, once: what was done is skipped, and no two attempts are at it at a time.
 
-    Returns done, diverged, interrupted, failed, or skipped; the ledger has the same.
+    Returns done, diverged, interrupted or failed, as the ledger has it; skipped if it was done before, busy if another
+    attempt is still at it.
     """
     with ExitStack() as stack:
         reason, still_ours = "", work.still_ours
@@ -101,11 +103,11 @@ def run_work(work: Work, body: Body) -> str:
                 still_ours = stack.enter_context(lock.holding(_lock_path(work), wait_s=LOCK_WAIT_S))
                 reason = _why_skip(work)
             except lock.LockBusyError as error:
-                reason = f"{error.owner} is at it"
+                reason = f"{BUSY}: {error.owner} is at it"
         reason = work.decided(reason)
         if reason:
             print(f"{work.stage} of {work.cell_id} skipped: {reason}", flush=True)
-            return "skipped"
+            return BUSY if reason.startswith(BUSY) else "skipped"
         return _attempt(replace(work, still_ours=_seldom(still_ours)), body)
 
 

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.grid import cells
 from orchestrator.store import Store
 from orchestrator.study import load_study
+from tests.orchestrator.ledger import Ledger
 
 SMALL_STUDY = """
 name = "small"
@@ -48,3 +49,9 @@ def _runs_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def small(tmp_path):
     return SmallStudy(tmp_path)
+
+
+@pytest.fixture
+def ledger(small):
+    """The small study's folder, to be written into."""
+    return Ledger(small.store, small.file.study, small.cells)

@@ -1,32 +1,49 @@
 import dataclasses
+import itertools
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from models.errors import UserError
 from orchestrator import drive
-from orchestrator.grid import cells
-from orchestrator.plan import make_plan
-from orchestrator.state import read_states
-from orchestrator.study import load_study
-from slurm.cluster import Partition, Profile, ProfileError, choose_partition, load_profile, local_profile
+from orchestrator.state import CellState, StageState, Status
+from slurm.cluster import Profile, local_profile
+from slurm.failures import Cause, Death
+from slurm.resources import LimitReachedError
+from tests.orchestrator.plans import CLUSTER, CPU, WIDE, load, new, plan_of, units
 
-GPU = Partition(
-    accelerator="gpu",
-    gres="gpu:h100",
-    accelerators_per_node=8,
-    accelerator_memory_gb=80,
-    cpus_per_node=64,
-    memory_gb_per_node=512,
-    teraflops=400,
-    max_time_min=2880,
-)
-CLUSTER = Profile(partitions={"gpu-h100": GPU}, max_array_size=1000)
+TEN_SEEDS = ["grid.seed=[0,1,2,3,4,5,6,7,8,9]"]
+ONE_A_JOB = ["cluster.pack=1"]
 
 
-def plan_of(small, profile=CLUSTER, sets=()):
-    file = load_study(small.path, sets)
-    found = cells(file.study, file.path)
-    return make_plan(file.study, read_states(small.store, file.study, found, {}), profile)
+def trained(cell, steps=(2, 4)):
+    """Training has ended, and nothing is judged yet."""
+    missing = tuple((step, task) for step in steps for task in ("mnist", "patches"))
+    done = StageState(status=Status.DONE, num_attempts=1, token="t")
+    return CellState(cell=cell, train=done, evaluate=StageState(status=Status.NEW), steps=steps, missing=missing)
+
+
+def failed(*causes, node="", stage="train", retried=True):
+    """Cells of which that stage died so, one death after the other."""
+
+    def state(cell):
+        deaths = tuple(Death(cause=cause, detail="said", node=node) for cause in causes)
+        dead = StageState(
+            status=Status.FAILED,
+            cause=causes[-1],
+            detail="said",
+            num_attempts=len(causes),
+            deaths=deaths,
+            recent=deaths if retried else (),
+        )
+        if stage == "train":
+            return CellState(cell=cell, train=dead, evaluate=StageState(status=Status.BLOCKED))
+        return dataclasses.replace(trained(cell), evaluate=dead)
+
+    return state
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
 
 
 def test_an_array_holds_one_exact_signature(small):
@@ -35,43 +52,175 @@ def test_an_array_holds_one_exact_signature(small):
         small, sets=[sizes, 'grid.family=["vit","mixer","resnet"]', "grid.image_size=224", "grid.patch_size=14"]
     )
     assert len(plan.arrays) > 1
+    cells = {planned.cell.cell_id: planned for planned in plan.cells}
     for array in plan.arrays:
-        assert len({cell.train.resources.signature for cell in array.cells}) == 1
-        assert len({cell.evaluate.resources.signature for cell in array.cells}) == 1
-    in_arrays = [cell.cell.cell_id for array in plan.arrays for cell in array.cells]
-    assert sorted(in_arrays) == sorted(cell.cell.cell_id for cell in plan.cells)
+        members = [cells[unit] for unit in units(array)]
+        assert len({cell.train.resources.signature for cell in members}) == 1
+        assert len({cell.evaluate.resources.signature for cell in members}) == 1
+        assert len({cell.train.micro_batch for cell in members}) == 1
+        assert array.then.tasks == array.tasks
+    assert sorted(unit for array in plan.arrays for unit in units(array)) == sorted(cells)
 
 
-def test_arrays_stay_below_the_schedulers_limit(small):
-    profile = CLUSTER.model_copy(update={"max_array_size": 7})
-    plan = plan_of(small, profile, ["grid.seed=[0,1,2,3,4,5,6,7,8,9]"])
-    assert max(len(array.cells) for array in plan.arrays) == 7
-    assert plan.sbatch_calls == 2 * len(plan.arrays)
-    assert sum(len(array.cells) for array in plan.arrays) == 40
+def test_arrays_stay_below_the_schedulers_limit_and_the_profiles(small):
+    for profile, most in ((CLUSTER, 9), (CLUSTER.model_copy(update={"max_array_tasks": 7}), 7)):
+        plan = plan_of(small, profile, [*TEN_SEEDS, *ONE_A_JOB], max_array_tasks=9)
+        assert max(len(array.tasks) for array in plan.arrays) == most
+        assert plan.sbatch_calls == 2 * len(plan.arrays)
+        assert sum(len(array.tasks) for array in plan.arrays) == 40
 
 
-def test_ten_billion_parameters_ask_for_many_accelerators(small):
-    sets = ["grid.family=vit", 'grid.size=["Ti","10B"]', "grid.image_size=224", "grid.patch_size=14"]
-    small_cell, large_cell = plan_of(small, sets=[*sets, "grid.fraction=1.0"]).cells
-    assert small_cell.train.resources.accelerators == 1
-    assert small_cell.train.resources.num_cpus == 8
-    large = large_cell.train.resources
-    assert large.accelerators * large.num_nodes * 80 > 160  # 16 bytes a parameter are 160 GB
-    assert large_cell.flops > 100 * small_cell.flops
+def test_evaluations_come_first_then_the_dearest_trainings(small):
+    done = {cell.cell_id for cell in load(small, TEN_SEEDS)[1][::2]}
+    plan = plan_of(
+        small,
+        CLUSTER.model_copy(update={"max_array_tasks": 3}),
+        [*TEN_SEEDS, *ONE_A_JOB],
+        states=lambda cell: trained(cell) if cell.cell_id in done else new(cell),
+    )
+    stages = [array.stage for array in plan.arrays]
+    assert stages == sorted(stages)  # evaluate before train
+    flops = {planned.cell.cell_id: planned.flops for planned in plan.cells}
+    order = [flops[unit] for array in plan.arrays if array.stage == "train" for unit in units(array)]
+    assert len(order) == 20
+    assert order == sorted(order, reverse=True)
 
 
-def test_hours_follow_the_flops(small):
-    plan = plan_of(small)
-    one = plan.cells[0].train
-    assert one.hours == pytest.approx(one.flops / (400e12 * GPU.utilisation) / 3600)
-    assert one.gpu_hours == one.hours
-    assert plan.hours("gpu_hours") < plan.hours("gpu_hours_max")
+def test_each_checkpoint_of_a_trained_cell_is_judged_in_a_task_of_its_own(small):
+    plan = plan_of(small, sets=ONE_A_JOB, states=trained)
+    [array] = plan.arrays
+    assert array.then is None
+    assert sorted(units(array)) == sorted(f"{c.cell.cell_id}@{step}" for c in plan.cells for step in (2, 4))
+    assert {len(pack) for pack in array.tasks} == {1}
 
 
-def test_a_cell_that_needs_several_accelerators_is_refused_before_anything_is_written(small):
-    plan = plan_of(small, sets=["grid.family=vit", 'grid.size=["10B"]', "grid.image_size=224", "grid.patch_size=14"])
-    with pytest.raises(UserError, match="accelerators"):
-        drive.refuse_several_accelerators(plan)
+# --- packs ---------------------------------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(pack=st.integers(1, 50))
+def test_a_fixed_number_of_cells_shares_a_job(small, pack):
+    plan = plan_of(small, sets=[*TEN_SEEDS, f"cluster.pack={pack}"], hours=5.0)
+    sizes = [len(p) for array in plan.arrays for p in array.tasks]
+    assert sum(sizes) == 40
+    assert max(sizes) == min(pack, 40)
+    assert sum(size < pack for size in sizes) <= len(plan.arrays)  # the last of each array
+
+
+def test_what_takes_long_has_a_job_of_its_own_and_what_is_short_shares_one(small):
+    minutes = {minutes: plan_of(small, sets=TEN_SEEDS, hours=minutes / 60) for minutes in (60, 2, 1e-3)}
+    packs = {m: sorted(len(p) for array in plan.arrays for p in array.tasks) for m, plan in minutes.items()}
+    assert set(packs[60]) == {1}
+    assert packs[2][-1] == 4  # training and evaluation of four are 8.8 minutes
+    assert packs[1e-3] == [40]
+
+
+def test_a_job_never_holds_more_than_64_cells(small):
+    plan = plan_of(small, sets=[f"grid.seed={list(range(50))}"], hours=1e-6)
+    packs = [len(pack) for array in plan.arrays for pack in array.tasks]
+    assert sum(packs) == 200
+    assert max(packs) == 64
+
+
+def test_a_packed_jobs_time_covers_its_members_and_never_exceeds_the_partitions(small):
+    short = Profile(partitions={"cpu": CPU.model_copy(update={"max_time_min": 600})})
+    for hours, least in ((1.0, 2 * 4 * 60), (5.0, 600)):
+        [array] = plan_of(small, short, ["cluster.pack=4"], hours=hours).arrays
+        assert least <= array.cost.resources.time_min <= 600
+        assert array.then.cost.resources.time_min >= min(600, 2 * 4 * 0.1 * hours * 60)
+
+
+def test_on_this_machine_nothing_is_packed(small):
+    plan = plan_of(small, local_profile(), hours=1e-6)
+    assert {len(pack) for array in plan.arrays for pack in array.tasks} == {1}
+
+
+# --- room ----------------------------------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(room=st.integers(0, 100), size=st.integers(1, 15))
+def test_no_more_array_tasks_are_submitted_than_there_is_room_for(small, room, size):
+    profile = CLUSTER.model_copy(update={"max_array_tasks": size})
+    everything = plan_of(small, profile, [*TEN_SEEDS, *ONE_A_JOB])
+    plan = plan_of(small, profile, [*TEN_SEEDS, *ONE_A_JOB], room=room)
+    # a training counts twice: its evaluation waits for it in the queue
+    num_cells = sum(len(array.tasks) for array in plan.arrays)
+    assert 2 * num_cells == sum(array.num_tasks for array in plan.arrays) <= room
+    assert num_cells == min(40, room // 2)
+    wanted = [unit for array in everything.arrays for unit in units(array)]
+    assert [unit for array in plan.arrays for unit in units(array)] == wanted[:num_cells]
+    for array in plan.arrays:
+        assert array.then.tasks == array.tasks
+
+
+def test_an_evaluation_alone_takes_one_place(small):
+    plan = plan_of(small, sets=ONE_A_JOB, states=trained, room=3)
+    assert [len(array.tasks) for array in plan.arrays] == [3]
+
+
+# --- deaths change what is asked for -------------------------------------------------------------------------------
+
+
+def test_memory_is_doubled_after_it_ran_out_and_then_in_vain(small):
+    before = plan_of(small, CLUSTER).cells[0].train.resources.mem_gb
+    asked = []
+    for times in range(1, 20):
+        cell = plan_of(small, CLUSTER, ["retry.oom=100"], states=failed(*[Cause.OUT_OF_MEMORY] * times)).cells[0]
+        asked.append(cell.train.resources.mem_gb)
+        if cell.action == "skip":
+            break
+        assert cell.action == "retry"
+    assert asked[0] == 2 * before
+    assert asked == sorted(asked)
+    assert asked[-2:] == [512, 512]
+    assert "512" in cell.reason
+
+
+def test_time_is_doubled_after_a_limit_that_was_met_without_getting_on(small):
+    before = plan_of(small).cells[0].train.resources.time_min
+    assert plan_of(small, states=failed(Cause.TIME_LIMIT)).cells[0].train.resources.time_min == 2 * before
+
+
+@pytest.mark.parametrize("cause", [Cause.NODE_FAILURE, Cause.LAUNCH_FAILURE])
+def test_nodes_that_failed_are_left_out_of_the_next_start(small, cause):
+    plan = plan_of(small, states=failed(cause, node="gpu07"))
+    assert {cell.train.resources.exclude for cell in plan.cells} == {("gpu07",)}
+    assert {cell.evaluate.resources.exclude for cell in plan.cells} == {()}
+    assert {array.cost.resources.exclude for array in plan.arrays} == {("gpu07",)}
+
+
+def test_the_micro_batch_is_halved_after_the_accelerators_memory_ran_out_and_then_in_vain(small):
+    found = []
+    for times in range(1, 8):
+        states = failed(*[Cause.ACCELERATOR_MEMORY] * times)
+        cell = plan_of(small, sets=["retry.accelerator_oom=100"], states=states).cells[0]
+        found.append((cell.train.micro_batch, cell.action))
+    assert found == [*((micro, "retry") for micro in (32, 16, 8, 4, 2, 1)), (1, "skip")]
+    assert "one image at a time" in cell.reason
+
+
+def test_cells_with_different_micro_batches_are_in_different_arrays(small):
+    died = itertools.cycle([failed(Cause.ACCELERATOR_MEMORY), failed(*[Cause.ACCELERATOR_MEMORY] * 2)])
+    plan = plan_of(small, states=lambda cell: next(died)(cell))
+    assert sorted(array.cost.micro_batch for array in plan.arrays) == [16, 32]
+
+
+def test_the_evaluations_deaths_leave_the_training_alone(small):
+    cell = plan_of(small, states=failed(Cause.OUT_OF_MEMORY, stage="evaluate")).cells[0]
+    before = plan_of(small).cells[0]
+    assert cell.train == before.train
+    assert cell.evaluate.resources.mem_gb == 2 * before.evaluate.resources.mem_gb
+
+
+def test_memory_grows_to_what_the_cells_own_partition_has(small):
+    more = '[cluster]\nevaluate_partition = "cpu"\n'
+    states = failed(*[Cause.OUT_OF_MEMORY] * 12, stage="evaluate")
+    for cell in plan_of(small, WIDE, more=more, states=states).cells:
+        assert cell.evaluate.resources.mem_gb == CPU.memory_gb_per_node
+
+
+# --- hours and budget ----------------------------------------------------------------------------------------------
 
 
 def test_hours_are_those_of_the_stages_that_are_left(small):
@@ -83,22 +232,16 @@ def test_hours_are_those_of_the_stages_that_are_left(small):
     assert only.hours("gpu_hours", of_all=True) == cell.train.gpu_hours + cell.evaluate.gpu_hours
 
 
-def test_twice_the_epochs_are_twice_the_flops(small):
-    one, two = (plan_of(small, sets=[f"grid.epochs={n}"]) for n in (1, 2))
-    for a, b in zip(one.cells, two.cells, strict=True):
-        assert b.flops == 2 * a.flops
-        assert b.params == a.params
-
-
-def test_no_cell_asks_for_more_than_a_node_has(small):
-    tiny = Partition(cpus_per_node=2, memory_gb_per_node=3)
-    plan = plan_of(small, Profile(partitions={"cpu": tiny}), ["grid.size=S", "grid.batch_size=4096"])
-    for cell in plan.cells:
-        assert cell.train.resources.mem_gb <= 3
-        assert cell.train.resources.num_cpus <= 2
-        assert cell.train.resources.accelerators == 0
-        assert "memory" in cell.train.over
-    assert not any(cell.train.over for cell in plan_of(small).cells)
+def test_a_plan_above_the_studys_budget_is_refused(small):
+    whole = plan_of(small, hours=2.0)
+    hours = whole.hours("gpu_hours")
+    assert hours == pytest.approx(4 * 2.2)
+    for budget, states in ((hours * 1.01, new), (hours * 1.01, trained)):
+        study = load(small, [f"cluster.max_gpu_hours={budget}"])[0]
+        drive.refuse_what_cannot_run(study, plan_of(small, hours=2.0, states=states))
+    tight = load(small, [f"cluster.max_gpu_hours={hours * 0.99}"])[0]
+    with pytest.raises(LimitReachedError, match=r"max_gpu_hours is 8\.7"):
+        drive.refuse_what_cannot_run(tight, whole)
 
 
 def test_the_local_machine_is_a_cluster_without_sbatch(small):
@@ -111,42 +254,3 @@ def test_the_plan_is_pure(small):
     one, two = (plan_of(small).to_json() for _ in range(2))
     assert one == two
     assert not small.runs.exists()
-
-
-# --- profiles ------------------------------------------------------------------------------------------------------
-
-
-def test_a_profile_comes_from_a_file(tmp_path):
-    path = tmp_path / "cluster.toml"
-    text = '[partitions.a]\n[partitions.b]\naccelerator = "tpu"\ngres = "tpu:v5e"\naccelerators_per_node = 4\n'
-    path.write_text('account = "vision"\n' + text)
-    profile = load_profile(str(path))
-    assert (profile.scheduler, profile.account) == ("slurm", "vision")
-    assert choose_partition(profile, None)[0] == "a"
-    assert choose_partition(profile, "b")[1].accelerator == "tpu"
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("[partitions.a", ["cannot be read"]),
-        ("", ["partitions"]),
-        ("[partitions.a]\nacelerator = 'gpu'", ["partitions.a.acelerator"]),
-        ("[partitions.a]\ncpus_per_node = 0", ["partitions.a.cpus_per_node", "given: 0"]),
-        ("[partitions.a]\naccelerator = 'gpu'", ["partitions.a", "needs gres and accelerators_per_node"]),
-    ],
-)
-def test_a_profile_that_cannot_be_used_is_named(tmp_path, text, parts):
-    path = tmp_path / "cluster.toml"
-    path.write_text(text)
-    with pytest.raises(ProfileError) as caught:
-        load_profile(str(path))
-    for part in ["cluster.toml", *parts]:
-        assert part in str(caught.value)
-
-
-def test_a_missing_profile_and_an_unknown_partition(tmp_path):
-    with pytest.raises(ProfileError, match="no such cluster profile"):
-        load_profile(str(tmp_path / "none.toml"))
-    with pytest.raises(ProfileError, match="known: gpu-h100"):
-        choose_partition(CLUSTER, "gpu")

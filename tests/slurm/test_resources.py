@@ -58,11 +58,13 @@ def test_a_signature_reads_the_same_on_every_machine() -> None:
     assert json.loads(asked.signature) == {
         "partition": "gpu-h100",
         "num_nodes": 1,
+        "tasks_per_node": 1,
         "accelerators": 8,
         "accelerator": "gpu:h100",
         "num_cpus": 64,
         "mem_gb": 256.0,
         "time_min": 90,
+        "exclude": [],
         "extra": [["account", "vision"], ["qos", "high"]],
     }
 

@@ -1,0 +1,234 @@
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator import drive
+from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, halved_micro_batch, packed_cost, rounded_minutes
+from orchestrator.speeds import measure_speeds
+from slurm.cluster import Partition, Profile, ProfileError
+from slurm.resources import LimitReachedError
+from tests.orchestrator.plans import CLUSTER, GPU, TPU, WIDE, load, plan_of, sizes_of
+
+LARGE = ["grid.family=vit", 'grid.size=["10B"]', "grid.image_size=224", "grid.patch_size=14", "grid.fraction=1.0"]
+
+
+def on(**changes):
+    """A cluster of one partition that differs from the H100s by this."""
+    return Profile(partitions={"gpu": GPU.model_copy(update=changes)})
+
+
+def trains(small, profile=CLUSTER, sets=(), **options):
+    return [cell.train for cell in plan_of(small, profile, sets, **options).cells]
+
+
+# --- time and memory -----------------------------------------------------------------------------------------------
+
+
+def test_hours_follow_the_flops(small):
+    plan = plan_of(small)
+    one = plan.cells[0].train
+    assert one.hours == pytest.approx(one.flops / (400e12 * GPU.utilisation) / 3600)
+    assert one.gpu_hours == one.hours
+    assert one.price == pytest.approx(2.0 * one.gpu_hours)
+    assert plan.hours("gpu_hours") < plan.hours("gpu_hours_max")
+
+
+def test_twice_the_epochs_are_twice_the_flops(small):
+    one, two = (plan_of(small, sets=[f"grid.epochs={n}"]) for n in (1, 2))
+    for a, b in zip(one.cells, two.cells, strict=True):
+        assert b.flops == 2 * a.flops
+        assert b.params == a.params
+
+
+def test_all_checkpoints_are_more_to_judge_than_the_last(small):
+    sets = ["train.checkpoints=4"]
+    all_of_them = plan_of(small, sets=sets).cells[0].evaluate.flops
+    assert all_of_them == 4 * plan_of(small, sets=[*sets, "downstream.checkpoints=last"]).cells[0].evaluate.flops
+
+
+def test_measured_seconds_correct_the_hours(small):
+    study, found = load(small)
+    before = sizes_of(study, found, CLUSTER)[found[0].cell_id].train
+    speeds = measure_speeds([("train", found[0].recipe.family, before.hours * 3600, 3 * before.hours * 3600)])
+    after = sizes_of(study, found, CLUSTER, speeds=speeds)[found[0].cell_id].train
+    assert after.hours == pytest.approx(3 * before.hours)
+    assert after.planned_hours == before.planned_hours
+
+
+def test_no_cell_asks_for_more_than_a_node_has(small):
+    tiny = Partition(cpus_per_node=2, memory_gb_per_node=3)
+    plan = plan_of(small, Profile(partitions={"cpu": tiny}), ["grid.size=S", "grid.batch_size=4096"])
+    for cell in plan.cells:
+        assert cell.train.resources.mem_gb <= 3
+        assert cell.train.resources.num_cpus <= 2
+        assert cell.train.resources.accelerators == 0
+        assert cell.train.micro_batch < 4096
+    assert not any(cell.train.over for cell in plan_of(small).cells)
+
+
+def test_what_no_node_holds_is_over_its_memory_and_refused(small):
+    tiny = Partition(cpus_per_node=2, memory_gb_per_node=1)
+    profile = Profile(partitions={"cpu": tiny})
+    plan = plan_of(small, profile)
+    assert all("memory" in cell.train.over for cell in plan.cells)
+    with pytest.raises(LimitReachedError, match=r"needs more memory than the 1 GB of a node of partition cpu"):
+        drive.refuse_what_cannot_run(load(small)[0], plan)
+
+
+@given(st.floats(0.01, 1e6))
+def test_few_distinct_time_limits_suffice(minutes):
+    rounded = rounded_minutes(minutes)
+    assert rounded >= minutes
+    assert rounded == 10 or rounded < 2 * minutes
+    assert rounded % 10 == 0
+    assert (rounded // 10).bit_count() == 1
+
+
+# --- accelerators --------------------------------------------------------------------------------------------------
+
+
+def test_a_small_cell_has_one_accelerator_and_its_share_of_the_node(small):
+    one = trains(small)[0].resources
+    assert (one.num_nodes, one.accelerators, one.accelerator, one.num_cpus) == (1, 1, "gpu:h100", 8)
+
+
+def test_ten_billion_parameters_ask_for_many_accelerators_and_are_refused_before_anything_is_written(small):
+    plan = plan_of(small, sets=LARGE)
+    [large] = plan.cells
+    asked = large.train.resources
+    assert asked.num_accelerators * 80 > 160  # 16 bytes a parameter are 160 GB
+    assert asked.tasks_per_node == asked.accelerators
+    assert large.train.sharded
+    with pytest.raises(ValueError, match="cannot be sharded yet"):
+        drive.refuse_what_cannot_run(load(small, LARGE)[0], plan)
+    assert not small.runs.exists()
+
+
+def test_what_one_accelerator_does_not_end_within_one_wall_time_is_given_more(small):
+    hours = trains(small)[0].hours
+    sets = ["grid.family=vit", "grid.fraction=0.02"]
+    slow = {"teraflops": 400 * hours / 10, "max_time_min": 360}  # about 10 hours on one
+    [one] = trains(small, on(**{**slow, "max_time_min": 100_000}), sets)
+    [many] = trains(small, on(**slow), sets)
+    assert one.resources.num_accelerators == 1
+    assert one.hours * 60 * TIME_MARGIN + TIME_START_MIN > 360
+    assert many.resources.num_accelerators > 1
+    assert many.hours * 60 * TIME_MARGIN + TIME_START_MIN <= 360
+    assert many.hours == pytest.approx(one.hours / many.resources.num_accelerators)
+    assert many.gpu_hours == pytest.approx(one.gpu_hours)
+    assert many.over == ()
+
+
+def test_what_no_number_of_accelerators_ends_in_time_is_told(small):
+    [cost] = trains(small, on(teraflops=1e-7, max_time_min=60, max_nodes=1), ["grid.family=vit", "grid.fraction=0.02"])
+    assert cost.resources.num_accelerators == 8
+    assert cost.resources.time_min == 60
+    assert cost.over == ("time",)
+
+
+def test_a_resnet_gets_more_accelerators_before_its_batch_is_cut_and_a_vit_does_not(small):
+    sets = ["grid.size=S", "grid.batch_size=4096", "grid.image_size=224", "grid.patch_size=16", "grid.fraction=1.0"]
+    by_family = {c.cell.recipe.family: c.train for c in plan_of(small, on(accelerator_memory_gb=40), sets).cells}
+    assert by_family["resnet"].micro_batch is None
+    assert by_family["resnet"].resources.num_accelerators > 1
+    assert by_family["vit"].micro_batch < 4096
+    assert by_family["vit"].resources.num_accelerators == 1
+
+
+def test_a_resnet_is_cut_where_there_are_no_more_accelerators(small):
+    sets = ["grid.family=resnet", "grid.size=S", "grid.batch_size=4096", "grid.image_size=224", "grid.fraction=1.0"]
+    only = on(accelerator_memory_gb=40, accelerators_per_node=1, max_nodes=1)
+    [cost] = trains(small, only, sets)
+    assert cost.resources.num_accelerators == 1
+    assert cost.micro_batch < 4096
+
+
+@pytest.mark.parametrize(("asked", "nodes", "per_node"), [(2, 1, 2), (8, 1, 8), (16, 2, 8)])
+def test_the_study_can_say_how_many_accelerators_a_cell_has(small, asked, nodes, per_node):
+    for cost in trains(small, sets=[f"cluster.accelerators={asked}"]):
+        assert (cost.resources.num_nodes, cost.resources.accelerators) == (nodes, per_node)
+        assert cost.resources.tasks_per_node == per_node
+    for cell in plan_of(small, sets=[f"cluster.accelerators={asked}"]).cells:
+        assert cell.evaluate.resources.num_accelerators == 1
+
+
+def test_no_cell_has_more_accelerators_than_images_in_a_batch(small):
+    [cost] = trains(small, sets=["grid.batch_size=4", "cluster.accelerators=64", "grid.family=vit", "grid.fraction=1"])
+    assert cost.resources.num_accelerators == 4
+
+
+# --- placement -----------------------------------------------------------------------------------------------------
+
+PLACES = """
+[[cluster.place]]
+partition = "tpu-v5e"
+where = {family = "vit", fraction = [0.02]}
+[[cluster.place]]
+partition = "cpu"
+where = {fraction = 0.02}
+"""
+
+
+def test_cells_of_one_study_are_placed_on_several_partitions(small):
+    plan = plan_of(small, WIDE, more=PLACES)
+    placed = {(c.cell.recipe.family, c.cell.recipe.fraction): c.train.resources for c in plan.cells}
+    assert {key: (r.partition, r.accelerator) for key, r in placed.items()} == {
+        ("vit", 0.02): ("tpu-v5e", "tpu:v5e"),
+        ("resnet", 0.02): ("cpu", None),
+        ("vit", 0.01): ("gpu-h100", "gpu:h100"),
+        ("resnet", 0.01): ("gpu-h100", "gpu:h100"),
+    }
+    assert {c.evaluate.resources.partition for c in plan.cells} == {"tpu-v5e", "cpu", "gpu-h100"}
+    partitions = {array.cost.resources.partition: len(array.tasks) for array in plan.arrays}
+    assert set(partitions) == {"tpu-v5e", "cpu", "gpu-h100"}
+
+
+def test_cells_can_be_judged_elsewhere(small):
+    plan = plan_of(small, WIDE, more='[cluster]\nevaluate_partition = "cpu"\n' + PLACES)
+    assert {c.evaluate.resources.partition for c in plan.cells} == {"cpu"}
+    assert {c.evaluate.resources.accelerators for c in plan.cells} == {0}
+    assert {c.train.resources.partition for c in plan.cells} == {"tpu-v5e", "cpu", "gpu-h100"}
+
+
+def test_the_chips_of_a_tpu_host_belong_to_one_process(small):
+    for cost in trains(small, WIDE, ["cluster.partition=tpu-v5e", "cluster.accelerators=8"]):
+        assert (cost.resources.num_nodes, cost.resources.accelerators, cost.resources.tasks_per_node) == (2, 4, 1)
+
+
+def test_nodes_that_are_had_whole_are_asked_for_whole(small):
+    whole = Profile(partitions={"tpu": TPU.model_copy(update={"request": "partition", "gres": None})})
+    for cost in trains(small, whole):
+        assert (cost.resources.num_nodes, cost.resources.accelerators) == (1, 4)
+
+
+def test_an_unknown_partition_names_the_known_ones(small):
+    with pytest.raises(ProfileError, match=r"known: gpu-h100, tpu-v5e, cpu"):
+        plan_of(small, WIDE, more=PLACES.replace('"tpu-v5e"', '"tpu-v6"'))
+
+
+# --- packs and micro-batches ---------------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hours=st.lists(st.floats(1e-4, 100), min_size=1, max_size=20))
+def test_a_pack_has_time_for_its_members_and_never_more_than_there_is(small, hours):
+    study, found = load(small)
+    one = sizes_of(study, found, CLUSTER)[found[0].cell_id].train
+    members = [sizes_of(study, found[:1], CLUSTER, hours=h)[found[0].cell_id].train for h in hours]
+    packed = packed_cost(one, members)
+    wanted = sum(hours) * 60 * TIME_MARGIN + TIME_START_MIN
+    assert packed.resources.time_min >= min(wanted, GPU.max_time_min)
+    assert one.resources.time_min <= packed.resources.time_min <= GPU.max_time_min
+    assert packed.hours == pytest.approx(sum(hours))
+
+
+def test_the_micro_batch_is_halved_down_to_one_image(small):
+    cell = plan_of(small).cells[0]
+    assert cell.train.micro_batch is None  # the batch of 64 fits whole
+    halved = [halved_micro_batch(cell.cell.recipe, cell.train, times) for times in range(1, 7)]
+    assert halved == [32, 16, 8, 4, 2, 1]
+    assert all(one > two for one, two in itertools.pairwise(halved))
+    with pytest.raises(ValueError, match="one image at a time"):
+        halved_micro_batch(cell.cell.recipe, cell.train, 7)
