@@ -123,7 +123,9 @@ def _death(store: Store, corpse: Corpse, starts: Sequence[Job], down: Iterable[s
 def _evidence(
     store: Store, corpse: Corpse, starts: Sequence[Job], of_attempt: Job | None, node_is_down: bool
 ) -> Evidence:
-    last = starts[-1] if starts and starts[-1].state.is_over else corpse.task.job
+    last = queued = corpse.task.job
+    if starts and starts[-1].state.is_over:  # accounts know the end best, but no reason
+        last = replace(starts[-1], reason=queued.reason if queued is not None else "")
     return replace(
         _recorded(corpse.attempt),
         job=None if corpse.started_again else last,

@@ -40,7 +40,7 @@ from orchestrator.store import STAGES, Manifest, Stage, Store
 from orchestrator.study import Study, StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile
-from slurm.failures import Death
+from slurm.failures import NEVER_STARTS, Death
 from slurm.limits import Limits, discover
 from slurm.resources import SlurmUnreachable
 
@@ -342,9 +342,6 @@ class Observer:
                         return str(event["job"]).partition("_")[0]
         return None
 
-
-NEVER_STARTS = frozenset({"DependencyNeverSatisfied", "launch failed requeued held", "BadConstraints"})
-"""Reasons of Slurm's for which a pending job would wait for ever."""
 
 _STATE_OF_JOB: Mapping[jobs.JobState, TaskState] = {
     jobs.JobState.PENDING: "pending",
