@@ -15,7 +15,7 @@ MEMORY = "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0. Some of th
 
 def only(ledger, corpses=None, *, patient=True):
     """The death of the one corpse there is; None if nobody can say yet."""
-    findings = examine(ledger.store, ledger.corpses() if corpses is None else corpses, patient=patient)
+    findings = examine(ledger.store, ledger.corpses() if corpses is None else corpses, is_patient=lambda _: patient)
     assert len(findings.deaths) + len(findings.undecided) == 1
     return next(iter(findings.deaths.values()), None)
 
