@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test soak lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/upshot demo
@@ -11,6 +11,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	sh tests/install_slurm.sh --accounting
 	$(BIN)/pytest
+
+# Every fault, also those that take long, on a private Slurm cluster; about half an hour on two cores.
+soak: $(VENV)/.dev
+	sh tests/install_slurm.sh --accounting
+	$(BIN)/pytest tests/faults tests/orchestrator/test_slurm_pipeline.py -m "slurm or soak"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

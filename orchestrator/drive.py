@@ -27,6 +27,7 @@ from slurm.submit import SubmissionUnansweredError, submit_array
 
 IDLE_TICKS = 10  # looks without any change, after which the next ones come less often
 IDLE_FACTOR = 4.0  # at most so many times less often
+MOST_REFUSALS = 5  # in a row, before a watch gives up; silence is waited out
 
 JobFunction = Callable[[str, str, int], None]
 
@@ -101,7 +102,7 @@ class Driver:
         submitted: list[Manifest] = []
         for array in arrays:
             try:
-                submitted += self._submit_on_slurm(array, launch)
+                submitted += self._submit_anywhere(array, launch)
             except SubmissionUnansweredError as error:
                 print(error, file=sys.stderr)
                 break
@@ -139,6 +140,16 @@ class Driver:
         )
 
     # --- on Slurm --------------------------------------------------------------------------------------------------
+
+    def _submit_anywhere(self, array: Array, launch: Launch) -> list[Manifest]:
+        """The submission of an array, on nodes that failed too where Slurm has no others."""
+        try:
+            return self._submit_on_slurm(array, launch)
+        except LimitReachedError as error:
+            if error.passes or not array.cost.resources.exclude:
+                raise
+        cost = replace(array.cost, resources=replace(array.cost.resources, exclude=()))
+        return self._submit_on_slurm(replace(array, cost=cost), launch)
 
     def _submit_on_slurm(self, array: Array, launch: Launch, after: Manifest | None = None) -> list[Manifest]:
         """The submission of an array, and of the one that waits for it."""
@@ -299,15 +310,19 @@ def watch(
         SlurmError: the scheduler refuses a submission.
     """
     with store.driving() as check_lock:
-        driver, idle, before = Driver(store, file, profile, function), 0, None
+        driver, idle, before, refusals = Driver(store, file, profile, function), 0, None, 0
         while not should_stop():
             check_lock()
             try:
                 seen = driver.tick()
-            except SlurmUnreachable as error:
+            except SlurmError as error:
+                refusals += not isinstance(error, SlurmUnreachable)
+                if refusals > MOST_REFUSALS:
+                    raise
                 print(f"{error}; trying again", file=sys.stderr)
                 sleep(tick_s * IDLE_FACTOR)
                 continue
+            refusals = 0
             show(seen)
             if seen.settled:
                 return seen

@@ -85,10 +85,14 @@ class Observation:
 
 @dataclass(slots=True)
 class Queue:
-    """What one look at the queue gave."""
+    """What one look at the queue gave.
+
+    Of all the user's array tasks: those that are live, and those that the controller remembers.
+    """
 
     tasks: dict[TaskKey, Task]
-    num_in_queue: int = 0
+    num_live: int = 0
+    num_known: int = 0
     never_start: tuple[str, ...] = ()
     starts_at: float | None = None
 
@@ -196,16 +200,19 @@ class Observer:
             num_excluded=self.num_excluded,
             retry=retry,
             max_array_tasks=limits.max_array_tasks if limits else 1000,
-            room=self._room(limits, queue.num_in_queue),
+            room=self._room(limits, queue),
         )
 
-    def _room(self, limits: Limits | None, num_in_queue: int) -> int | None:
-        """Array tasks that the queue takes now, as far as limits are known; None for any number."""
-        known = [self.profile.max_submitted]
+    def _room(self, limits: Limits | None, queue: Queue) -> int | None:
+        """Array tasks that the queue takes now, as far as limits are known; None for any number.
+
+        What has ended counts against MaxJobCount as long as the controller remembers it, but against no submit limit.
+        """
+        caps = [self.profile.max_submitted, *(self._submit_limits(limits) if limits else ())]
+        room = [cap - queue.num_live for cap in caps if cap is not None]
         if limits is not None:
-            known += [limits.max_job_count - 1, *self._submit_limits(limits)]
-        caps = [cap for cap in known if cap is not None]
-        return max(0, min(caps) - num_in_queue) if caps else None
+            room.append(limits.max_job_count - 1 - queue.num_known)
+        return max(0, min(room)) if room else None
 
     def _submit_limits(self, limits: Limits) -> list[int | None]:
         """Of every partition that the study's cells are placed on: a partition's own limits bind first."""
@@ -306,7 +313,8 @@ class Observer:
         everything = jobs.query_queue("")
         ours = {key: job for key, job in everything.items() if job.name.startswith("upshot-")}
         by_name = {job.name: job.array_job_id for job in ours.values()}
-        queue.num_in_queue = sum(not job.state.is_over for job in everything.values())
+        queue.num_known = len(everything)
+        queue.num_live = sum(not job.state.is_over for job in everything.values())
         for manifest in manifests:
             found = manifest if manifest.job_id else self._adopted(manifest, by_name)
             if found is not None:

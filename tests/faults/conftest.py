@@ -112,6 +112,10 @@ class Faulty:
         wait_until(trains, f"attempt {attempt} of {cell_id} trains", timeout_s=START_S)
         return self.events(cell_id, event="start")[attempt - 1]
 
+    def records(self, cell_id: str) -> list[dict[str, object]]:
+        """What training recorded."""
+        return read_records(self.store.train_log(cell_id)).records
+
     def job_of(self, cell_id: str) -> str:
         """The job, or array task, that the cell's newest attempt runs in."""
         return str(self.events(cell_id, event="start")[-1]["job"])

@@ -31,8 +31,8 @@ def test_kill_9_of_the_task(faulty: Faulty, undisturbed: dict[str, str]) -> None
 
 def test_an_exception_and_the_host_s_memory(faulty: Faulty, undisturbed: dict[str, str]) -> None:
     buggy, hungry = faulty.cells
-    bodies.order(faulty.store.root.parent, buggy, "bug")
-    bodies.order(faulty.store.root.parent, hungry, "memory")
+    bodies.order(faulty.store.root, buggy, "bug")
+    bodies.order(faulty.store.root, hungry, "memory")
     faulty.submit_mischievous()
     assert faulty.watch_mischievous().num_failed == 1
     assert faulty.causes(buggy) == ["code-error"]

@@ -10,6 +10,7 @@ from typer.main import get_command
 from orchestrator.cli import app
 from orchestrator.study import parse_study
 from slurm.cluster import load_profile
+from slurm.failures import Cause
 from tests.orchestrator.upshot_command import upshot
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,22 @@ def test_the_readmes_study_and_profile_make_a_plan(tmp_path):
 def test_every_command_of_the_readme_exists(words):
     command = get_command(app).commands[words[1]]
     assert command.help
+
+
+def test_the_cluster_pages_examples_make_a_plan(tmp_path):
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    profile, places, budgets = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    study, _ = BLOCKS["toml"]
+    (tmp_path / "cluster.toml").write_text(profile)
+    (tmp_path / "study.toml").write_text(study.partition("[cluster]")[0] + places + budgets)
+    said = upshot("plan", "--set", 'grid.size=["S","L"]', cwd=tmp_path)
+    assert "EUR expected" in said
+    assert load_profile(str(tmp_path / "cluster.toml")).driver.partition == "cpu"
+
+
+def test_every_cause_of_death_is_on_the_cluster_page():
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    assert {cause.value for cause in Cause} - set(re.findall(r"`([a-z-]+)`", page)) == {"dependency"}
 
 
 def test_the_make_targets_exist():

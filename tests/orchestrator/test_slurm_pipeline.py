@@ -79,7 +79,7 @@ def test_a_job_that_finds_no_accelerator_fails_instead_of_training_on_the_cpu(sm
     submit(small, "--set", "grid.family=vit", "--set", "grid.fraction=[0.01]")
     watch(small, code=1)
     [state] = upshot_json("status", small.store.root, code=1)["cells"]
-    assert "asked for 1 accelerators and torch finds none" in state["cause"]
+    assert "launch-failure: NoAcceleratorError: the job asked for 1 accelerators" in state["cause"]
 
 
 def test_a_submission_whose_answer_was_lost_is_adopted(small, on_slurm):
@@ -124,7 +124,14 @@ def test_near_its_time_limit_a_job_leaves_a_checkpoint_and_requeues_itself(small
     on_slurm.run("scancel", "--signal=USR2", train.job_id)  # what --signal does before the limit
     assert "1 done" in watch(small)
     events = [(e["event"], e.get("outcome")) for e in small.store.attempts(cell.cell_id) if e["stage"] == "train"]
-    assert events == [("start", None), ("end", "interrupted"), ("start", None), ("end", "done")]
+    assert [e for e in events if e[0] != "death"] == [
+        ("start", None),
+        ("end", "interrupted"),
+        ("start", None),
+        ("end", "done"),
+    ]
+    assert "died on cpu" in upshot("why", cell.cell_id, small.store.root)
+    assert "time-limit" in upshot("why", cell.cell_id, small.store.root)
     starts = [r["step"] for r in read_records(small.store.train_log(cell.cell_id)).records if r["event"] == "start"]
     assert starts[0] == 0 < starts[1]
     assert len(small.store.manifests()) == 2
