@@ -4,7 +4,7 @@ Whatever their number, the accounts and the nodes are asked once.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,13 +39,15 @@ def marker(stage: str, number: int, cell_id: str) -> str:
     return f"{MARKER} {number} of {stage} of {cell_id}"
 
 
-def examine(store: Store, corpses: Sequence[Corpse], *, patient: bool = True) -> Findings:
+def examine(
+    store: Store, corpses: Sequence[Corpse], *, is_patient: Callable[[Corpse], bool] = lambda _: True
+) -> Findings:
     """What each died of.
 
     Args:
         store: the study.
         corpses: attempts that did not end well.
-        patient: wait for accounts that lag or do not answer, rather than to judge without them.
+        is_patient: whether to wait for accounts that lag or do not answer, rather than to judge without them.
     """
     on_slurm = [c for c in corpses if c.submitted.manifest.executor == "slurm" and c.attempt.outcome != "failed"]
     accounts = _accounts(on_slurm)
@@ -55,7 +57,7 @@ def examine(store: Store, corpses: Sequence[Corpse], *, patient: bool = True) ->
     keys = {corpse.key for corpse in on_slurm}
     for corpse in corpses:
         starts = _starts(corpse, accounts)
-        if patient and corpse.key in keys and _is_undecided(corpse, accounts, starts):
+        if corpse.key in keys and _is_undecided(corpse, accounts, starts) and is_patient(corpse):
             undecided.append(corpse)
         else:
             deaths[corpse.key] = _death(store, corpse, starts, down)
@@ -123,7 +125,9 @@ def _death(store: Store, corpse: Corpse, starts: Sequence[Job], down: Iterable[s
 def _evidence(
     store: Store, corpse: Corpse, starts: Sequence[Job], of_attempt: Job | None, node_is_down: bool
 ) -> Evidence:
-    last = starts[-1] if starts and starts[-1].state.is_over else corpse.task.job
+    last = queued = corpse.task.job
+    if starts and starts[-1].state.is_over:  # accounts know the end best, but no reason
+        last = replace(starts[-1], reason=queued.reason if queued is not None else "")
     return replace(
         _recorded(corpse.attempt),
         job=None if corpse.started_again else last,

@@ -19,7 +19,6 @@ from orchestrator.sizing import Sizes, size_cell
 from orchestrator.speeds import Speeds, measure_speeds
 from orchestrator.state import (
     ENDED_WELL,
-    GONE,
     LIVE,
     CellFiles,
     CellState,
@@ -29,18 +28,17 @@ from orchestrator.state import (
     Submissions,
     Task,
     TaskKey,
-    Tasks,
     TaskState,
     find_corpses,
     index_submissions,
     judge,
     read_files,
 )
-from orchestrator.store import STAGES, Manifest, Stage, Store
+from orchestrator.store import STAGES, Manifest, Stage, Store, parse_unit
 from orchestrator.study import Study, StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile
-from slurm.failures import Death
+from slurm.failures import NEVER_STARTS, Death
 from slurm.limits import Limits, discover
 from slurm.resources import SlurmUnreachable
 
@@ -123,7 +121,7 @@ class Observer:
         self._sizes: dict[str, Sizes] = {}
         self._num_measured = 0
         self._files: dict[str, tuple[tuple[int, int], CellFiles]] = {}
-        self._manifests: dict[str, tuple[int, Manifest]] = {}
+        self._manifests: dict[str, tuple[tuple[int, int], Manifest]] = {}
         self._undecided_since: dict[CorpseKey, float] = {}
 
     def look(
@@ -241,7 +239,8 @@ class Observer:
         found = {}
         for entry in os.scandir(folder):
             if entry.name.endswith(".json"):
-                token, changed = entry.name.removesuffix(".json"), entry.stat().st_mtime_ns
+                seen = entry.stat()
+                token, changed = entry.name.removesuffix(".json"), (seen.st_mtime_ns, seen.st_ino)
                 known = self._manifests.get(token)
                 found[token] = known if known and known[0] == changed else (changed, self.store.manifest(token))
         self._manifests = found
@@ -265,19 +264,17 @@ class Observer:
         self, files: dict[str, CellFiles], submissions: Submissions, tasks: dict[TaskKey, Task]
     ) -> dict[str, CellFiles]:
         """The files with a death for every attempt that died; tasks of which nobody can say yet become unknown."""
-        began = _begun(files, submissions)
-        corpses = [c for cell_id, f in files.items() for c in find_corpses(cell_id, f, submissions, tasks, began)]
+        innocent = _begun(files, submissions) | _dropped(files, submissions)
+        corpses = [c for cell_id, f in files.items() for c in find_corpses(cell_id, f, submissions, tasks, innocent)]
         if not corpses:
             return files
-        findings = examine(self.store, [c for c in corpses if self._is_patient(c)], patient=True)
-        late = examine(self.store, [c for c in corpses if not self._is_patient(c)], patient=False)
-        deaths = {**findings.deaths, **late.deaths}
+        findings = examine(self.store, corpses, is_patient=self._is_patient)
         for corpse in findings.undecided:
             tasks[corpse.submitted.key] = Task("unknown", corpse.task.job)
         found = dict(files)
         for corpse in corpses:
-            if corpse.key in deaths:
-                found[corpse.cell_id] = self._bury(corpse, deaths[corpse.key], found[corpse.cell_id])
+            if corpse.key in findings.deaths:
+                found[corpse.cell_id] = self._bury(corpse, findings.deaths[corpse.key], found[corpse.cell_id])
         return found
 
     def _is_patient(self, corpse: Corpse) -> bool:
@@ -351,9 +348,6 @@ class Observer:
         return None
 
 
-NEVER_STARTS = frozenset({"DependencyNeverSatisfied", "launch failed requeued held", "BadConstraints"})
-"""Reasons of Slurm's for which a pending job would wait for ever."""
-
 _STATE_OF_JOB: Mapping[jobs.JobState, TaskState] = {
     jobs.JobState.PENDING: "pending",
     jobs.JobState.REQUEUED: "pending",
@@ -422,6 +416,18 @@ def _begun(files: Mapping[str, CellFiles], submissions: Submissions) -> set[Task
     return found
 
 
-def live_tokens(tasks: Tasks) -> set[str]:
-    """The submissions of which something is live."""
-    return {token for (token, _), task in tasks.items() if task.is_live and task is not GONE}
+def _dropped(files: Mapping[str, CellFiles], submissions: Submissions) -> set[TaskKey]:
+    """The array tasks of packed evaluations that wait for a job that did not end well: one of its cells did not."""
+    trained = {
+        (cell_id, attempt.token)
+        for cell_id, f in files.items()
+        for attempt in f.attempts
+        if attempt.stage == "train" and not attempt.ended_badly
+    }
+    found = set()
+    for (stage, _), submitted in submissions.items():
+        for s in submitted if stage == "evaluate" else ():
+            pack, after = s.manifest.tasks[s.index], s.manifest.after
+            if after is not None and any((parse_unit(text)[0], after) not in trained for text in pack):
+                found.add(s.key)
+    return found

@@ -196,9 +196,13 @@ class Corpse:
 
 
 def find_corpses(
-    cell_id: str, files: CellFiles, submissions: Submissions, tasks: Tasks, began: set[TaskKey]
+    cell_id: str, files: CellFiles, submissions: Submissions, tasks: Tasks, innocent: set[TaskKey]
 ) -> list[Corpse]:
-    """Those of one cell. `began` are the array tasks in which any work began: in them, what did not is innocent."""
+    """Those of one cell.
+
+    `innocent` are the array tasks in which what never began is not to blame: other work of theirs began, or the job
+    that they waited for did not end well.
+    """
     found = []
     for stage in STAGES:
         mine = [attempt for attempt in files.attempts if attempt.stage == stage]
@@ -211,7 +215,7 @@ def find_corpses(
             corpse = _corpse(cell_id, attempt, submitted, tasks, later=later)
             found += [corpse] if corpse is not None else []
         if stage == "evaluate" or not files.steps or all(attempt.ended_badly for attempt in mine):
-            found += _unborn(cell_id, stage, files.attempts, submissions, tasks, began)
+            found += _unborn(cell_id, stage, files.attempts, submissions, tasks, innocent)
     return found
 
 
@@ -224,7 +228,7 @@ def _corpse(cell_id: str, attempt: Attempt, submitted: Submitted, tasks: Tasks, 
 
 
 def _unborn(
-    cell_id: str, stage: Stage, attempts: list[Attempt], submissions: Submissions, tasks: Tasks, began: set[TaskKey]
+    cell_id: str, stage: Stage, attempts: list[Attempt], submissions: Submissions, tasks: Tasks, innocent: set[TaskKey]
 ) -> list[Corpse]:
     """The newest submission of the stage, if its job ended before it recorded anything of this cell.
 
@@ -233,7 +237,7 @@ def _unborn(
     submitted = next(reversed(submissions.get((stage, cell_id), [])), None)
     if submitted is None or submitted.manifest.job_id is None:
         return []
-    if submitted.key in began and not submitted.manifest.cancelled:
+    if submitted.key in innocent and not submitted.manifest.cancelled:
         return []
     task = tasks.get(submitted.key, GONE)
     if task.is_live or any(a.token == submitted.manifest.token and a.stage == stage for a in attempts):

@@ -121,6 +121,12 @@ _CAUSE_OF_STATE: Final[Mapping[JobState, Cause]] = {
     JobState.REQUEUED: Cause.REQUEUE,
     JobState.CANCELLED: Cause.CANCELLED,
 }
+NEVER_STARTS: Final[Mapping[str, Cause]] = {
+    "DependencyNeverSatisfied": Cause.DEPENDENCY,
+    "launch failed requeued held": Cause.LAUNCH_FAILURE,
+    "BadConstraints": Cause.LAUNCH_FAILURE,
+}
+"""Slurm's reasons for which a pending job would wait for ever; who cancels it for one does so in nobody's name."""
 
 
 def cause_of(e: Evidence) -> tuple[Cause, str]:
@@ -177,8 +183,8 @@ def _cause_of_restart(e: Evidence, told: tuple[Cause, str] | None) -> tuple[Caus
 
 def _cause_of_state(e: Evidence, job: Job) -> tuple[Cause, str]:
     said = f"Slurm says {job.slurm_state}" + (f", {job.reason}" if job.reason else "")
-    if job.state is JobState.CANCELLED and not e.began and "Dependency" in job.reason:
-        return Cause.DEPENDENCY, said
+    if job.state is JobState.CANCELLED and not e.began and job.reason in NEVER_STARTS:
+        return NEVER_STARTS[job.reason], said
     if job.state is JobState.CANCELLED:
         # A time limit or a preemption that the process survived for long can end as CANCELLED: the log knows better.
         return _cause_of_log(e.log) or (Cause.CANCELLED, said)

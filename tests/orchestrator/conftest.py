@@ -6,6 +6,7 @@ from orchestrator.grid import cells
 from orchestrator.store import Store
 from orchestrator.study import load_study
 from tests.orchestrator.ledger import Ledger
+from tests.orchestrator.scheduler_answers import Scheduler
 
 SMALL_STUDY = """
 name = "small"
@@ -55,3 +56,9 @@ def small(tmp_path):
 def ledger(small):
     """The small study's folder, to be written into."""
     return Ledger(small.store, small.file.study, small.cells)
+
+
+@pytest.fixture
+def scheduler(monkeypatch):
+    """Answers in place of Slurm's commands."""
+    return Scheduler(monkeypatch)

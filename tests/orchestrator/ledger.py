@@ -85,7 +85,7 @@ class Ledger:
         files = read_files(self.store, study or self.study, self.cells[cell].cell_id)
         return judge(self.cells[cell], files, self.submissions(), tasks or {})
 
-    def corpses(self, tasks=None, cell=0, began=()):
+    def corpses(self, tasks=None, cell=0, innocent=()):
         cell_id = self.cells[cell].cell_id
         files = read_files(self.store, self.study, cell_id)
-        return find_corpses(cell_id, files, self.submissions(), tasks or {}, set(began))
+        return find_corpses(cell_id, files, self.submissions(), tasks or {}, set(innocent))

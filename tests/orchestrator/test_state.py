@@ -278,11 +278,11 @@ def test_in_a_pack_what_never_began_is_innocent_unless_the_whole_was_cancelled(l
     ledger.submit(TRAIN, both)
     ledger.start(0)
     began = [(TRAIN, 0)]
-    assert [c.attempt.number for c in ledger.corpses(began=began)] == [1]
-    assert ledger.corpses(cell=1, began=began) == []
+    assert [c.attempt.number for c in ledger.corpses(innocent=began)] == [1]
+    assert ledger.corpses(cell=1, innocent=began) == []
     assert ledger.state(cell=1).status == Status.NEW
     ledger.change(TRAIN, cancelled=True)
-    [corpse] = ledger.corpses(cell=1, began=began)
+    [corpse] = ledger.corpses(cell=1, innocent=began)
     assert corpse.attempt.number == 0
 
 
