@@ -11,6 +11,7 @@ DONE                    written last: without it the folder does not count
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.errors import CheckpointError
+from models.errors import CheckpointError, CorruptCheckpointError
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -71,16 +72,45 @@ def save_checkpoint(
     return target
 
 
+def load_newest(
+    roots: Sequence[Path],
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    on_corrupt: Callable[[int, CorruptCheckpointError, Path], None],
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest readable checkpoint under `roots`, loaded: its folder and its state; None where there is none.
+
+    Corrupt ones are passed over and moved to the first root as `corrupt-step_XXXXXXXX`, after which `on_corrupt` hears
+    the step, the error and the new path.
+
+    Raises:
+        CheckpointError: one is of another model, or cannot be reached: an older one would hide that.
+        OSError: a corrupt one could not be moved.
+    """
+    found = [(step, root) for root in roots for step in finalised_steps(root)]
+    for step, root in sorted(found, key=lambda pair: pair[0], reverse=True):  # stable: of equals, the first root's
+        folder = step_folder(root, step)
+        try:
+            return folder, load_checkpoint(folder, model=model, optimizer=optimizer)
+        except CorruptCheckpointError as error:
+            on_corrupt(step, error, _moved_aside(folder, roots[0]))
+    return None
+
+
 def load_checkpoint(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The saved state, after the model, the optimiser and torch's generator hold what they held at that step.
 
     Raises:
-        CheckpointError: a file is missing or torn, or the checkpoint is of another model.
+        CorruptCheckpointError: a file is missing or torn; nothing was changed.
+        CheckpointError: the checkpoint is of another model, or cannot be reached.
     """
-    load_weights(folder, model)
-    state = read_json(folder / "state.json")
-    _restore_optimizer(optimizer, _load_tensors(folder / "optimizer.safetensors"), folder)
-    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["torch_rng"]), dtype=torch.uint8))
+    weights = _fitting_weights(folder, model)
+    state = _read_state(folder)
+    entries = _optimizer_entries(folder / "optimizer.safetensors")
+    model.load_state_dict(weights)
+    _restore_optimizer(optimizer, entries, folder)
+    torch.set_rng_state(_rng_tensor(state["torch_rng"]))
     return state
 
 
@@ -88,28 +118,64 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     """Fills `model` in place.
 
     Raises:
-        CheckpointError: the weights are missing, torn, or do not fit the model.
+        CorruptCheckpointError: the weights are missing or torn.
+        CheckpointError: they do not fit the model, or cannot be reached.
     """
-    tensors = _load_tensors(folder / "weights.safetensors")
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: the weights are of another model: {error}") from error
+    model.load_state_dict(_fitting_weights(folder, model))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint.
 
     Raises:
-        CheckpointError: the file is missing or not a JSON object.
+        CorruptCheckpointError: the file is missing or not a JSON object.
+        CheckpointError: it cannot be reached.
     """
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
+        raise CorruptCheckpointError(f"{path}: holds no JSON object")
     return value
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What to raise: a file system that does not answer says nothing of the checkpoint."""
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path}: cannot be reached: {error}")
+    return CorruptCheckpointError(f"{path}: missing or torn: {error}")
+
+
+def _moved_aside(folder: Path, root: Path) -> Path:
+    """Where a corrupt checkpoint lies from now on: it is kept, for whoever wants to know what happened to it."""
+    target, number = root / f"corrupt-{folder.name}", 1
+    while target.exists():
+        number += 1
+        target = root / f"corrupt-{folder.name}.{number}"
+    return folder.rename(target)
+
+
+def _fitting_weights(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    tensors = _load_tensors(folder / "weights.safetensors")
+    wanted = {(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    differing = sorted(wanted ^ {(name, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    if differing:
+        names = ", ".join(f"{name} {list(shape)}" for name, shape in differing[:3])
+        raise CheckpointError(f"{folder}: the weights are of another model: only one of the two has {names}")
+    return tensors
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    state = read_json(path)
+    try:
+        whole = type(state["step"]) is int and _rng_tensor(state["torch_rng"]).shape == torch.get_rng_state().shape
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptCheckpointError(f"{path}: not the state of a checkpoint: {error!r}") from error
+    if not whole:
+        raise CorruptCheckpointError(f"{path}: not the state of a checkpoint")
+    return state
 
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -121,16 +187,23 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
     return _contiguous({f"{i}.{key}": torch.as_tensor(v) for i, entry in state.items() for key, v in entry.items()})
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    saved: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
+def _optimizer_entries(path: Path) -> dict[int, dict[str, torch.Tensor]]:
+    """The optimiser's tensors by parameter index and key."""
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in _load_tensors(path).items():
         index, key = name.split(".", 1)
-        saved.setdefault(int(index), {})[key] = tensor
+        entries.setdefault(int(index), {})[key] = tensor
+    return entries
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, entries: dict[int, dict[str, torch.Tensor]], folder: Path
+) -> None:
     current = optimizer.state_dict()
     num_parameters = sum(len(group["params"]) for group in current["param_groups"])
-    if any(index >= num_parameters for index in saved):
+    if any(index >= num_parameters for index in entries):
         raise CheckpointError(f"{folder}: the optimiser's state is of another model")
-    optimizer.load_state_dict({"state": saved, "param_groups": current["param_groups"]})
+    optimizer.load_state_dict({"state": entries, "param_groups": current["param_groups"]})
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -144,13 +217,18 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
+        path.open("rb").close()  # safetensors calls every file that it cannot open a missing one
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: missing or torn: {error}") from error
+        raise _unreadable(path, error) from error
 
 
 def _rng_hex() -> str:
     return bytes(torch.get_rng_state().numpy()).hex()
+
+
+def _rng_tensor(rng_hex: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(rng_hex), dtype=torch.uint8)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

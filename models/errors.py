@@ -4,7 +4,8 @@
     +-- StudyError              a study file or an override (orchestrator.study)
     +-- UnknownNameError        a family, size, data set or task that no registry knows
     +-- DataError               images or tables that are missing, empty or malformed
-    +-- CheckpointError         a checkpoint that is missing, torn or of another model
+    +-- CheckpointError         a checkpoint that cannot be used: it is of another model, or cannot be reached
+        +-- CorruptCheckpointError  one that is missing files or torn, so that only an older one can help
 
 `slurm` stands apart (it imports no sibling) and raises `slurm.resources.SlurmError`.
 """
@@ -29,7 +30,11 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, torn, or of another model."""
+    """A checkpoint that cannot be used: it is of another model, or its files cannot be reached."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A checkpoint that lacks a file, or whose file is torn: it will not be readable later either."""
 
 
 class UnknownNameError(UserError):
