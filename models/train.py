@@ -1,9 +1,8 @@
 """The training loop, in named phases: prepare, resume, step, measure, save.
 
-Shape suffixes: B batch, N examples, H and W pixels, C channels or classes.
-
 A run is a pure function of its recipe on one machine: images are drawn by (seed, epoch), so a run that was killed and
-resumed from a checkpoint ends, on a CPU, with the same bits as one that was not.
+resumed from a checkpoint ends, on a CPU, with the same bits as one that was not. Over several processes, or in
+micro-batches, the same numbers are added up in another order: the results agree to rounding.
 """
 
 import math
@@ -11,53 +10,38 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from models.build import build_model
-from models.checkpoint import finalised_steps, load_checkpoint, load_weights, save_checkpoint, step_folder
-from models.data import load_images, split, subset
-from models.device import Device, pick_device
-from models.inputs import to_input
+from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
+from models.device import Device, peak_memory_gb, pick_device
+from models.distributed import World
+from models.errors import CorruptCheckpointError, UserError
 from models.ladder import Architecture, architecture, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.recipe import Recipe, num_steps
+from models.step import Indices, Run, parallel, synchronised, take_step
+from models.upstream import load_upstream, measure_upstream
 
 Log = Callable[[dict[str, Any]], None]
 
 NUM_RECORDS = 50  # training records a cell: enough for a curve, few enough for 4,800 cells
-EVAL_BATCH = 512
 RESUME = "resume"  # the folder, beside the numbered checkpoints, of what is only for going on from
 RESUME_EVERY_S = 600.0
+ALONE = World.alone()
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamData:
-    """Training images and the held-out images of the same classes, resident, as uint8 [N, H, W, C]."""
+class Wish(IntEnum):
+    """What a rank wants after a step; the greatest wish is everyone's."""
 
-    train_images_NHWC: torch.Tensor
-    train_labels_N: torch.Tensor
-    test_images_NHWC: torch.Tensor
-    test_labels_N: torch.Tensor
-    num_classes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What the loop works on."""
-
-    recipe: Recipe
-    data: UpstreamData
-    architecture: Architecture
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    device: Device
-    num_steps: int
-    batch_size: int
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +49,8 @@ class TrainResult:
     """How training ended, and where this attempt began.
 
     Divergence is a result: `step` is where the loss stopped being a number. An interrupted run goes on from `step`.
+    Memory is this process's, in GiB, and None where it is not known: that of the host since the process began, that of
+    the accelerator since training did.
     """
 
     outcome: Literal["done", "diverged", "interrupted"]
@@ -72,6 +58,8 @@ class TrainResult:
     first_step: int
     steps: tuple[int, ...]
     examples_seen: int
+    peak_memory_gb: float | None
+    peak_accelerator_gb: float | None
 
 
 def train(
@@ -81,53 +69,58 @@ def train(
     num_checkpoints: int,
     log: Log,
     should_stop: Callable[[], bool] = lambda: False,
+    micro_batch: int | None = None,
+    world: World = ALONE,
 ) -> TrainResult:
-    """Trains one cell, resuming from its newest finalised checkpoint under `folder`.
+    """Trains one cell, resuming from its newest readable checkpoint under `folder`.
 
     Every ten minutes, and when it is told to stop, it leaves a checkpoint in `folder`/resume that is only for going on
-    from; the next numbered one removes it.
+    from; the next numbered one removes it. A checkpoint that cannot be read is moved aside, as
+    `folder`/corrupt-step_XXXXXXXX, and training goes on from the one before.
+
+    A world of several processes trains one model: each calls this with the same arguments, takes its share of every
+    batch and gets the same result, but rank 0 alone logs, measures and writes. Checkpoints are the same whatever the
+    number of processes, so another number can go on from them.
+
+    Batch norm sees the images of one micro-batch on all ranks, not those of the batch: ResNets change with
+    `micro_batch`, ViTs and MLP-Mixers do not.
 
     Args:
         recipe: what to train.
-        folder: where checkpoints go, one folder a step.
+        folder: where checkpoints go, one folder a step; all processes see it.
         num_checkpoints: how many, evenly spaced, the last one at the last step.
-        log: takes each record: `event` is "start", "train", "checkpoint" or "diverged".
-        should_stop: asked after each step; true once the job is about to end.
+        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "checkpoint" or "diverged".
+        should_stop: asked after each step; true once the job is about to end. One process that stops, stops all.
+        micro_batch: the most images in one forward pass; None sets no limit.
+        world: the processes that train together.
 
     Raises:
-        UserError: the data or the recipe cannot be used.
-        CheckpointError: the newest finalised checkpoint is torn or of another model.
+        UserError: the data or the recipe cannot be used, or the processes cannot train this family.
+        CheckpointError: the newest checkpoint is of another model, or cannot be reached.
         OSError: a checkpoint could not be written.
+        PeerFailedError: another process failed; this one's world is of no more use.
+        torch.OutOfMemoryError: the accelerator has too little memory.
     """
-    run = _prepare(recipe)
-    state = _resume(run, folder)
-    log(_start_record(run, state["step"]))
-    steps = checkpoint_steps(run.num_steps, num_checkpoints)
-    outcome, last = _loop(run, state, steps, folder, log, should_stop)
+    log = log if world.rank == 0 else _silent
+    with world.failing_together():
+        run = _prepare(recipe, micro_batch, world)
+        state = _resume(run, folder, log)
+        log(_start_record(run, state["step"]))
+        steps = checkpoint_steps(run.num_steps, num_checkpoints)
+        outcome, last = _loop(run, state, steps, folder, log, should_stop)
     return TrainResult(
-        outcome=outcome, step=last, first_step=state["step"], steps=steps, examples_seen=last * run.batch_size
+        outcome=outcome,
+        step=last,
+        first_step=state["step"],
+        steps=steps,
+        examples_seen=last * run.batch_size,
+        **_peaks(run),
     )
 
 
 def checkpoint_steps(total: int, count: int) -> tuple[int, ...]:
     """At most `count` distinct steps, evenly spaced, ending with `total`."""
     return tuple(sorted({max(1, round(total * (i + 1) / count)) for i in range(count)}))
-
-
-def load_upstream(recipe: Recipe) -> UpstreamData:
-    """The recipe's share of the upstream images, labels renumbered over the classes that were kept."""
-    images = load_images(recipe.dataset, recipe.image_size)
-    train_all, test_all = split(images)
-    kept = subset(images.labels_N, train_all, fraction=recipe.fraction, classes=recipe.classes, seed=recipe.seed)
-    classes = np.unique(images.labels_N[kept])
-    test = test_all[np.isin(images.labels_N[test_all], classes)]
-    return UpstreamData(
-        torch.from_numpy(images.images_NHWC[kept]),
-        torch.from_numpy(np.searchsorted(classes, images.labels_N[kept])),
-        torch.from_numpy(images.images_NHWC[test]),
-        torch.from_numpy(np.searchsorted(classes, images.labels_N[test])),
-        len(classes),
-    )
 
 
 def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
@@ -141,23 +134,54 @@ def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def _prepare(recipe: Recipe) -> Run:
-    device = pick_device()
+def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
+    if micro_batch is not None and micro_batch < 1:
+        raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
+    device = _common_device(world)
     data = load_upstream(recipe)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
-    model = build_model(arch).to(device.torch_device).train()
+    model = synchronised(build_model(arch), device, world).to(device.torch_device).train()
     steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
-    return Run(recipe, data, arch, model, make_optimizer(model, recipe), device, steps, batch)
+    return Run(
+        recipe=recipe,
+        data=data,
+        architecture=arch,
+        model=model,
+        forward=parallel(model, device, world),
+        optimizer=make_optimizer(model, recipe),
+        device=device,
+        world=world,
+        num_steps=steps,
+        batch_size=batch,
+        micro_batch=min(micro_batch or batch, -(-batch // world.size)),
+    )
 
 
-def _resume(run: Run, folder: Path) -> dict[str, Any]:
-    """The state of the newest checkpoint, loaded; that of step 0 where there is none."""
-    found = [(step, root) for root in (folder, folder / RESUME) for step in finalised_steps(root)]
-    if not found:
-        return {"step": 0}
-    step, root = max(found, key=lambda pair: pair[0])
-    return load_checkpoint(step_folder(root, step), model=run.model, optimizer=run.optimizer)
+def _common_device(world: World) -> Device:
+    device = pick_device(world.local_rank)
+    num_cuda = world.sum(device.torch_device.type == "cuda")
+    if num_cuda not in (0, world.size):
+        raise RuntimeError(f"{num_cuda:.0f} of {world.size} processes found an accelerator; this one {device.name}")
+    device.reset_peak()
+    return device
+
+
+def _resume(run: Run, folder: Path, log: Log) -> dict[str, Any]:
+    """The state of the newest readable checkpoint, loaded; that of step 0 where there is none. Rank 0 chooses it."""
+
+    def on_corrupt(step: int, error: CorruptCheckpointError, moved_to: Path) -> None:
+        log({"event": "corrupt_checkpoint", "step": step, "error": str(error), "moved_to": str(moved_to)})
+
+    place, state = "", {"step": 0}
+    if run.world.rank == 0:
+        roots = (folder, folder / RESUME)
+        found = load_newest(roots, model=run.model, optimizer=run.optimizer, on_corrupt=on_corrupt)
+        place, state = (str(found[0].relative_to(folder)), found[1]) if found else (place, state)
+    place = run.world.decide(place)
+    if place and run.world.rank > 0:
+        state = load_checkpoint(folder / place, model=run.model, optimizer=run.optimizer)
+    return state
 
 
 def _start_record(run: Run, first_step: int) -> dict[str, Any]:
@@ -166,6 +190,8 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
         "step": first_step,
         "num_steps": run.num_steps,
         "batch_size": run.batch_size,
+        "micro_batch": run.micro_batch,
+        "world_size": run.world.size,
         "num_train": len(run.data.train_labels_N),
         "num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
@@ -183,9 +209,12 @@ class _Progress:
     began_at: int
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> Self:
+    def restored(cls, state: dict[str, Any], run: Run) -> Self:
         step = int(state["step"])
-        return cls(torch.tensor(state.get("loss_sum", 0.0)), state.get("since", step), time.perf_counter(), step)
+        # What was saved is the sum of all ranks, so one of them takes it up.
+        saved = state.get("loss_sum", 0.0) if run.world.rank == 0 else 0.0
+        loss_sum = torch.tensor(saved, device=run.device.torch_device)
+        return cls(loss_sum, state.get("since", step), time.perf_counter(), step)
 
 
 def _loop(
@@ -196,9 +225,9 @@ def _loop(
     log: Log,
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
-    """How it ended, and after which step."""
+    """How it ended, and after which step; the same on all ranks."""
     every = max(1, run.num_steps // NUM_RECORDS)
-    progress, saved = _Progress.restored(state), time.monotonic()
+    progress, saved = _Progress.restored(state, run), time.monotonic()
     order, order_epoch = np.empty(0, np.int64), -1
     for step in range(int(state["step"]), run.num_steps):
         epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
@@ -206,33 +235,33 @@ def _loop(
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup)
         set_learning_rate(run.optimizer, rate)
-        progress.loss_sum += _step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
+        progress.loss_sum += take_step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
         done = step + 1
         if done % every == 0 or done in steps:
             finite = _report(run, progress, done, rate, folder if done in steps else None, log)
             if not finite:
                 return "diverged", done
-            progress = _Progress.restored({"step": done})
-        stopping = should_stop() and done < run.num_steps
-        if done not in steps and (stopping or time.monotonic() - saved > RESUME_EVERY_S):
+            progress = _Progress.restored({"step": done}, run)
+        wish = Wish.SAVE if time.monotonic() - saved > RESUME_EVERY_S else Wish.GO_ON
+        wish = Wish(run.world.most(Wish.STOP if should_stop() and done < run.num_steps else wish))
+        if done not in steps and wish != Wish.GO_ON:
             _save_to_resume(run, done, progress, folder)
             saved = time.monotonic()
-        if stopping:
+        if wish == Wish.STOP:
             return "interrupted", done
     return "done", run.num_steps
 
 
 def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path | None, log: Log) -> bool:
     """Logs the records of a step and, where there is a folder, leaves its checkpoint; False once training diverged."""
-    loss = float(progress.loss_sum) / (done - progress.since)
+    loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
     log(_train_record(run, done, loss, rate, images_per_second))
-    # The last update may have broken the weights while its own loss was still a number: upstream tells.
-    measured = measure_upstream(run.model, run.data, run.device) if folder and math.isfinite(loss) else (None, loss)
-    if not math.isfinite(measured[1]):
+    measured = _measured(run, loss) if folder else (None, loss)
+    if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})
         return False
-    if folder:
+    if folder and run.world.rank == 0:
         metrics = _metrics(run, done, loss, *measured)
         save_checkpoint(folder, done, model=run.model, optimizer=run.optimizer, state={}, metrics=metrics)
         shutil.rmtree(folder / RESUME, ignore_errors=True)
@@ -240,9 +269,21 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
     return True
 
 
+def _measured(run: Run, loss: float) -> tuple[float | None, float]:
+    """(upstream accuracy, upstream loss), measured by rank 0; (None, the training loss) elsewhere and once it is none.
+
+    The last update may have broken the weights while its own loss was still a number: upstream tells.
+    """
+    if run.world.rank > 0 or not math.isfinite(loss):
+        return None, loss
+    return measure_upstream(run.model, run.data, run.device)
+
+
 def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> None:
-    """A checkpoint only for going on from; earlier ones of the kind go once it is there."""
-    state = {"loss_sum": float(progress.loss_sum), "since": progress.since}
+    """A checkpoint only for going on from, by rank 0; earlier ones of the kind go once it is there."""
+    state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since}
+    if run.world.rank > 0:
+        return
     kept = save_checkpoint(
         folder / RESUME, step, model=run.model, optimizer=run.optimizer, state=state, metrics={"step": step}
     )
@@ -251,23 +292,9 @@ def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> N
             shutil.rmtree(path, ignore_errors=True)
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
     """The order in which an epoch visits the images: the same for every run of this seed."""
     return np.random.default_rng((seed, epoch)).permutation(num_images)
-
-
-def _step(run: Run, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
-    """The batch's mean loss, detached; it is left on the device so that a step does not wait for it."""
-    index_B = torch.from_numpy(indices)
-    x_BCHW = to_input(run.data.train_images_NHWC[index_B].to(run.device.torch_device))
-    y_B = run.data.train_labels_N[index_B].to(run.device.torch_device)
-    with run.device.autocast(run.recipe.precision):
-        logits_BC = run.model(x_BCHW)
-        loss = functional.cross_entropy(logits_BC.float(), y_B, label_smoothing=run.recipe.label_smoothing)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    run.optimizer.step()
-    return loss.detach()
 
 
 def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:
@@ -292,7 +319,18 @@ def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, los
         "upstream_num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "flops": train_flops(run.architecture) * step * run.batch_size,
+        "micro_batch": run.micro_batch,
+        "world_size": run.world.size,
+        **_peaks(run),
     }
+
+
+def _peaks(run: Run) -> dict[str, float | None]:
+    return {"peak_memory_gb": peak_memory_gb(), "peak_accelerator_gb": run.device.peak_accelerator_gb()}
+
+
+def _silent(_: dict[str, Any]) -> None:
+    """The log of every rank but the first."""
 
 
 def load_model(arch: Architecture) -> Callable[[Path], torch.nn.Module]:
@@ -308,19 +346,3 @@ def load_model(arch: Architecture) -> Callable[[Path], torch.nn.Module]:
         return model.to(pick_device().torch_device).eval()
 
     return load
-
-
-@torch.inference_mode()
-def measure_upstream(model: torch.nn.Module, data: UpstreamData, device: Device) -> tuple[float, float]:
-    """(top-1 accuracy, mean cross-entropy) on the held-out upstream images of the classes that were trained."""
-    training = model.training
-    model.eval()
-    correct, loss = 0, 0.0
-    for start in range(0, len(data.test_labels_N), EVAL_BATCH):
-        x_BCHW = to_input(data.test_images_NHWC[start : start + EVAL_BATCH].to(device.torch_device))
-        y_B = data.test_labels_N[start : start + EVAL_BATCH].to(device.torch_device)
-        logits_BC = model(x_BCHW).float()
-        correct += int((logits_BC.argmax(1) == y_B).sum())
-        loss += float(functional.cross_entropy(logits_BC, y_B, reduction="sum"))
-    model.train(training)
-    return correct / len(data.test_labels_N), loss / len(data.test_labels_N)

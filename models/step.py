@@ -1,0 +1,121 @@
+"""One optimiser step: a batch, shared among the ranks and cut into micro-batches, moves the weights once.
+
+Shape suffixes: B images, H and W pixels, C channels or classes.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from models.device import Device
+from models.distributed import World
+from models.errors import UserError
+from models.inputs import to_input
+from models.ladder import Architecture
+from models.recipe import Recipe
+from models.upstream import UpstreamData
+
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What the loop works on.
+
+    `batch_size` counts the images of a step on all ranks, `micro_batch` the most in one forward pass of one rank.
+    `forward` is what a training step calls: the model itself or, among several ranks, what averages its gradients.
+    """
+
+    recipe: Recipe
+    data: UpstreamData
+    architecture: Architecture
+    model: torch.nn.Module
+    forward: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    device: Device
+    world: World
+    num_steps: int
+    batch_size: int
+    micro_batch: int
+
+
+def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.nn.Module:
+    """The model, with batch statistics over all ranks; to be called before there is an optimiser.
+
+    Raises:
+        UserError: several ranks on a CPU, and the model has batch norm: torch synchronises it only on accelerators.
+    """
+    if world.size == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return model
+    if device.torch_device.type == "cpu":
+        raise UserError(
+            f"a model with batch norm (a ResNet) cannot be trained by {world.size} processes on CPUs, where torch"
+            " does not synchronise batch statistics: give the cell one node, or accelerators"
+        )
+    converted: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def parallel(model: torch.nn.Module, device: Device, world: World) -> torch.nn.Module:
+    """The model itself for one rank, else what averages the ranks' gradients."""
+    if world.size == 1:
+        return model
+    devices = [device.torch_device] if device.torch_device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices)
+
+
+def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> list[Indices]:
+    """The rank's share of a batch in pieces of at most `at_most` images: as many on every rank, so some may be empty.
+
+    Ranks that took different numbers of forward passes would wait for each other in synchronised batch norm.
+    """
+    largest_share = -(-len(batch_B) // size)
+    return np.array_split(np.array_split(batch_B, size)[rank], -(-largest_share // at_most))
+
+
+def take_step(run: Run, batch_B: Indices) -> torch.Tensor:
+    """This rank's part of the batch's mean loss, detached; the parts of all ranks add up to it.
+
+    It is left on the device so that a step does not wait for it.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.world.size == 1 and len(batch_B) <= run.micro_batch:
+        loss = _loss(run, batch_B, "mean")
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    else:
+        loss = _accumulated(run, batch_B)
+    run.optimizer.step()
+    return loss.detach()
+
+
+def _accumulated(run: Run, batch_B: Indices) -> torch.Tensor:
+    total = torch.zeros((), device=run.device.torch_device)
+    pieces = micro_batches(batch_B, rank=run.world.rank, size=run.world.size, at_most=run.micro_batch)
+    for number, piece_B in enumerate(pieces, start=1):
+        with _unsent(run.forward) if number < len(pieces) else nullcontext():
+            loss = _loss(run, piece_B, "sum") / len(batch_B)
+            # The ranks' gradients are averaged: the factor makes that their sum, whatever the sizes of their shares.
+            (loss * run.world.size).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
+    """Gradients add up without being sent to the other ranks."""
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
+
+
+def _loss(run: Run, piece_B: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
+    index_B = torch.from_numpy(piece_B)
+    x_BCHW = to_input(run.data.train_images_NHWC[index_B].to(run.device.torch_device))
+    y_B = run.data.train_labels_N[index_B].to(run.device.torch_device)
+    with run.device.autocast(run.recipe.precision):
+        logits_BC = run.forward(x_BCHW)
+        smoothing = run.recipe.label_smoothing
+        return functional.cross_entropy(logits_BC.float(), y_B, label_smoothing=smoothing, reduction=reduction)
