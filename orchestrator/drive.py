@@ -102,7 +102,7 @@ class Driver:
         submitted: list[Manifest] = []
         for array in arrays:
             try:
-                submitted += self._submit_anywhere(array, launch)
+                submitted += self._submit_on_slurm(array, launch)
             except SubmissionUnansweredError as error:
                 print(error, file=sys.stderr)
                 break
@@ -141,18 +141,24 @@ class Driver:
 
     # --- on Slurm --------------------------------------------------------------------------------------------------
 
-    def _submit_anywhere(self, array: Array, launch: Launch) -> list[Manifest]:
-        """The submission of an array, on nodes that failed too where Slurm has no others."""
+    def _submit_on_slurm(self, array: Array, launch: Launch, after: Manifest | None = None) -> list[Manifest]:
+        """The submission of an array, and of the one that waits for it."""
+        answered = self._submit_anywhere(array, launch, after)
+        followers = self._submit_on_slurm(array.then, launch, answered) if array.then else []
+        return [answered, *followers]
+
+    def _submit_anywhere(self, array: Array, launch: Launch, after: Manifest | None) -> Manifest:
+        """The submission of one array, on nodes that failed too where Slurm has no others."""
         try:
-            return self._submit_on_slurm(array, launch)
+            return self._submit_one(array, launch, after)
         except LimitReachedError as error:
             if error.passes or not array.cost.resources.exclude:
                 raise
         cost = replace(array.cost, resources=replace(array.cost.resources, exclude=()))
-        return self._submit_on_slurm(replace(array, cost=cost), launch)
+        return self._submit_one(replace(array, cost=cost), launch, after)
 
-    def _submit_on_slurm(self, array: Array, launch: Launch, after: Manifest | None = None) -> list[Manifest]:
-        """The submission of an array, and of the one that waits for it."""
+    def _submit_one(self, array: Array, launch: Launch, after: Manifest | None) -> Manifest:
+        """The submission of one array."""
         manifest = replace(self._manifest(array, "slurm", launch), after=after.token if after else None)
         self.store.write_manifest(manifest)
         try:
@@ -172,9 +178,7 @@ class Driver:
         except SlurmError:
             self.store.write_manifest(replace(manifest, abandoned=True))
             raise
-        answered = self.store.set_job_id(manifest, job_id)
-        followers = self._submit_on_slurm(array.then, launch, answered) if array.then else []
-        return [answered, *followers]
+        return self.store.set_job_id(manifest, job_id)
 
     # --- on this machine -------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Ledger:
         self.store.record_attempt(self.cells[cell].cell_id, **{**common, **more})
 
     def start(self, cell=0, **more) -> None:
-        self.record("start", cell, **{"host": "node1", **more})
+        self.record("start", cell, **{"host": "node1", "pid": 1, **more})
 
     def end(self, outcome, cell=0, **more) -> None:
         self.record("end", cell, outcome=outcome, **{"seconds": 2.0, **more})

@@ -8,6 +8,9 @@ import pytest
 from typer.main import get_command
 
 from orchestrator.cli import app
+from slurm.cluster import local_profile
+from slurm.failures import Cause
+from tests.orchestrator.ledger import TRAIN
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +102,56 @@ def test_usage_errors_are_exit_code_2(words, said, tmp_path):
 def test_an_unknown_cell_is_a_usage_error(tmp_path):
     upshot("init", cwd=tmp_path)
     assert "0 cells have an id" in upshot("why", "ffff0000", cwd=tmp_path, code=2)
+
+
+# --- a study whose cells have died ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deadly(small, ledger):
+    """Of four cells one died of its memory, one of a bug, one is trained and judged, one was never submitted."""
+    small.store.write_study(small.file.text, local_profile())
+    ledger.submit_both(small.cells[:3], executor="local", job_id=TRAIN)
+    for cell, cause, detail in (
+        (0, Cause.OUT_OF_MEMORY, "Slurm says OUT_OF_MEMORY"),
+        (1, Cause.CODE_ERROR, "KeyError: 'x'"),
+    ):
+        ledger.start(cell, time=1.0)
+        ledger.die(cause, cell, detail=detail)
+    ledger.trained(4, cell=2)
+    ledger.evaluated(4, cell=2)
+    return small
+
+
+def test_status_tells_failures_by_cause_and_selects_by_it(deadly):
+    said = upshot("status", deadly.store.root, code=1)
+    assert "1 done, 0 running, 1 pending, 2 failed" in said
+    assert "1 failed: oom: Slurm says OUT_OF_MEMORY" in said
+    assert "1 failed: code-error: KeyError: 'x'" in said
+    [cell] = upshot_json("status", deadly.store.root, "--cause", "oom", code=1)["cells"]
+    assert (cell["cell_id"], cell["cause_name"], cell["train"]) == (deadly.cells[0].cell_id, "oom", "failed")
+    assert upshot_json("status", deadly.store.root, "--cause", "preemption")["cells"] == []
+    assert "Did you mean 'oom'" in upshot("status", deadly.store.root, "--cause", "oomm", code=2)
+
+
+def test_a_plan_retries_what_has_budget_left_and_leaves_the_rest_to_a_person(deadly):
+    plan = upshot_json("plan", deadly.store.root)["cells"]
+    assert [cell["action"] for cell in plan] == ["retry", "skip", "skip", "submit"]
+    assert "oom: retry 1 of 3" in plan[0]["reason"]
+    assert "`upshot retry` starts it again" in plan[1]["reason"]
+
+
+def test_why_tells_a_cells_deaths_and_what_comes_next(deadly):
+    said = upshot("why", deadly.cells[1].cell_id, deadly.store.root)
+    assert "code-error" in said
+    assert "KeyError: 'x'" in said
+    assert "upshot retry" in said
+    events = upshot_json("why", deadly.cells[1].cell_id[:8], deadly.store.root)["attempts"]
+    assert [event["event"] for event in events] == ["start", "death"]
+
+
+def test_looking_records_nothing(deadly):
+    before = {path: path.read_bytes() for path in deadly.store.root.rglob("*") if path.is_file()}
+    for words, code in ((("status",), 1), (("plan",), 0), (("why", deadly.cells[0].cell_id), 0)):
+        upshot(*words, deadly.store.root, code=code)
+    assert {path: path.read_bytes() for path in deadly.store.root.rglob("*") if path.is_file()} == before

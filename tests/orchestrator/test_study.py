@@ -9,6 +9,7 @@ from orchestrator.grid import cells, num_excluded
 from orchestrator.identity import canonical_json, cell_id
 from orchestrator.study import AXES, load_study
 from orchestrator.template import write_template
+from slurm.failures import Cause
 
 STUDY = """
 name = "small"
@@ -108,6 +109,19 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
         (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
         (STUDY + '[wandb]\nmode = "ofline"\n', ["wandb.mode", "Did you mean 'offline'"]),
+        (STUDY + "[retry]\nnode_failures = 3\n", ["retry.node_failures", "Did you mean 'node_failure'"]),
+        (STUDY + "[retry]\noom = -1\n", ["retry.oom", "-1"]),
+        (STUDY + '[retry]\noom = "often"\n', ["retry.oom", "often"]),
+        (STUDY + "[retry]\nstop_after = 0\n", ["retry.stop_after", "0"]),
+        (STUDY + "[cluster]\npack = 0\n", ["cluster.pack", "0"]),
+        (STUDY + '[cluster]\npack = "all"\n', ["cluster.pack", "all"]),
+        (STUDY + "[cluster]\naccelerators = 0\n", ["cluster.accelerators", "0"]),
+        (STUDY + "[[cluster.place]]\npartition = 'a'\n", ["cluster.place.where", "write the cells"]),
+        (
+            STUDY + "[[cluster.place]]\npartition = 'a'\nwhere = {famly = 'vit'}\n",
+            ["cluster.place.where.famly", "Did you mean 'family'"],
+        ),
+        (STUDY + "[[cluster.place]]\nwhere = {family = 'vit'}\n", ["cluster.place.0.partition", "missing"]),
         (STUDY.replace("[0.1, 1.0]", "[]"), ["grid.fraction", "the grid is empty"]),
         (STUDY.replace("[0.1, 1.0]", "[0.1, 1.5]"), ["grid.fraction", "less than or equal to 1", "1.5"]),
         (STUDY.replace("[0.1, 1.0]", "[0.1, nan]"), ["grid.fraction", "nan"]),
@@ -129,6 +143,48 @@ def test_refusals_name_the_key_and_the_nearest_known_name(tmp_path, text, parts)
     message = refusal(tmp_path, text)
     for part in parts:
         assert part in message
+
+
+def test_a_cell_is_placed_by_the_first_place_that_fits_it(tmp_path):
+    text = (
+        STUDY
+        + """
+[cluster]
+partition = "rest"
+[[cluster.place]]
+partition = "tpu"
+where = {family = "vit", fraction = [1.0]}
+[[cluster.place]]
+partition = "large"
+where = {fraction = [0.1, 1.0], size = "nano"}
+"""
+    )
+    file = load(tmp_path, text)
+    placed = {
+        (cell.recipe.family, cell.recipe.size, cell.recipe.fraction): file.study.cluster.partition_of(cell.recipe)
+        for cell in cells(file.study, file.path)
+    }
+    assert placed == {
+        ("vit", "pico", 0.1): "rest",
+        ("vit", "pico", 1.0): "tpu",
+        ("vit", "nano", 0.1): "large",
+        ("vit", "nano", 1.0): "tpu",
+        ("resnet", "pico", 0.1): "rest",
+        ("resnet", "pico", 1.0): "rest",
+        ("resnet", "nano", 0.1): "large",
+        ("resnet", "nano", 1.0): "large",
+    }
+
+
+def test_where_and_how_cells_run_does_not_change_them(tmp_path):
+    more = "[retry]\noom = 0\n[cluster]\npack = 7\naccelerators = 4\nevaluate_partition = 'cpu'\n"
+    assert load_cells(tmp_path, STUDY + more, ()) == load_cells(tmp_path, STUDY, ())
+
+
+def test_a_budget_is_a_number_or_free(tmp_path):
+    budgets = load(tmp_path, STUDY + '[retry]\noom = 0\nkilled = "free"\nlaunch_failure = 7\n').study.retry.budgets
+    assert (budgets[Cause.OUT_OF_MEMORY], budgets[Cause.KILLED], budgets[Cause.LAUNCH_FAILURE]) == (0, None, 7)
+    assert budgets[Cause.CODE_ERROR] == budgets[Cause.DEPENDENCY] == 0
 
 
 @pytest.mark.parametrize("override", ["grid", "=3", "grid.size.x=1"])
