@@ -168,7 +168,8 @@ def _cause_of_log(log: str) -> tuple[Cause, str] | None:
 
 def _cause_of_restart(e: Evidence, told: tuple[Cause, str] | None) -> tuple[Cause, str]:
     """Slurm took the job off its node and starts it again under the same id."""
-    if e.stopped_by == "SIGUSR2":  # then the requeue was its own doing
+    lost_its_node = e.history is not None and e.history.state is JobState.NODE_FAIL
+    if e.stopped_by == "SIGUSR2" and not (e.stopped_early and lost_its_node):  # the requeue was its own doing
         if e.stopped_early:
             return Cause.PREEMPTION, "told to stop long before its time limit, it requeued itself"
         return Cause.TIME_LIMIT, "near its time limit it requeued itself"
