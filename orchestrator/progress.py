@@ -102,12 +102,12 @@ def live_table(seen: Observation) -> Group:
     for state in seen.states:
         groups[f"{state.cell.recipe.family} {state.cell.recipe.size}"][kind(state)] += 1
     columns = [*KINDS, *(["diverged"] if any(counts["diverged"] for counts in groups.values()) else [])]
-    table = Table(title=f"{seen.study.name}: {counts_line(seen)}", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for i, name in enumerate(("model", *columns)):
         table.add_column(name, justify="left" if i == 0 else "right")
     for name, counts in groups.items():
         table.add_row(Text(name), *(str(counts[column] or "") for column in columns))
-    return Group(table, *(Text(line) for line in notes(seen)))
+    return Group(Text(f"{seen.study.name}: {counts_line(seen)}"), table, *(Text(line) for line in notes(seen)))
 
 
 def notes(seen: Observation) -> list[str]:

@@ -327,7 +327,11 @@ def _judge_training(
     if last is not None and last.outcome == "failed":
         return _failed(told, last)
     if task.is_live:  # an interrupted attempt goes on once its job is requeued
-        running = task.state == "running" or (last is not None and task.state == "pending")
+        alone = len(newest.manifest.tasks[newest.index]) == 1
+        begun = last is not None
+        if task.state == "running" and not (begun or alone):
+            return replace(told, status=Status.PENDING)  # others of its job come first
+        running = task.state == "running" or (begun and task.state == "pending")
         return replace(told, status=Status.RUNNING if running else Status(task.state))
     if last is None or newest.manifest.job_id is None:
         return told  # the scheduler never took it, or its job died before its turn
