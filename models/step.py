@@ -67,8 +67,7 @@ def parallel(model: torch.nn.Module, device: Device, world: World) -> torch.nn.M
     if world.size == 1:
         return model
     devices = [device.torch_device] if device.torch_device.type == "cuda" else None
-    # Nothing to broadcast: synchronised batch norm has the same running statistics on every rank.
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=devices)
 
 
 def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> list[Indices]:

@@ -16,7 +16,7 @@ from models.recipe import Recipe, num_steps
 from orchestrator.speeds import Speeds
 from orchestrator.store import Stage
 from orchestrator.study import ClusterChoice, Study
-from slurm.cluster import Partition, Profile, choose_partition
+from slurm.cluster import Partition, Profile, ProfileError, choose_partition
 from slurm.resources import Resources
 
 TIME_MARGIN = 2.0  # times the expected time, and
@@ -92,7 +92,7 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     """What the cell costs on the partition that the study places it on.
 
     Raises:
-        ProfileError: the profile has no such partition.
+        ProfileError: the profile has no such partition, or not the accelerators that the study asks for.
     """
     speeds = speeds or Speeds()
     arch = _architecture(recipe, info)
@@ -159,6 +159,7 @@ def _train_cost(
     speeds: Speeds,
 ) -> Cost:
     name, partition = place
+    _refuse_accelerators(choice.accelerators, name, partition, recipe.batch_size)
     split = _split(choice, recipe, arch, flops, partition)
     nodes, per_node = _nodes(partition, split.accelerators)
     tasks_per_node = per_node if partition.accelerator == "gpu" else 1  # a TPU host's chips belong to one process
@@ -288,6 +289,19 @@ def _split(
         return _Split(wanted, None, state / wanted, sharded=True)
     micro, memory = _micro_batch(recipe, arch, share, room)
     return _Split(wanted, micro if micro < share else None, memory)
+
+
+def _refuse_accelerators(asked: int | None, name: str, partition: Partition, batch: int) -> None:
+    if asked is None:
+        return
+    if partition.accelerator == "none":
+        raise ProfileError(f"cluster.accelerators is {asked}, but partition {name} has none (see its `accelerator`)")
+    most = _most_accelerators(partition, batch)
+    if asked > most:
+        raise ProfileError(
+            f"cluster.accelerators is {asked}, but a cell can have at most {most} on partition {name}:"
+            f" {partition.accelerators_per_node} a node, nodes by max_nodes, and an image for each (batch {batch})"
+        )
 
 
 def _fits(recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Partition, accelerators: int) -> bool:

@@ -168,7 +168,10 @@ def _cause_of_log(log: str) -> tuple[Cause, str] | None:
 
 def _cause_of_restart(e: Evidence, told: tuple[Cause, str] | None) -> tuple[Cause, str]:
     """Slurm took the job off its node and starts it again under the same id."""
-    if e.stopped_by == "SIGUSR2" and not e.stopped_early:
+    lost_its_node = e.history is not None and e.history.state is JobState.NODE_FAIL
+    if e.stopped_by == "SIGUSR2" and not (e.stopped_early and lost_its_node):  # the requeue was its own doing
+        if e.stopped_early:
+            return Cause.PREEMPTION, "told to stop long before its time limit, it requeued itself"
         return Cause.TIME_LIMIT, "near its time limit it requeued itself"
     if e.history is not None and e.history.state in _CAUSE_OF_STATE:
         return _CAUSE_OF_STATE[e.history.state], f"Slurm says {e.history.slurm_state}"
@@ -176,8 +179,6 @@ def _cause_of_restart(e: Evidence, told: tuple[Cause, str] | None) -> tuple[Caus
         return told
     if e.node_is_down:
         return Cause.NODE_FAILURE, "its node is down"
-    if e.stopped_by == "SIGUSR2":
-        return Cause.PREEMPTION, "it was told to stop long before its time limit"
     return Cause.REQUEUE, "Slurm requeued it, and does not say why"
 
 

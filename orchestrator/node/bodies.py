@@ -59,6 +59,7 @@ def _train(work: Work) -> dict[str, Any]:
         micro_batch=work.manifest.micro_batch,
         world=work.world or World.alone(),
     )
+    work.agree_to_stop()
     ended = {
         "outcome": result.outcome,
         "step": result.step,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.node.bodies import BODIES, training_ended
-from orchestrator.node.work import Body, StopRequest, Work, own_job_id, run_work
+from orchestrator.node.work import BUSY, Body, StopRequest, Work, own_job_id, run_work
 from orchestrator.store import Manifest, Stage, Store, parse_unit
 from slurm import launch, local
 from slurm.jobs import requeue
@@ -37,15 +37,21 @@ def run_task(study_dir: str, token: str, index: int, bodies: Mapping[Stage, Body
         return
     stop = StopRequest(manifest.resources.get("time_min"))
     stop.listen()
-    with _world(store, token) as world:
-        outcomes = {}
+    num_tasks = len(manifest.tasks[index])
+    with _world(store, manifest) as world:
+        outcomes: dict[str, str] = {}
         for text in manifest.tasks[index]:
             cell_id, step = parse_unit(text)
             work = Work(store=store, manifest=manifest, cell_id=cell_id, step=step, stop=stop, world=world)
-            if work.agreed(bool(stop)):
+            work.agree_to_stop()
+            if stop:
                 break
             outcomes[text] = run_work(work, (bodies or BODIES)[manifest.stage])
-    _end_job(manifest, stop, outcomes, leads=world is None or world.rank == 0, num_tasks=len(manifest.tasks[index]))
+            if world is not None and outcomes[text] == "failed":
+                break  # one process may be in the middle of what the others have left: they part
+        if "failed" in outcomes.values() and world is not None:
+            raise _failure(manifest, outcomes)
+    _end_job(manifest, stop, outcomes, leads=world is None or world.rank == 0, num_tasks=num_tasks)
 
 
 def _end_job(manifest: Manifest, stop: StopRequest, outcomes: dict[str, str], *, leads: bool, num_tasks: int) -> None:
@@ -56,23 +62,29 @@ def _end_job(manifest: Manifest, stop: StopRequest, outcomes: dict[str, str], *,
     if unfinished:
         sys.exit("requeued: told to stop, to go on later" if stop.signal == signal.SIGUSR2 else "stopped")
     # What another attempt is still at is not done either: an evaluation that waits for this job is not to start.
-    failed = [text for text, outcome in outcomes.items() if outcome in ("failed", "busy")]
-    if failed:
-        cell_id = parse_unit(failed[0])[0]
-        raise CellsFailedError(f"{manifest.stage} failed: {', '.join(failed)} (`upshot why {cell_id}` tells why)")
+    if {"failed", BUSY} & set(outcomes.values()):
+        raise _failure(manifest, outcomes)
+
+
+def _failure(manifest: Manifest, outcomes: dict[str, str]) -> CellsFailedError:
+    failed = [text for text, outcome in outcomes.items() if outcome in ("failed", BUSY)]
+    cell_id = parse_unit(failed[0])[0]
+    return CellsFailedError(f"{manifest.stage} failed: {', '.join(failed)} (`upshot why {cell_id}` tells why)")
 
 
 @contextmanager
-def _world(store: Store, token: str) -> "Iterator[World | None]":
+def _world(store: Store, manifest: Manifest) -> "Iterator[World | None]":
     """The processes of this step that train together; None for one that is alone."""
-    rank = launch.own_rank()
+    asked = manifest.resources
+    # A batch script that was submitted from inside a step has inherited that step's variables.
+    rank = launch.own_rank() if asked.get("tasks_per_node", 1) * asked.get("num_nodes", 1) > 1 else launch.Rank()
     if rank.size == 1:
         yield None
         return
     from models.distributed import World
 
     with (
-        launch.meet(rank, store.job_folder(token)) as point,
+        launch.meet(rank, store.job_folder(manifest.token)) as point,
         World.formed(
             rank=rank.rank,
             size=rank.size,

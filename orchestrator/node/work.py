@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,9 +77,10 @@ class Work:
         """Whether to end at the next point to go on from: told to, or another attempt has taken the cell."""
         return bool(self.stop) or not self.still_ours()
 
-    def agreed(self, flag: bool) -> bool:
-        """Whether it is so in any of the processes that work together."""
-        return flag if self.world is None else self.world.any(flag)
+    def agree_to_stop(self) -> None:
+        """Lets every process that works together know of the signal that one of them was sent."""
+        if self.world is not None:
+            self.stop.signal = self.world.most(self.stop.signal or 0) or None
 
     def decided(self, value: str) -> str:
         """The leading process's value."""
@@ -107,7 +108,7 @@ def run_work(work: Work, body: Body) -> str:
         reason = work.decided(reason)
         if reason:
             print(f"{work.stage} of {work.cell_id} skipped: {reason}", flush=True)
-            return BUSY if reason.startswith(BUSY) else "skipped"
+            return next((word for word in (BUSY, "failed") if reason.startswith(word)), "skipped")
         return _attempt(replace(work, still_ours=_seldom(still_ours)), body)
 
 
@@ -135,15 +136,14 @@ def _why_skip(work: Work) -> str:
     for event in work.store.attempts(work.cell_id):
         if event.get("event") != "end" or event.get("stage") != work.stage:
             continue
-        if (
-            work.stage == "train"
-            and event["outcome"] in ("done", "diverged")
-            and work.store.finalised_steps(work.cell_id)
+        outcome = event["outcome"]
+        if work.stage == "train" and (
+            outcome == "diverged" or (outcome == "done" and work.store.finalised_steps(work.cell_id))
         ):
-            return f"it is {event['outcome']}"
+            return f"{outcome} before"
         mine = event.get("token") == work.manifest.token and event.get("step_to_evaluate") == work.step
-        if mine and event["outcome"] in ("done", "diverged", "failed"):
-            return f"it ended in this job's earlier start: {event['outcome']}"
+        if mine and outcome in ("done", "diverged", "failed"):
+            return f"{outcome} in this job's earlier start"
     return ""
 
 
@@ -159,6 +159,7 @@ def _attempt(work: Work, body: Body) -> str:
         print(marker(stage, number, cell_id), flush=True)
         store.record_attempt(cell_id, event="start", **attempt, **_where())
     began = time.monotonic()
+    _forget_peak_memory()
     outcome: dict[str, Any]
     with _captured(_log_path(work, number)):
         try:
@@ -173,6 +174,12 @@ def _attempt(work: Work, body: Body) -> str:
             raise
     _record_end(work, attempt, began, outcome)
     return str(outcome["outcome"])
+
+
+def _forget_peak_memory() -> None:
+    """Lets the kernel measure this process's peak (VmHWM) from now on: several cells may share a process."""
+    with suppress(OSError):  # not Linux, or not allowed: the peak is then that of the process so far
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _record_end(work: Work, attempt: dict[str, Any], began: float, outcome: dict[str, Any]) -> None:

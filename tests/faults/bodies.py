@@ -11,7 +11,7 @@ from orchestrator.node.work import Work
 def order(study_dir: Path, cell_id: str, mischief: str) -> None:
     """Lets the cell's next training come to grief, once."""
     folder = study_dir.parent / "mischief"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / cell_id).write_text(mischief)
 
 

@@ -5,24 +5,28 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from models.build import build_model
 from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder
 from models.device import pick_device
-from models.errors import CheckpointError
+from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
 from models.recipe import Recipe, num_steps
+from models.step import micro_batches
 from models.train import (
     checkpoint_steps,
     epoch_order,
     load_model,
-    load_upstream,
-    measure_upstream,
     recipe_architecture,
     train,
 )
+from models.upstream import load_upstream, measure_upstream
 
 DEADLINE_S = 120
 
@@ -51,6 +55,19 @@ def final_bytes(folder):
     last = step_folder(folder, finalised_steps(folder)[-1])
     return {name: (last / name).read_bytes() for name in ("weights.safetensors", "optimizer.safetensors")}
 
+
+def final_weights(folder):
+    return load_file(step_folder(folder, finalised_steps(folder)[-1]) / "weights.safetensors")
+
+
+def assert_close(given, expected):
+    assert given.keys() == expected.keys()
+    for name, tensor in given.items():
+        assert torch.allclose(tensor, expected[name], rtol=0, atol=1e-6), name
+
+
+# AdamW divides a gradient by its own size, so rounding alone moves a weight whose gradient is 0 but for rounding.
+SGD = {"optimizer": "sgd", "learning_rate": 0.05}
 
 TRAIN_IN_A_PROCESS = """
 import json, sys
@@ -171,6 +188,112 @@ def test_the_saved_model_is_the_trained_one(tmp_path):
     assert measured == (records[-1]["upstream_accuracy"], records[-1]["upstream_loss"])
 
 
+def test_a_truncated_newest_checkpoint_costs_only_its_own_steps(tmp_path):
+    run(recipe(), tmp_path / "unbroken")
+    first, _ = run(recipe(), tmp_path / "torn")
+    truncate(step_folder(tmp_path / "torn", first.steps[-1]) / "weights.safetensors")
+    again, records = run(recipe(), tmp_path / "torn")
+    assert (again.outcome, again.first_step) == ("done", first.steps[-2])
+    assert [r["event"] for r in records[:2]] == ["corrupt_checkpoint", "start"]
+    assert records[0]["step"] == first.steps[-1]
+    assert "weights.safetensors" in records[0]["error"]
+    assert final_bytes(tmp_path / "torn") == final_bytes(tmp_path / "unbroken")
+    aside = tmp_path / "torn" / f"corrupt-step_{first.steps[-1]:08d}"
+    assert records[0]["moved_to"] == str(aside)
+    assert (aside / "DONE").exists()
+    assert (aside / "weights.safetensors").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json"])
+def test_where_no_checkpoint_can_be_read_training_begins_anew(tmp_path, name):
+    """With intact weights beside the torn file: they must not leak into the new beginning."""
+    run(recipe(), tmp_path / "unbroken", 1)
+    first, _ = run(recipe(), tmp_path / "torn", 1)
+    for aside in ("corrupt-step_{:08d}", "corrupt-step_{:08d}.2"):
+        truncate(step_folder(tmp_path / "torn", first.step) / name)
+        again, records = run(recipe(), tmp_path / "torn", 1)
+        assert (again.first_step, again.outcome) == (0, "done")
+        assert records[0]["event"] == "corrupt_checkpoint"
+        assert final_bytes(tmp_path / "torn") == final_bytes(tmp_path / "unbroken")
+        assert (tmp_path / "torn" / aside.format(first.step)).is_dir()
+
+
+def test_a_torn_resume_checkpoint_is_kept_aside_though_its_folder_goes(tmp_path):
+    asked, records = [], []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 12
+
+    stopped = train(recipe(), tmp_path, num_checkpoints=3, log=records.append, should_stop=should_stop)
+    (numbered,) = finalised_steps(tmp_path)
+    (tmp_path / "resume" / f"step_{stopped.step:08d}" / "optimizer.safetensors").unlink()
+    again, _ = run(recipe(), tmp_path)
+    assert (stopped.outcome, again.outcome, again.first_step) == ("interrupted", "done", numbered)
+    assert not (tmp_path / "resume").exists()
+    assert (tmp_path / f"corrupt-step_{stopped.step:08d}").is_dir()
+
+
+def test_intact_weights_of_another_model_are_not_passed_over(tmp_path):
+    run(recipe(), tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match="another model"):
+        run(recipe("mixer"), tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def test_micro_batches_change_no_more_than_rounding(tmp_path):
+    """31 images, at most 4 at a time: 8 pieces, one of them smaller."""
+    wanted = recipe(batch_size=31, **SGD)
+    _, whole = run(wanted, tmp_path / "whole")
+    records = []
+    train(wanted, tmp_path / "cut", num_checkpoints=3, log=records.append, micro_batch=4)
+    assert (records[0]["micro_batch"], whole[0]["micro_batch"], records[-1]["micro_batch"]) == (4, 31, 4)
+    assert losses(records) == [(step, pytest.approx(loss, abs=1e-6)) for step, loss in losses(whole)]
+    assert final_bytes(tmp_path / "cut") != final_bytes(tmp_path / "whole")
+    assert_close(final_weights(tmp_path / "cut"), final_weights(tmp_path / "whole"))
+
+
+def test_a_micro_batch_as_large_as_the_batch_changes_no_bit(tmp_path):
+    run(recipe(), tmp_path / "whole")
+    train(recipe(), tmp_path / "cut", num_checkpoints=3, log=lambda _: None, micro_batch=32)
+    assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
+
+
+def test_no_images_at_a_time_are_refused(tmp_path):
+    with pytest.raises(UserError, match="micro_batch: must be at least 1"):
+        train(recipe(), tmp_path, num_checkpoints=3, log=lambda _: None, micro_batch=0)
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 40))
+def test_every_image_of_a_batch_is_in_one_piece_of_one_rank(num_images, size, at_most):
+    batch_B = np.random.default_rng(0).permutation(num_images)
+    ranks = [micro_batches(batch_B, rank=rank, size=size, at_most=at_most) for rank in range(size)]
+    assert np.array_equal(np.concatenate([piece_B for pieces in ranks for piece_B in pieces]), batch_B)
+    assert len({len(pieces) for pieces in ranks}) == 1
+    assert max(len(piece_B) for pieces in ranks for piece_B in pieces) <= at_most
+
+
+def test_memory_is_in_the_records(tmp_path):
+    result, records = run(recipe(), tmp_path, 1)
+    assert 0.05 < records[-1]["peak_memory_gb"] <= result.peak_memory_gb < 64
+    assert (result.peak_accelerator_gb is None) == (not torch.cuda.is_available())
+    assert records[-1]["peak_accelerator_gb"] is None or records[-1]["peak_accelerator_gb"] > 0
+
+
+def test_an_accelerator_out_of_memory_is_reported_as_such(tmp_path):
+    def log(record):
+        if record["event"] == "train":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        train(recipe(), tmp_path, num_checkpoints=3, log=log)
+
+
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +313,7 @@ def save(root, small, step=1):
 def test_a_torn_file_is_named(tmp_path, small, name):
     path = save(tmp_path, small) / name
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(CheckpointError, match=name):
+    with pytest.raises(CorruptCheckpointError, match=name):
         load_checkpoint(path.parent, model=small[0], optimizer=small[1])
 
 

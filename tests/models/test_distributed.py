@@ -1,0 +1,226 @@
+"""Real processes over gloo; torch is slow to start, so a world of processes trains all its cells one after another."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.checkpoint import finalised_steps, step_folder
+from models.distributed import World
+from models.recipe import Recipe
+from models.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A rank that runs the cells it is given, in one world; each cell's records, and how it ended.
+RANK = """
+import json, sys
+from pathlib import Path
+import torch
+from models.distributed import World
+from models.recipe import Recipe
+from models.train import train
+
+rank, size, port, listen_fd, folder, cells = json.loads(sys.argv[1])
+place = {"rank": rank, "size": size, "local_rank": rank, "host": "127.0.0.1", "port": port}
+
+def run(name, world):
+    cell, asked, records = cells[name], [], []
+    def should_stop():
+        asked.append(1)
+        if (rank, len(asked)) == tuple(cell.get("oom_at", ())):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (rank, len(asked)) == tuple(cell.get("stop_at", ()))
+    try:
+        ended = train(
+            Recipe.model_validate(cell["recipe"]), Path(folder) / name, num_checkpoints=3, log=records.append,
+            should_stop=should_stop, micro_batch=cell.get("micro_batch"), world=world,
+        )
+        said = [ended.outcome, ended.step, ended.first_step]
+    except Exception as error:
+        said = [type(error).__name__, str(error), getattr(error, "failed_type", None)]
+    print(json.dumps({"cell": name, "ended": said, "records": records}), flush=True)
+    return said
+
+with World.formed(**place, listen_fd=listen_fd) as world:
+    for name in cells:
+        if run(name, world)[0] not in ("done", "diverged", "interrupted"):
+            sys.exit()  # the world is of no more use
+"""
+
+
+def recipe(family="vit", **axes):
+    return {
+        "family": family,
+        "size": "pico",
+        "dataset": "icons",
+        "image_size": 32,
+        "patch_size": None if family == "resnet" else 8,
+        "fraction": 0.01,
+        "batch_size": 31,
+        "epochs": 0.5,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "head_learning_rate": 0.05,
+        "head_weight_decay": 0.03,
+    } | axes
+
+
+VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
+FEW = recipe(batch_size=2, epochs=0.03)  # of three ranks, one has no image
+ADAMW = recipe(optimizer="adamw", learning_rate=1e-3)
+CELLS = {
+    2: {
+        "vit": {"recipe": VIT},
+        "vit-4": {"recipe": VIT, "micro_batch": 4},
+        "mixer-5": {"recipe": MIXER, "micro_batch": 5},
+        "adamw": {"recipe": ADAMW},
+        "diverges": {"recipe": recipe("mixer", learning_rate=1e12, warmup=0.0)},
+        "stopped": {"recipe": VIT, "stop_at": [1, 7]},
+        "out-of-memory": {"recipe": VIT, "oom_at": [1, 3]},
+        "too-late": {"recipe": VIT},
+    },
+    3: {"few": {"recipe": FEW}, "mixer": {"recipe": MIXER}, "resnet": {"recipe": recipe("resnet")}},
+}
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """What every rank of both worlds printed, by size, rank and cell, and where it was written."""
+    folder = tmp_path_factory.mktemp("worlds")
+    return folder, {size: run_world(size, cells, folder) for size, cells in CELLS.items()}
+
+
+def run_world(size, cells, folder):
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        ranks = [stack.enter_context(start(rank, size, listener, folder, cells)) for rank in range(size)]
+        said = [process.communicate(timeout=400)[0].splitlines() for process in ranks]
+    return [{record["cell"]: record for record in map(json.loads, lines)} for lines in said]
+
+
+def start(rank, size, listener, folder, cells):
+    fd = listener.fileno() if rank == 0 else None
+    arguments = json.dumps([rank, size, listener.getsockname()[1], fd, str(folder), cells])
+    return subprocess.Popen(
+        [sys.executable, "-c", RANK, arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        pass_fds=() if fd is None else (fd,),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Trains a recipe in this process, once: its folder and records."""
+    done = {}
+
+    def run(wanted):
+        key = json.dumps(wanted)
+        if key not in done:
+            folder, records = tmp_path_factory.mktemp("alone"), []
+            train(Recipe.model_validate(wanted), folder, num_checkpoints=3, log=records.append)
+            done[key] = folder, records
+        return done[key]
+
+    return run
+
+
+def curve(records):
+    keys = ("step", "train_loss", "upstream_loss", "upstream_accuracy")
+    kept = [record for record in records if record["event"] in ("train", "checkpoint")]
+    return [{key: record[key] for key in keys if key in record} for record in kept]
+
+
+def weights(folder):
+    return load_file(step_folder(folder, finalised_steps(folder)[-1]) / "weights.safetensors")
+
+
+def largest_difference(folder, expected):
+    ours, theirs = weights(folder), weights(expected)
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("size", "cell"), [(2, "vit"), (2, "vit-4"), (2, "mixer-5"), (3, "few"), (3, "mixer")], ids=str
+)
+def test_several_processes_train_what_one_does(worlds, alone, size, cell):
+    folder, worlds = worlds
+    expected_folder, expected = alone(CELLS[size][cell]["recipe"])
+    start, *records = worlds[size][0][cell]["records"]
+    assert start["world_size"] == records[-1]["world_size"] == size
+    assert len(records) > 3
+    assert curve(records) == [pytest.approx(record, rel=1e-6) for record in curve(expected)]
+    assert largest_difference(folder / cell, expected_folder) <= 1e-6
+    # Not the same bits: the sums were taken in another order, so it was no single process that did it all.
+    assert largest_difference(folder / cell, expected_folder) > 0
+
+
+def test_the_micro_batch_is_that_of_a_rank(worlds):
+    _, worlds = worlds
+    for cell, expected in (("vit", 16), ("vit-4", 4), ("mixer-5", 5)):
+        assert {r["micro_batch"] for r in worlds[2][0][cell]["records"] if r["event"] != "train"} == {expected}
+
+
+def test_adamw_gives_the_loss_of_one_process(worlds, alone):
+    """The weights differ by more: a gradient that is 0 but for rounding moves its weight by its sign."""
+    _, worlds = worlds
+    _, expected = alone(ADAMW)
+    ours = [record["train_loss"] for record in curve(worlds[2][0]["adamw"]["records"])]
+    assert ours == pytest.approx([record["train_loss"] for record in curve(expected)], abs=1e-5)
+
+
+def test_rank_0_alone_logs_and_all_end_alike(worlds):
+    _, worlds = worlds
+    for ranks in worlds.values():
+        for cell in ("vit", "mixer-5", "diverges", "few", "mixer"):
+            if cell in ranks[0]:
+                assert len({tuple(rank[cell]["ended"]) for rank in ranks}) == 1
+                assert [rank[cell]["records"] for rank in ranks[1:]] == [[]] * (len(ranks) - 1)
+    assert worlds[2][0]["diverges"]["ended"][0] == "diverged"
+
+
+def test_one_rank_that_is_told_to_stop_stops_all_at_its_step(worlds, alone):
+    folder, worlds = worlds
+    assert [rank["stopped"]["ended"] for rank in worlds[2]] == [["interrupted", 7, 0]] * 2
+    assert finalised_steps(folder / "stopped" / "resume") == [7]
+    records = []
+    again = train(Recipe.model_validate(VIT), folder / "stopped", num_checkpoints=3, log=records.append)
+    assert (again.outcome, again.first_step) == ("done", 7)
+    expected_folder, expected = alone(VIT)
+    whole = curve(worlds[2][0]["stopped"]["records"] + records)
+    assert whole == [pytest.approx(record, rel=1e-6) for record in curve(expected)]
+    assert largest_difference(folder / "stopped", expected_folder) <= 1e-6
+
+
+def test_batch_norm_on_cpus_is_refused_by_every_rank(worlds):
+    folder, worlds = worlds
+    for rank in worlds[3]:
+        kind, message, _ = rank["resnet"]["ended"]
+        assert (kind, rank["resnet"]["records"]) == ("UserError", [])
+        assert "batch norm" in message
+    assert not (folder / "resnet").exists()
+
+
+def test_the_other_ranks_say_which_one_failed_and_of_what(worlds):
+    _, worlds = worlds
+    first, second = (rank["out-of-memory"]["ended"] for rank in worlds[2])
+    assert second == ["OutOfMemoryError", "CUDA out of memory", None]
+    assert first == ["PeerFailedError", "rank 1 failed: OutOfMemoryError: CUDA out of memory", "OutOfMemoryError"]
+    assert not any("too-late" in rank for rank in worlds[2])
+
+
+def test_one_process_agrees_with_itself():
+    world = World.alone()
+    assert (world.rank, world.size) == (0, 1)
+    assert (world.any(True), world.any(False), world.sum(0.1), world.decide("step_1")) == (True, False, 0.1, "step_1")
+    assert not torch.distributed.is_initialized()

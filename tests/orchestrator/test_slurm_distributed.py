@@ -1,0 +1,83 @@
+"""Cells that several processes of a job train together, on two nodes of a private Slurm cluster, over gloo.
+
+The nodes have no accelerators: the profile says that they have, and UPSHOT_DEVICE=cpu lets the CPU stand in for them.
+"""
+
+import pytest
+
+from orchestrator.files import read_records
+from tests.orchestrator.conftest import SmallStudy
+from tests.orchestrator.upshot_command import upshot, upshot_json
+from tests.private_slurm import wait_until
+
+PROFILE = """
+setup = ["export UPSHOT_DEVICE=cpu"]
+[partitions.cpu]
+accelerator = "gpu"
+request = "partition"
+accelerators_per_node = 1
+cpus_per_node = 2
+memory_gb_per_node = 60
+max_time_min = 60
+"""
+ONE_CELL = ("--set", "grid.family=vit", "--set", "grid.fraction=[0.02]", "--set", "grid.epochs=12")
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process records of the cell: its losses and its measurements."""
+    small = SmallStudy(tmp_path_factory.mktemp("alone"))
+    upshot("submit", small.path, "--runs", small.runs, *ONE_CELL)
+    upshot("watch", small.path, "--runs", small.runs)
+    return recorded(small)
+
+
+def recorded(small):
+    [cell] = small.store.cells()
+    records = read_records(small.store.train_log(cell.cell_id)).records
+    kept = ("train_loss", "upstream_loss", "upstream_accuracy")
+    # A step that was trained again is recorded again: the last record of each counts.
+    return {(r["event"], r["step"]): [r[key] for key in kept if key in r] for r in records if r["event"] != "start"}
+
+
+@pytest.fixture
+def together(tmp_path, on_slurm):
+    small = SmallStudy(tmp_path)
+    (tmp_path / "mini.toml").write_text(PROFILE)
+    small.path.write_text(small.path.read_text() + '[cluster]\nprofile = "mini.toml"\naccelerators = 2\n')
+    return small
+
+
+def check_as_alone(small, alone):
+    together = recorded(small)
+    assert together.keys() == alone.keys()
+    for key, values in alone.items():
+        assert together[key] == pytest.approx(values, abs=1e-6), key
+
+
+def test_two_nodes_train_a_cell_as_one_process_does(together, alone):
+    [cell] = upshot_json("plan", together.path, "--runs", together.runs, *ONE_CELL)["cells"]
+    assert (cell["resources"]["train"]["num_nodes"], cell["resources"]["evaluate"]["num_nodes"]) == (2, 1)
+    upshot("submit", together.path, "--runs", together.runs, *ONE_CELL)
+    assert "1 done" in upshot("watch", together.store.root, "--every", "0.5")
+    [stored] = together.store.cells()
+    [start] = [r for r in read_records(together.store.train_log(stored.cell_id)).records if r["event"] == "start"]
+    assert start["world_size"] == 2
+    assert (together.store.log_path(stored.cell_id, "train", 1).with_suffix(".rank1.log")).exists()
+    check_as_alone(together, alone)
+
+
+def test_near_the_time_limit_all_processes_stop_at_one_step_and_go_on(together, alone, on_slurm):
+    upshot("submit", together.path, "--runs", together.runs, *ONE_CELL)
+    [cell] = together.store.cells()
+    wait_until(lambda: any(key[0] == "train" for key in recorded(together)), "the cell trains", timeout_s=120)
+    train = together.store.manifests()[0]
+    on_slurm.run("scancel", "--signal=USR2", train.job_id)
+    assert "1 done" in upshot("watch", together.store.root, "--every", "0.5")
+    starts = [e for e in together.store.attempts(cell.cell_id) if e["event"] == "start" and e["stage"] == "train"]
+    assert [e["job"] for e in starts] == [train.job_id] * 2
+    deaths = [e["cause"] for e in together.store.attempts(cell.cell_id) if e["event"] == "death"]
+    assert deaths == ["preemption"]  # which is what the signal means that comes long before the limit
+    check_as_alone(together, alone)
