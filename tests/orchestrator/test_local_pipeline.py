@@ -135,40 +135,53 @@ def test_a_new_task_is_evaluated_without_training(tmp_path):
     upshot("submit", small.path, *one, "--set", 'downstream.tasks=["mnist","patches","cells"]')
     upshot("watch", small.store.root)
     [state] = upshot_json("status", small.store.root)["cells"]
-    stages = [e["stage"] for e in small.store.attempts(state["cell_id"]) if e["event"] == "start"]
-    assert stages == ["train", "evaluate", "evaluate"]
+    starts = [e for e in small.store.attempts(state["cell_id"]) if e["event"] == "start"]
+    steps = [(e["stage"], e.get("step_to_evaluate")) for e in starts]
+    whole, each = steps[:2], steps[2:]
+    assert whole == [("train", None), ("evaluate", None)]
+    assert sorted(each) == [("evaluate", step) for step in small.store.finalised_steps(state["cell_id"])]
     assert state["status"] == "done"
 
 
 def test_a_cell_that_raises_leaves_the_others_alone(tmp_path):
     small = SmallStudy(tmp_path)
     victim = small.cells[1].cell_id
-    torn = small.store.checkpoints(victim) / "step_00000001"
-    torn.mkdir(parents=True)
-    for name in ("weights.safetensors", "DONE"):
-        (torn / name).write_bytes(b"torn")
+    in_the_way = small.store.checkpoints(victim)
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where a folder should be")
     upshot("submit", small.path, "--runs", small.runs)
     assert "3 done, 0 running, 0 pending, 1 failed" in upshot("watch", small.store.root, code=1)
     status = upshot("status", small.store.root, code=1)
-    assert "1 failed: CheckpointError" in status
-    assert "weights.safetensors" in status
+    assert "1 failed: code-error: " in status
+    assert str(in_the_way) in status
     story = upshot("why", victim[:8], small.store.root)
     assert "Traceback (most recent call last)" in story
-    assert "load_checkpoint" in story
+    assert "models/train.py" in story
     assert "upshot retry" in story
     assert "Traceback" in upshot("logs", victim[:8], small.store.root)
     assert "nothing to submit" in upshot("submit", small.path, "--runs", small.runs)
 
-    for path in torn.iterdir():
-        path.unlink()
-    torn.rmdir()
-    assert "submitted 1 cells" in upshot("retry", small.store.root)
+    in_the_way.unlink()
+    assert "submitted 1 cells" in upshot("retry", small.store.root, "--cause", "code-error")
     assert "4 done" in upshot("watch", small.store.root)
     page = Path(upshot("report", small.store.root).strip()).read_text()
     assert victim in page
 
 
-def test_a_killed_worker_costs_only_its_cell_and_retry_resumes_it(tmp_path):
+def test_a_corrupt_checkpoint_is_set_aside(tmp_path):
+    small = SmallStudy(tmp_path)
+    one = ["--runs", small.runs, "--set", "grid.family=vit", "--set", "grid.fraction=[0.01]"]
+    torn = small.store.checkpoints(small.cells[0].cell_id) / "step_00000001"
+    torn.mkdir(parents=True)
+    for name in ("weights.safetensors", "DONE"):
+        (torn / name).write_bytes(b"torn")
+    upshot("submit", small.path, *one)
+    assert "1 done" in upshot("watch", small.store.root)
+    assert not torn.exists()
+    assert (torn.parent / "corrupt-step_00000001").exists()
+
+
+def test_a_killed_worker_costs_only_its_cell_which_goes_on_from_its_checkpoint(tmp_path):
     small = SmallStudy(tmp_path)
     upshot("submit", small.path, "--runs", small.runs, "--set", "grid.epochs=20", "--set", "grid.fraction=[0.02]")
     home = next(m for m in small.store.manifests()).job_id
@@ -179,12 +192,14 @@ def test_a_killed_worker_costs_only_its_cell_and_retry_resumes_it(tmp_path):
     index, worker = min(started.items())
     cell_id = small.store.manifest(home).tasks[index][0]
     os.kill(int((folder / "workers" / worker).read_text()), signal.SIGKILL)
-    upshot("watch", small.store.root, code=1)
-    states = {c["cell_id"]: c for c in upshot_json("status", small.store.root, code=1)["cells"]}
-    assert "without a record" in states.pop(cell_id)["cause"]
-    assert {c["status"] for c in states.values()} == {"done"}
-    assert "submitted 1 cells" in upshot("retry", small.store.root, cell_id[:6])
     assert "2 done" in upshot("watch", small.store.root)
+    deaths = {
+        cell.cell_id: [e["cause"] for e in small.store.attempts(cell.cell_id) if e["event"] == "death"]
+        for cell in small.store.cells()
+    }
+    assert deaths.pop(cell_id) == ["killed"]
+    assert list(deaths.values()) == [[]]
+    assert "without a record" in upshot("why", cell_id, small.store.root)
     starts = [r for r in read_records(small.store.train_log(cell_id)).records if r["event"] == "start"]
     assert [r["step"] > 0 for r in starts] == [False, True]
 
