@@ -54,6 +54,7 @@ cpus_per_node = 4
 memory_gb_per_node = 60
 max_time_min = 60
 """
+LONG = ("--set", "grid.family=vit", "--set", "grid.epochs=200", "--set", "train.checkpoints=10")
 START_S = 120.0  # for a job to start and torch to be imported on a busy machine
 
 
@@ -138,6 +139,8 @@ class Faulty:
         for cell_id in self.cells:
             ends = [e for e in self.events(cell_id, event="end") if e["outcome"] == "done"]
             assert len(ends) == 1, f"{cell_id} was trained to its end {len(ends)} times"
+            for cause in self.causes(cell_id):
+                assert cause in self.why(cell_id)
         assert results(self.store) == undisturbed
 
 
@@ -155,14 +158,23 @@ def results(store: Store) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the study comes to on this machine when nothing disturbs it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    path = folder / "faults.toml"
-    path.write_text(STUDY)
-    upshot("submit", path, "--runs", folder / "runs")
-    upshot("watch", path, "--runs", folder / "runs")
-    found = results(Store(folder / "runs" / "faults"))
+    found = run_undisturbed(tmp_path_factory.mktemp("undisturbed"))
     assert len(found) == 12  # two cells, three checkpoints, weights and one evaluation each
     return found
+
+
+@pytest.fixture(scope="session")
+def undisturbed_long(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same for one cell that trains for as long as Slurm takes to enforce a time limit."""
+    return run_undisturbed(tmp_path_factory.mktemp("undisturbed"), *LONG)
+
+
+def run_undisturbed(folder: Path, *words: str) -> dict[str, str]:
+    path = folder / "faults.toml"
+    path.write_text(STUDY)
+    upshot("submit", path, "--runs", folder / "runs", *words)
+    upshot("watch", path, "--runs", folder / "runs")
+    return results(Store(folder / "runs" / "faults"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slurm import jobs
-from tests.faults.conftest import START_S, Faulty
+from tests.faults.conftest import LONG, START_S, Faulty
 from tests.orchestrator.upshot_command import upshot
 from tests.private_slurm import wait_until
 
@@ -26,26 +26,21 @@ def test_kill_9_of_the_step_s_parent(faulty: Faulty, undisturbed: dict[str, str]
     assert "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text()
     os.kill(parent, signal.SIGKILL)
     faulty.watch()
+    assert set(faulty.causes(victim)) <= {"killed", "node-failure", "requeue"}
     faulty.check(undisturbed)
 
 
-def test_a_time_limit_met_without_warning(faulty: Faulty, undisturbed: dict[str, str]) -> None:
-    faulty.configure("[retry]\ntime_limit = 1\n")
-    faulty.submit("--set", "grid.epochs=400", "--set", "grid.family=vit", "--set", "train.checkpoints=40")
+def test_a_time_limit_met_without_warning(faulty: Faulty, undisturbed_long: dict[str, str]) -> None:
+    faulty.submit(*LONG)
     [cell] = faulty.store.cells()
-    faulty.wait_until_it_trains(cell.cell_id)
+    faulty.cells = [cell.cell_id]
+    wait_until(lambda: bool(faulty.store.finalised_steps(cell.cell_id)), "a checkpoint", timeout_s=START_S)
     faulty.cluster.run("scontrol", "update", f"JobId={faulty.job_of(cell.cell_id)}", "TimeLimit=0")
-    wait_until(
-        lambda: not jobs.query_live("upshot-faults-"), "the limit ends the job and its evaluation", timeout_s=START_S
-    )
-    state = faulty.states(code=1)[cell.cell_id]
-    assert state["cause_name"] == "time-limit"
-    faulty.submit("--set", "grid.epochs=400", "--set", "grid.family=vit", "--set", "train.checkpoints=40")
-    faulty.wait_until_it_trains(cell.cell_id, attempt=2)
+    faulty.watch()
     starts = [r["step"] for r in faulty.records(cell.cell_id) if r["event"] == "start"]
     assert starts[0] == 0 < starts[1]
     assert faulty.causes(cell.cell_id) == ["time-limit"]
-    upshot("cancel", faulty.store.root, "-y")
+    faulty.check(undisturbed_long)
 
 
 def test_a_node_set_down(faulty: Faulty, undisturbed: dict[str, str]) -> None:
@@ -61,17 +56,37 @@ def test_a_node_set_down(faulty: Faulty, undisturbed: dict[str, str]) -> None:
     faulty.check(undisturbed)
 
 
-def test_a_slurmd_killed(faulty: Faulty, undisturbed: dict[str, str]) -> None:
-    faulty.submit("--set", "grid.epochs=24")
+def test_a_slurmd_killed_whose_task_lives_on(faulty: Faulty, undisturbed: dict[str, str]) -> None:
+    faulty.submit()
     victim = faulty.cells[0]
     node = str(faulty.wait_until_it_trains(victim)["node"])
     faulty.cluster.kill(f"slurmd.{node}")
     try:
         faulty.watch()
     finally:
-        faulty.cluster.start_again(f"slurmd.{node}")
-        wait_until(lambda: faulty.cluster.run("sinfo", "-hn", node, "-o%t").strip() in ("idle", "mix"), "it is back")
+        bring_back(faulty, node)
     faulty.check(undisturbed)
+
+
+def test_a_node_that_loses_its_power(faulty: Faulty, undisturbed: dict[str, str]) -> None:
+    faulty.submit()
+    victim = faulty.cells[0]
+    start = faulty.wait_until_it_trains(victim)
+    node = str(start["node"])
+    faulty.cluster.kill(f"slurmd.{node}")
+    for pid in (parent_of(int(str(start["pid"]))), int(str(start["pid"]))):
+        os.kill(pid, signal.SIGKILL)
+    try:
+        faulty.watch()
+    finally:
+        bring_back(faulty, node)
+    assert faulty.causes(victim) == ["node-failure"]
+    faulty.check(undisturbed)
+
+
+def bring_back(faulty: Faulty, node: str) -> None:
+    faulty.cluster.start_again(f"slurmd.{node}")
+    wait_until(lambda: faulty.cluster.run("sinfo", "-hn", node, "-o%t").strip() in ("idle", "mix"), f"{node} is back")
 
 
 def test_the_controller_restarted_while_jobs_run(faulty: Faulty, undisturbed: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """The same way on a real private Slurm cluster: arrays, dependencies, failures, adoption."""
 
+import polars as pl
 import pytest
 
 from orchestrator.files import read_records
@@ -102,6 +103,43 @@ def test_a_cancelled_study_stops_and_can_be_retried(small):
     assert "submitted 1 cells" in upshot("retry", small.store.root, failed[0]["cell_id"])
     wait_until(lambda: bool(jobs.query_live("upshot-small-")), "it runs again")
     upshot("cancel", small.store.root, "-y")
+
+
+def test_checkpoints_are_judged_while_their_cell_trains(small):
+    words = (
+        "grid.epochs=100",
+        "grid.family=vit",
+        "grid.fraction=[0.02]",
+        "train.checkpoints=4",
+        "downstream.ahead_min=0",
+    )
+    submit(small, *(part for word in words for part in ("--set", word)))
+    assert "1 done" in watch(small)
+    [cell] = _cells(small)
+    ahead = [m for m in small.store.manifests() if m.stage == "evaluate" and "@" in m.tasks[0][0]]
+    assert ahead
+    end = next(e["time"] for e in small.store.attempts(cell.cell_id) if e["event"] == "end" and e["stage"] == "train")
+    judged = [e for e in small.store.attempts(cell.cell_id) if e["event"] == "end" and e.get("step_to_evaluate")]
+    assert min(e["time"] for e in judged) < end
+    assert {e["outcome"] for e in judged} == {"done"}
+    table = pl.read_parquet(sorted(small.store.cell_folder(cell.cell_id).glob("evals/step_*/*.parquet")))
+    assert table.select("step", "task", "shots", "draw", "layer").is_duplicated().sum() == 0
+
+
+def test_a_task_that_is_added_later_is_judged_without_training_again(small):
+    submit(small, "--set", "grid.family=vit")
+    watch(small)
+    said = submit(small, "--set", "grid.family=vit", "--set", 'downstream.tasks=["mnist","patches","digits"]')
+    assert "submitted 2 cells" in said
+    watch(small)
+    units = [text for m in small.store.manifests()[2:] for units in m.tasks for text in units]
+    assert {m.stage for m in small.store.manifests()[2:]} == {"evaluate"}
+    assert sorted(units) == sorted(
+        f"{c.cell_id}@{s}" for c in _cells(small) for s in small.store.finalised_steps(c.cell_id)
+    )
+    for cell in _cells(small):
+        stages = [e["stage"] for e in small.store.attempts(cell.cell_id) if e["event"] == "start"]
+        assert stages.count("train") == 1
 
 
 def test_a_requeued_cell_is_not_started_twice(small, on_slurm):
