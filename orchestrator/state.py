@@ -356,7 +356,13 @@ def _judge_evaluation(
     missing: tuple[tuple[int, str], ...],
 ) -> StageState:
     """Result files decide: with nothing missing it is done, whatever its attempts say."""
-    live = [(s.step, tasks[s.key]) for s in submitted if tasks.get(s.key, GONE).is_live]
+    # A job that is on its way out, or does others of its pack, covers nothing that it has ended.
+    ended = {(a.token, a.step) for a in attempts if a.outcome in ("done", "diverged", "failed")}
+    live = [
+        (s.step, tasks[s.key])
+        for s in submitted
+        if tasks.get(s.key, GONE).is_live and (s.manifest.token, s.step) not in ended
+    ]
     told = replace(
         _told(attempts, submitted),
         covered=frozenset(step for step, _ in live),
