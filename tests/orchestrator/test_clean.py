@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from orchestrator.clean import clean, leftovers, unneeded_code
+from orchestrator.snapshot import RECORD
 from orchestrator.store import Manifest
 from slurm import jobs
 from slurm.cluster import local_profile
@@ -59,6 +60,8 @@ def test_a_finished_study_gives_up_what_it_does_not_need_and_nothing_else(tmp_pa
     assert {path.suffix for path in submitits} >= {".pkl", ".out"}
     expected |= {path.relative_to(store.root).as_posix() for path in submitits}
     (store.root / ".driver.lock.1-2-1").touch()
+    [code] = (store.root / "code").iterdir()  # of submissions that have ended; what tells which it was stays
+    expected |= {path.relative_to(store.root).as_posix() for path in code.rglob("*") if path.is_file()}
     (store.root / "code" / ("0" * 64)).mkdir(parents=True)
     (store.root / "code" / ("0" * 64) / "orchestrator.py").touch()
     expected |= {".driver.lock.1-2-1", f"code/{'0' * 64}/orchestrator.py"}
@@ -70,7 +73,9 @@ def test_a_finished_study_gives_up_what_it_does_not_need_and_nothing_else(tmp_pa
     assert f"would free {freed / 1e6:.1f} MB" in told
 
     assert f"freed {freed / 1e6:.1f} MB" in upshot("clean", small.path, "--runs", small.runs, "-y")
-    assert files(store.root) == {name: data for name, data in before.items() if name not in expected}
+    records = {name: data for name, data in files(store.root).items() if name.startswith(f"code/{code.name}.")}
+    assert f"code/{code.name}.{RECORD}" in records
+    assert files(store.root) == {**{n: data for n, data in before.items() if n not in expected}, **records}
     assert "freed 0.0 MB" in upshot("clean", store.root, "-y").replace("would free", "freed")
 
     assert upshot_json("status", store.root) == status
@@ -84,7 +89,7 @@ def test_a_finished_study_gives_up_what_it_does_not_need_and_nothing_else(tmp_pa
     assert "2 done" in upshot("watch", store.root)
     for cell_id in cell_ids:
         starts = [e["stage"] for e in store.attempts(cell_id) if e["event"] == "start"]
-        assert starts == ["train", "evaluate", "evaluate"]
+        assert starts == ["train", *["evaluate"] * (1 + len(store.finalised_steps(cell_id)))]
     upshot("collect", store.root)
     added = pl.read_parquet(store.results_path)
     assert added.filter(pl.col("task") != "cells").equals(results)
@@ -94,10 +99,10 @@ def test_a_finished_study_gives_up_what_it_does_not_need_and_nothing_else(tmp_pa
 def test_a_cell_that_failed_keeps_everything_and_is_mended_from_it(tmp_path):
     small = SmallStudy(tmp_path)
     victim = next(cell.cell_id for cell in small.cells if cell.recipe.family == "vit")
-    torn = small.store.checkpoints(victim) / "step_00000001"
-    torn.mkdir(parents=True)
-    for name in ("weights.safetensors", "DONE"):
-        (torn / name).write_bytes(b"torn")
+    in_the_way = [small.store.checkpoints(victim) / f"step_{step:08d}" for step in range(1, 100)]
+    in_the_way[0].parent.mkdir(parents=True)
+    for path in in_the_way:
+        path.write_text("a file where a checkpoint's folder should be")
     store = run(small, code=1)
     [other] = store.cell_ids() - {victim}
     kept, gone = plant(store, victim), plant(store, other)
@@ -107,7 +112,8 @@ def test_a_cell_that_failed_keeps_everything_and_is_mended_from_it(tmp_path):
     assert kept <= left.keys()
     assert not gone & left.keys()
     assert files(store.root / "jobs") == jobs_before
-    shutil.rmtree(torn)
+    for path in in_the_way:
+        path.unlink()
     shutil.rmtree(store.checkpoints(victim) / "resume")
     upshot("retry", store.root)
     assert "2 done" in upshot("watch", store.root)

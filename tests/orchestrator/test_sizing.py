@@ -154,9 +154,12 @@ def test_the_study_can_say_how_many_accelerators_a_cell_has(small, asked, nodes,
         assert cell.evaluate.resources.num_accelerators == 1
 
 
-def test_no_cell_has_more_accelerators_than_images_in_a_batch(small):
-    [cost] = trains(small, sets=["grid.batch_size=4", "cluster.accelerators=64", "grid.family=vit", "grid.fraction=1"])
+def test_a_cell_has_no_more_accelerators_than_images_in_a_batch(small):
+    few = ["grid.batch_size=4", "grid.family=vit", "grid.fraction=1"]
+    [cost] = trains(small, on(teraflops=1e-9), few)
     assert cost.resources.num_accelerators == 4
+    with pytest.raises(ProfileError, match=r"accelerators is 64, but a cell can have at most 4"):
+        trains(small, sets=[*few, "cluster.accelerators=64"])
 
 
 # --- placement -----------------------------------------------------------------------------------------------------
