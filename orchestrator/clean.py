@@ -18,8 +18,9 @@ from orchestrator.grid import Cell
 from orchestrator.observe import Observer
 from orchestrator.session import open_submitted
 from orchestrator.snapshot import DIFF, LOCK, RECORD
-from orchestrator.state import ENDED_WELL, CellState, Tasks
+from orchestrator.state import ENDED_WELL, CellState
 from orchestrator.store import RESUME, Manifest, Store, parse_unit
+from orchestrator.submissions import Tasks
 from orchestrator.watch_job import CODE_FILE, WATCH
 from slurm import local
 

@@ -11,9 +11,11 @@ from typing import Literal
 
 from models.errors import UserError
 from orchestrator import node
-from orchestrator.observe import Observation, Observer, keep_all, local_tasks
-from orchestrator.plan import Array, Plan
+from orchestrator.arrays import Array
+from orchestrator.observe import Observation, Observer, keep_all
+from orchestrator.plan import Plan
 from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
+from orchestrator.queue import local_tasks
 from orchestrator.sizing import Cost
 from orchestrator.snapshot import job_environment, take_snapshot
 from orchestrator.state import CellState

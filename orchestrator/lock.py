@@ -51,15 +51,6 @@ def holding(path: Path, *, wait_s: float = 0.0) -> Iterator[Callable[[], bool]]:
             path.unlink(missing_ok=True)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock, as far as can be told."""
-    try:
-        seen = path.lstat()
-    except FileNotFoundError:
-        return False
-    return not _is_stale(path, seen)
-
-
 def _take(path: Path, owner: str, deadline: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:

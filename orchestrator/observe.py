@@ -15,6 +15,7 @@ from orchestrator.attempts import Attempt, death_event
 from orchestrator.autopsy import examine
 from orchestrator.grid import Cell, cells, num_excluded
 from orchestrator.plan import Plan, make_plan
+from orchestrator.queue import Queue, look_at_queue
 from orchestrator.sizing import Sizes, size_cell
 from orchestrator.speeds import Speeds, measure_speeds
 from orchestrator.state import (
@@ -25,27 +26,18 @@ from orchestrator.state import (
     Corpse,
     CorpseKey,
     Status,
-    Submissions,
-    Task,
-    TaskKey,
-    TaskState,
     find_corpses,
-    index_submissions,
     judge,
     read_files,
 )
 from orchestrator.store import STAGES, Manifest, Stage, Store, parse_unit
 from orchestrator.study import Study, StudyFile
-from slurm import jobs, local
+from orchestrator.submissions import Submissions, Task, TaskKey, index_submissions
 from slurm.cluster import Profile
-from slurm.failures import NEVER_STARTS, Death
+from slurm.failures import Death
 from slurm.limits import Limits, discover
 from slurm.resources import SlurmUnreachable
 
-LAG_S = 15.0
-"""How long after a submission a job may be missing from the queue without having ended."""
-UNANSWERED_S = 60.0
-"""How long a submission whose answer was lost may take to appear in the queue: a busy controller takes late."""
 ACCOUNTS_LAG_S = 120.0
 """How long accounts are waited for that still call a job live which the queue has forgotten."""
 
@@ -81,20 +73,6 @@ class Observation:
     def num_failed(self) -> int:
         """Cells of which a stage failed."""
         return sum(state.status == Status.FAILED for state in self.states)
-
-
-@dataclass(slots=True)
-class Queue:
-    """What one look at the queue gave.
-
-    Of all the user's array tasks: those that are live, and those that the controller remembers.
-    """
-
-    tasks: dict[TaskKey, Task]
-    num_live: int = 0
-    num_known: int = 0
-    never_start: tuple[str, ...] = ()
-    starts_at: float | None = None
 
 
 class Observer:
@@ -150,7 +128,13 @@ class Observer:
 
     def read(self, *, strict: bool = True) -> tuple[list[CellState], Queue]:
         """Where every cell stands, and what the queue holds; raises as `look`."""
-        queue = self._tasks(self._read_manifests(), strict=strict)
+        queue = look_at_queue(
+            self.store,
+            self._read_manifests(),
+            on_slurm=self.profile.scheduler == "slurm",
+            strict=strict,
+            writes=self.writes,
+        )
         submissions = index_submissions(self._read_manifests(), {cell.cell_id for cell in self.cells})
         files = {cell.cell_id: self._read_cell(cell.cell_id, submissions) for cell in self.cells}
         files = self._with_deaths(files, submissions, queue.tasks)
@@ -288,104 +272,6 @@ class Observer:
         dead = replace(corpse.attempt, death=death)
         attempts = [dead if _same(attempt, dead) else attempt for attempt in files.attempts]
         return replace(files, attempts=attempts if corpse.attempt.number else [*attempts, dead])
-
-    # --- the queue -------------------------------------------------------------------------------------------------
-
-    def _tasks(self, manifests: list[Manifest], *, strict: bool) -> Queue:
-        """What is live, by token and array index; adopts jobs whose id was never recorded."""
-        queue = Queue({})
-        for manifest in manifests:
-            if manifest.executor == "local" and not manifest.abandoned:
-                queue.tasks |= local_tasks(self.store, manifest)
-        on_slurm = [m for m in manifests if m.executor == "slurm" and not m.abandoned]
-        if not on_slurm and self.profile.scheduler != "slurm":
-            return queue
-        try:
-            self._tasks_on_slurm(on_slurm, queue)
-        except SlurmUnreachable:
-            if strict and on_slurm:
-                raise
-            # Its silence is never read as an end: what has no record of one is unknown.
-            queue.tasks |= {(m.token, index): Task("unknown") for m in on_slurm for index in range(len(m.tasks))}
-        return queue
-
-    def _tasks_on_slurm(self, manifests: list[Manifest], queue: Queue) -> None:
-        everything = jobs.query_queue("")
-        ours = {key: job for key, job in everything.items() if job.name.startswith("upshot-")}
-        by_name = {job.name: job.array_job_id for job in ours.values()}
-        queue.num_known = len(everything)
-        queue.num_live = sum(not job.state.is_over for job in everything.values())
-        for manifest in manifests:
-            found = manifest if manifest.job_id else self._adopted(manifest, by_name)
-            if found is not None:
-                queue.tasks |= _tasks_in_queue(found, ours)
-        live = [task.job for task in queue.tasks.values() if task.is_live and task.job is not None]
-        queue.never_start = tuple(job.job_id for job in live if job.reason in NEVER_STARTS)
-        starts = [j.start_time.timestamp() for j in live if j.state is jobs.JobState.PENDING and j.start_time]
-        queue.starts_at = max(starts, default=None)
-
-    def _adopted(self, manifest: Manifest, by_name: Mapping[str, str]) -> Manifest | None:
-        """The manifest of a submission whose answer was lost, with the id of the job that it became.
-
-        None once the scheduler is taken never to have got it: then it is abandoned, and its cells are new again.
-        """
-        job_id = by_name.get(manifest.job_name) or self._recorded_job(manifest)
-        if job_id is not None:
-            return self.store.set_job_id(manifest, job_id) if self.writes else replace(manifest, job_id=job_id)
-        if time.time() - manifest.submitted < UNANSWERED_S:
-            return manifest
-        if self.writes:
-            self.store.write_manifest(replace(manifest, abandoned=True))
-        return None
-
-    def _recorded_job(self, manifest: Manifest) -> str | None:
-        """The job that the submission's cells recorded when they ran."""
-        for units in manifest.tasks:
-            for text in units:
-                for event in self.store.attempts(text.partition("@")[0]):
-                    if event.get("token") == manifest.token and event.get("job"):
-                        return str(event["job"]).partition("_")[0]
-        return None
-
-
-_STATE_OF_JOB: Mapping[jobs.JobState, TaskState] = {
-    jobs.JobState.PENDING: "pending",
-    jobs.JobState.REQUEUED: "pending",
-    jobs.JobState.RUNNING: "running",
-    jobs.JobState.SUSPENDED: "running",
-}
-
-
-def _tasks_in_queue(manifest: Manifest, queue: Mapping[jobs.JobKey, jobs.Job]) -> dict[TaskKey, Task]:
-    lagging = time.time() - manifest.submitted < (LAG_S if manifest.job_id else UNANSWERED_S)
-    found: dict[TaskKey, Task] = {}
-    for index in range(len(manifest.tasks)):
-        job = jobs.find_job(queue, manifest.job_id or "", index)
-        if job is not None and job.name != manifest.job_name:
-            job = None  # a stranger's, that has the id now
-        if job is not None:
-            state: TaskState = "gone" if job.state.is_over else _STATE_OF_JOB.get(job.state, "unknown")
-            found[manifest.token, index] = Task(state, job)
-        elif lagging:
-            found[manifest.token, index] = Task("unknown")
-    return found
-
-
-def local_tasks(store: Store, manifest: Manifest) -> dict[TaskKey, Task]:
-    """What this machine's workers still have to do of a submission."""
-    home = store.job_folder(manifest.job_id or manifest.token)
-    indices = range(len(manifest.tasks))
-    living = local.living(home)
-    if not living:
-        old = time.time() - manifest.submitted > local.START_GRACE_S
-        started = local.is_stopped(home) or (home / "workers").exists() or old
-        return {} if started else {(manifest.token, index): Task("pending") for index in indices}
-    claims = local.claims(store.job_folder(manifest.token))
-    return {
-        (manifest.token, index): Task("running" if index in claims else "pending")
-        for index in indices
-        if index not in claims or claims[index] in living
-    }
 
 
 def _signature(path: Path) -> tuple[int, int]:

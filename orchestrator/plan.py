@@ -1,94 +1,21 @@
 """The plan: cells x where they stand x what they cost -> what to submit, wait for, retry or leave. Pure."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from models.errors import UserError
-from orchestrator.grid import Cell
-from orchestrator.sizing import Cost, Sizes, halved_micro_batch, packed_cost
+from models.recipe import Recipe
+from orchestrator.arrays import Action, Array, PlannedCell, make_arrays, within_room
+from orchestrator.sizing import Cost, Sizes, halved_micro_batch
 from orchestrator.speeds import Speeds
 from orchestrator.state import ENDED_WELL, LIVE, CellState, StageState, Status
-from orchestrator.store import Stage, unit
+from orchestrator.store import Stage
 from orchestrator.study import Study
 from slurm.cluster import Profile, choose_partition
 from slurm.failures import Cause, Death, adjusted, may_retry
 
-Action = Literal["submit", "wait", "skip", "retry"]
-Pack = int | Literal["auto"]
 Hours = Literal["gpu_hours", "gpu_hours_max", "cpu_hours", "price"]
-
-T = TypeVar("T")
-
-PACK_MIN = 10.0  # what is expected to take less is packed with others until it takes so long
-PACK_MOST = 64  # cells a job at most, where the study does not say
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedCell:
-    """One cell: what it costs, what is to be done about it and why.
-
-    `stages` are those to submit; `steps` the checkpoints that an evaluation judges each alone, none for the whole cell.
-    """
-
-    cell: Cell
-    params: int
-    num_layers: int
-    flops: float
-    train: Cost
-    evaluate: Cost
-    action: Action
-    reason: str
-    stages: tuple[Stage, ...]
-    steps: tuple[int, ...] = ()
-
-    @property
-    def to_do(self) -> list[Cost]:
-        """The costs of the stages that would be submitted."""
-        return [self.cost(stage) for stage in self.stages]
-
-    def cost(self, stage: Stage) -> Cost:
-        """The cost of a stage."""
-        return self.train if stage == "train" else self.evaluate
-
-    def to_json(self) -> dict[str, Any]:
-        """The cell as `upshot plan --json` prints it."""
-        return {
-            "cell_id": self.cell.cell_id,
-            **self.cell.recipe.model_dump(),
-            "params": self.params,
-            "flops": self.flops,
-            "resources": {"train": asdict(self.train.resources), "evaluate": asdict(self.evaluate.resources)},
-            "micro_batch": self.train.micro_batch,
-            "gpu_hours": self.train.gpu_hours + self.evaluate.gpu_hours,
-            "cpu_hours": self.train.cpu_hours + self.evaluate.cpu_hours,
-            "limits_hit": sorted({*self.train.over, *self.evaluate.over}),
-            "action": self.action,
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Array:
-    """One array to submit for a stage: the work of each array task, all of which ask for the very same.
-
-    `then` is the array of the cells' evaluations, task by task; it waits for this one.
-    """
-
-    stage: Stage
-    tasks: list[list[str]]
-    cost: Cost
-    then: "Array | None" = None
-
-    @property
-    def num_tasks(self) -> int:
-        """Array tasks in the queue, those of `then` among them."""
-        return len(self.tasks) + (self.then.num_tasks if self.then else 0)
-
-    @property
-    def sbatch_calls(self) -> int:
-        """How often sbatch is called."""
-        return 1 + (self.then.sbatch_calls if self.then else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +91,7 @@ def make_plan(
         size = min(max_array_tasks, profile.max_array_tasks or max_array_tasks)
         # On this machine a worker does one cell after the other anyway.
         pack = 1 if profile.scheduler == "local" else study.cluster.pack
-        arrays = list(_within(room, _arrays(pack, planned, size)))
+        arrays = list(within_room(room, make_arrays(pack, planned, size)))
     return Plan(
         cells=planned,
         arrays=arrays,
@@ -193,14 +120,9 @@ def why_halted(study: Study, states: list[CellState]) -> str | None:
 
 
 def _planned(study: Study, state: CellState, sizes: Sizes, profile: Profile, *, retry: bool) -> PlannedCell:
-    train, train_vain = _after_deaths(sizes.train, state, state.train.deaths, profile, study.cluster.partition_of)
-    evaluate, evaluate_vain = _after_deaths(
-        sizes.evaluate,
-        state,
-        state.evaluate.deaths,
-        profile,
-        lambda recipe: study.cluster.evaluate_partition or study.cluster.partition_of(recipe),
-    )
+    recipe = state.cell.recipe
+    train, train_vain = _after_deaths("train", sizes.train, recipe, state.train.deaths, profile)
+    evaluate, evaluate_vain = _after_deaths("evaluate", sizes.evaluate, recipe, state.evaluate.deaths, profile)
     action, reason, stages, steps = decide(
         study, state, retry=retry, vain={"train": train_vain, "evaluate": evaluate_vain}, hours=train.hours
     )
@@ -219,18 +141,20 @@ def _planned(study: Study, state: CellState, sizes: Sizes, profile: Profile, *, 
 
 
 def _after_deaths(
-    cost: Cost, state: CellState, deaths: tuple[Death, ...], profile: Profile, partition_of: Any
+    stage: Stage, cost: Cost, recipe: Recipe, deaths: tuple[Death, ...], profile: Profile
 ) -> tuple[Cost, str | None]:
     """What the next start asks for after what the cell died of, and why it would be in vain, if it would."""
     if not deaths:
         return cost, None
-    partition = choose_partition(profile, partition_of(state.cell.recipe))[1]
+    partition = choose_partition(profile, cost.resources.partition)[1]
     resources, vain = adjusted(cost.resources, deaths, partition)
     changed = replace(cost, resources=resources)
     in_vain = sum(death.cause is Cause.ACCELERATOR_MEMORY for death in deaths)
-    if in_vain:
+    if in_vain and stage == "evaluate":
+        vain = vain or "an evaluation has no smaller batch; place it on accelerators with more memory"
+    elif in_vain:
         try:
-            changed = replace(changed, micro_batch=halved_micro_batch(state.cell.recipe, cost, in_vain))
+            changed = replace(changed, micro_batch=halved_micro_batch(recipe, cost, in_vain))
         except UserError as error:
             changed = replace(changed, micro_batch=1)
             vain = vain or (str(error) if deaths[-1].cause is Cause.ACCELERATOR_MEMORY else None)
@@ -318,84 +242,3 @@ def _why_new(stage: Stage, now: StageState, state: CellState) -> str:
     if stage == "evaluate" and state.train.status in ENDED_WELL:
         return f"{len(state.missing)} evaluations are missing"
     return "not submitted yet" if now.num_attempts == 0 and now.token is None else "interrupted before its turn"
-
-
-# --- arrays --------------------------------------------------------------------------------------------------------
-
-
-def _arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
-    """Evaluations that can start at once, then trainings with the evaluations that wait for them; dearest first."""
-    to_do = sorted((c for c in cells if c.stages), key=lambda c: (-c.flops, c.cell.cell_id))
-    yield from _evaluations(pack, [c for c in to_do if "train" not in c.stages], size)
-    groups: dict[tuple[object, ...], list[PlannedCell]] = {}
-    for cell in to_do:
-        if "train" in cell.stages:
-            key = (cell.train.resources.signature, cell.train.micro_batch, cell.evaluate.resources.signature)
-            groups.setdefault(key, []).append(cell)
-    for members in groups.values():
-        packs = list(_packed(pack, members, [c.train.hours + c.evaluate.hours for c in members]))
-        for start in range(0, len(packs), size):
-            chunk = packs[start : start + size]
-            work = [[unit(c.cell.cell_id) for c in members] for members in chunk]
-            evaluate = Array(stage="evaluate", tasks=work, cost=_longest(chunk, "evaluate"))
-            yield Array(stage="train", tasks=work, cost=_longest(chunk, "train"), then=evaluate)
-
-
-def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
-    """A piece of work for each cell and checkpoint."""
-    groups: dict[str, list[tuple[PlannedCell, int]]] = {}
-    for cell in cells:
-        for step in cell.steps:
-            groups.setdefault(cell.evaluate.resources.signature, []).append((cell, step))
-    for members in groups.values():
-        packs = list(_packed(pack, members, [c.evaluate.hours / max(1, len(c.steps)) for c, _ in members]))
-        for start in range(0, len(packs), size):
-            chunk = packs[start : start + size]
-            cost = _longest([[c for c, _ in pack] for pack in chunk], "evaluate")
-            yield Array(stage="evaluate", tasks=[[unit(c.cell.cell_id, s) for c, s in p] for p in chunk], cost=cost)
-
-
-def _packed(most: Pack, members: list[T], hours: list[float]) -> Iterator[list[T]]:
-    """The members in packs that run one after the other in a job."""
-    pack: list[T] = []
-    filled = 0.0
-    for member, one in zip(members, hours, strict=True):
-        full = len(pack) >= most if most != "auto" else _is_full(pack, filled + one)
-        if pack and full:
-            yield pack
-            pack, filled = [], 0.0
-        pack.append(member)
-        filled += one
-    if pack:
-        yield pack
-
-
-def _is_full(pack: list[Any], hours: float) -> bool:
-    return len(pack) >= PACK_MOST or hours * 60 > PACK_MIN
-
-
-def _longest(packs: list[list[PlannedCell]], stage: Stage) -> Cost:
-    """The common cost of an array, with time for the longest of its packs."""
-    cost = packs[0][0].cost(stage)
-    largest = max(packs, key=lambda pack: sum(cell.cost(stage).hours for cell in pack))
-    return cost if len(largest) == 1 else packed_cost(cost, [cell.cost(stage) for cell in largest])
-
-
-def _within(room: int | None, arrays: Iterator[Array]) -> Iterator[Array]:
-    """As many array tasks as the queue takes now; the rest waits for the next look."""
-    left = room
-    for array in arrays:
-        if left is None:
-            yield array
-            continue
-        per_task = 2 if array.then else 1
-        fitting = min(len(array.tasks), left // per_task)
-        if fitting <= 0:
-            return
-        yield _cut(array, fitting)
-        left -= fitting * per_task
-
-
-def _cut(array: Array, num_tasks: int) -> Array:
-    then = None if array.then is None else _cut(array.then, num_tasks)
-    return replace(array, tasks=array.tasks[:num_tasks], then=then)

@@ -44,10 +44,17 @@ class Cost:
     max_time_min: int
     price_per_hour: float = 0.0
     micro_batch: int | None = None
+    num_checkpoints: int = 1
     sharded: bool = False
     over: tuple[Literal["memory", "time"], ...] = ()
     """Which limits of the partition it would hit: "memory" of a node, which no job can mend, or wall "time", which it
     meets by going on in another one."""
+
+    @property
+    def of_one_checkpoint(self) -> "Cost":
+        """Of an evaluation of several checkpoints, the cost of one; it asks for the same."""
+        n = self.num_checkpoints
+        return replace(self, flops=self.flops / n, planned_hours=self.planned_hours / n, hours=self.hours / n)
 
     @property
     def gpu_hours(self) -> float:
@@ -105,6 +112,7 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
     eval_flops = float(ladder.forward_flops(arch)) * _num_eval_images(study) * checkpoints
     evaluate = _evaluate_cost(recipe, arch, eval_flops, host_gb, profile, evaluate_where, speeds)
+    evaluate = replace(evaluate, num_checkpoints=checkpoints)
     return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
 
 
@@ -280,7 +288,7 @@ def _split(
     wanted = least
     while wanted < most and choice.accelerators is None and not _fits(recipe, arch, flops, partition, wanted):
         wanted *= 2
-    wanted = min(most, wanted)
+    wanted = math.prod(_nodes(partition, min(most, wanted)))
     share = math.ceil(batch / wanted)
     state = _memory_gb(recipe, arch, 1)
     if state > room:
@@ -341,10 +349,10 @@ def _nodes(partition: Partition, accelerators: int) -> tuple[int, int]:
     """(nodes, accelerators on each)."""
     if not accelerators:
         return 1, 0
-    per_node = min(accelerators, partition.accelerators_per_node)
-    if partition.request == "partition":  # the node is had whole
-        per_node = partition.accelerators_per_node
-    return math.ceil(accelerators / per_node), per_node
+    nodes = math.ceil(accelerators / partition.accelerators_per_node)
+    if partition.request == "partition":  # nodes are had whole
+        return nodes, partition.accelerators_per_node
+    return nodes, math.ceil(accelerators / nodes)
 
 
 def _num_cpus(partition: Partition, accelerators: int) -> int:

@@ -1,37 +1,17 @@
 """Where every cell stands: a pure reading of the study folder's files and of what the scheduler says of its jobs."""
 
-from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.grid import Cell
-from orchestrator.store import STAGES, Manifest, Stage, Store, parse_unit
+from orchestrator.store import STAGES, Stage, Store
 from orchestrator.study import Study
+from orchestrator.submissions import GONE, Submissions, Submitted, Task, TaskKey, Tasks
 from slurm.failures import Cause, Death
 from slurm.jobs import Job
-
-TaskState = Literal["pending", "running", "unknown", "gone"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One array task, as far as anyone knows. Gone: it has ended, or never was."""
-
-    state: TaskState
-    job: Job | None = None
-
-    @property
-    def is_live(self) -> bool:
-        """Not known to have ended: unknown is never done and never failed."""
-        return self.state != "gone"
-
-
-GONE = Task("gone")
-TaskKey = tuple[str, int]  # token of the submission, array index
-Tasks = Mapping[TaskKey, Task]  # what is missing is gone
 
 
 class Status(StrEnum):
@@ -125,38 +105,7 @@ class CellState:
         }
 
 
-# --- the submissions of a cell -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A piece of work in a submission: the checkpoint (None for a whole cell), the manifest, the array index."""
-
-    step: int | None
-    manifest: Manifest
-    index: int
-
-    @property
-    def key(self) -> TaskKey:
-        """Of the array task that does it."""
-        return self.manifest.token, self.index
-
-
-Submissions = Mapping[tuple[Stage, str], list[Submitted]]  # by stage and cell, oldest first
-
-
-def index_submissions(manifests: Iterable[Manifest], cell_ids: Container[str]) -> Submissions:
-    """Every piece of work of those cells by stage and cell, from manifests sorted by time, without abandoned ones."""
-    found: dict[tuple[Stage, str], list[Submitted]] = {}
-    for manifest in manifests:
-        if manifest.abandoned:
-            continue
-        for index, units in enumerate(manifest.tasks):
-            for text in units:
-                cell_id, step = parse_unit(text)
-                if cell_id in cell_ids:
-                    found.setdefault((manifest.stage, cell_id), []).append(Submitted(step, manifest, index))
-    return found
+# --- attempts without a cause ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from evals import tasks
 from models import ladder
+from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
 from orchestrator.observe import Observation
-from orchestrator.plan import Array, Plan, PlannedCell
+from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
 from orchestrator.session import Session
 from orchestrator.state import CellState, Status

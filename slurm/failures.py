@@ -88,7 +88,6 @@ _CAUSE_OF_ERROR: Final[Mapping[str, Cause]] = {
     "OutOfMemoryError": Cause.ACCELERATOR_MEMORY,  # torch's, of any accelerator
     "MemoryError": Cause.OUT_OF_MEMORY,
     "LockLost": Cause.KILLED,  # it was taken for dead, and another attempt took over
-    "NoProgressError": Cause.TIME_LIMIT,
     "NoAcceleratorError": Cause.LAUNCH_FAILURE,
     "MeetingError": Cause.LAUNCH_FAILURE,
 }

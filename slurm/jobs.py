@@ -191,24 +191,6 @@ def _by_submission(job: Job) -> tuple[datetime, datetime]:
     return job.submit_time or never, job.start_time or never
 
 
-def query_ended(
-    *,
-    since: datetime,
-    job_ids: Collection[str] = (),
-    names: Collection[str] = (),
-    user: str | None = None,
-    run: Run | None = None,
-) -> dict[JobKey, Job] | None:
-    """The last record of `query_history` of those jobs whose last start has ended; None where no accounts are kept.
-
-    A job that is requeued is over in no record, so ask `query_live` first.
-    """
-    history = query_history(since=since, job_ids=job_ids, names=names, user=user, run=run)
-    if history is None:
-        return None
-    return {key: starts[-1] for key, starts in history.items() if starts[-1].state.is_over}
-
-
 def query_down_nodes(run: Run | None = None) -> frozenset[str]:
     """The nodes that do not answer, were taken down, or are drained: what ran there may have died of it.
 

@@ -21,10 +21,6 @@ class NoAcceleratorError(RuntimeError):
     """The job asked for accelerators, and torch finds none."""
 
 
-class NoProgressError(RuntimeError):
-    """The time limit leaves no time for one step."""
-
-
 def training_ended(store: Store, cell_id: str, token: str | None = None) -> str | None:
     """The outcome of the cell's newest training that has ended, of that submission if one is given."""
     for event in reversed(store.attempts(cell_id)):
@@ -72,8 +68,6 @@ def _train(work: Work) -> dict[str, Any]:
         if work.leads:
             mirror_cell(store, cell_id, result.outcome)
         return ended
-    if result.step == result.first_step:
-        raise NoProgressError(f"stopped at step {result.step}, where it began")
     return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from orchestrator.state import CellState, find_corpses, index_submissions, judge, read_files
+from orchestrator.state import CellState, find_corpses, judge, read_files
 from orchestrator.store import Manifest, Stage, Store
 from orchestrator.study import Study
+from orchestrator.submissions import index_submissions
 from slurm.failures import Cause
 
 TRAIN, EVALUATE = "a" * 12, "b" * 12

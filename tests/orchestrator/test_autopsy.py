@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.autopsy import LOG_TAIL_BYTES, examine, marker
 from orchestrator.files import append_record
-from orchestrator.state import GONE, Task
+from orchestrator.submissions import GONE, Task
 from slurm.failures import Cause
 from tests.orchestrator.ledger import EVALUATE, TRAIN
 from tests.orchestrator.scheduler_answers import NO_ACCOUNTING, NO_DATABASE, NO_SACCT, SILENT

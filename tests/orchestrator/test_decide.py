@@ -225,7 +225,7 @@ def test_once_training_has_ended_the_whole_cells_evaluation_covers_every_checkpo
 
 
 def test_what_is_being_judged_is_read_from_the_live_submissions(ledger):
-    from orchestrator.state import Task
+    from orchestrator.submissions import Task
 
     cell_id, ahead = ledger.cells[0].cell_id, "d" * 12
     ledger.submit_both()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from orchestrator import lock
-from orchestrator.lock import STALE_S, LockBusyError, holding, is_held, read_owner
+from orchestrator.lock import STALE_S, LockBusyError, holding, read_owner
 from tests.private_slurm import wait_until
 
 HOLDER = """
@@ -21,6 +21,14 @@ with holding(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def is_held(path):
+    try:
+        with holding(path):
+            return False
+    except LockBusyError:
+        return True
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import observe
-from orchestrator.observe import ACCOUNTS_LAG_S, LAG_S, UNANSWERED_S, Observer
+from orchestrator.observe import ACCOUNTS_LAG_S, Observer
+from orchestrator.queue import LAG_S, UNANSWERED_S
 from orchestrator.state import Status
 from slurm.cluster import Profile
 from slurm.failures import Cause
@@ -137,6 +138,9 @@ def test_what_has_ended_takes_no_room_in_the_queue(small, ledger, scheduler):
     scheduler.in_queue("71", "RUNNING", "some-other-study")
     assert sum(array.num_tasks for array in limited.look().plan.arrays) == 2  # a training and its evaluation
     scheduler.in_queue("72", "PENDING", "some-other-study")
+    seen = limited.look()
+    assert [array.num_tasks for array in seen.plan.arrays] == [1]  # its evaluation has to wait for room
+    scheduler.in_queue("73", "PENDING", "some-other-study")
     seen = limited.look()
     assert seen.plan.arrays == []
     assert seen.num_waiting == 4

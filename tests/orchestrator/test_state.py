@@ -2,7 +2,8 @@ import pytest
 
 from models.errors import DataError
 from orchestrator.plan import decide
-from orchestrator.state import Status, Task
+from orchestrator.state import Status
+from orchestrator.submissions import Task
 from slurm.failures import Cause
 from tests.orchestrator.ledger import EVALUATE, TRAIN
 

@@ -49,7 +49,6 @@ def death(cause: Cause, **more: object) -> Death:
         ("FileNotFoundError", "[Errno 2] No such file or directory: 'wrong'", errno.ENOENT, Cause.CODE_ERROR),
         ("PermissionError", "[Errno 13] Permission denied: 'x'", errno.EACCES, Cause.CODE_ERROR),
         ("RuntimeError", "CUDA error: uncorrectable ECC error encountered", None, Cause.NODE_FAILURE),
-        ("NoProgressError", "stopped at step 3, where it began", None, Cause.TIME_LIMIT),
         ("LockLost", "another attempt took over at step 3", None, Cause.KILLED),
         ("NoAcceleratorError", "torch finds none", None, Cause.LAUNCH_FAILURE),
         ("MeetingError", "rank 0 did not come", None, Cause.LAUNCH_FAILURE),

@@ -4,6 +4,7 @@ import stat
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from slurm.jobs import (
     parse_job_id,
     parse_state,
     parse_time,
-    query_ended,
+    query_history,
     query_live,
     query_queue,
     run_slurm,
@@ -45,6 +46,14 @@ SAYS_NOTHING = {"REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL", "UPDATE_DB", "UNKNO
 KNOWN_WORDS = WAITING | ON_NODES | STOPPED | STARTS_AGAIN | set(OVER) | SAYS_NOTHING
 Standing = dict[JobKey, tuple[JobState, str]]  # state and reason
 SINCE = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def query_ended(**asked: Any) -> dict[JobKey, Job] | None:
+    """The last starts that have ended."""
+    history = query_history(**asked)
+    if history is None:
+        return None
+    return {key: starts[-1] for key, starts in history.items() if starts[-1].state.is_over}
 
 
 def answers(text: str) -> Callable[[Sequence[str]], str]:

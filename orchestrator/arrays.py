@@ -1,0 +1,169 @@
+"""The arrays of a plan: work that asks for the very same, packed, in chunks that the scheduler takes."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from orchestrator.grid import Cell
+from orchestrator.sizing import Cost, packed_cost
+from orchestrator.store import Stage, unit
+
+Action = Literal["submit", "wait", "skip", "retry"]
+Pack = int | Literal["auto"]
+T = TypeVar("T")
+
+PACK_MIN = 10.0  # what is expected to take less is packed with others until it takes so long
+PACK_MOST = 64  # cells a job at most, where the study does not say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell:
+    """One cell: what it costs, what is to be done about it and why.
+
+    `stages` are those to submit; `steps` the checkpoints that an evaluation judges each alone, none for the whole cell.
+    """
+
+    cell: Cell
+    params: int
+    num_layers: int
+    flops: float
+    train: Cost
+    evaluate: Cost
+    action: Action
+    reason: str
+    stages: tuple[Stage, ...]
+    steps: tuple[int, ...] = ()
+
+    @property
+    def to_do(self) -> list[Cost]:
+        """The costs of the stages that would be submitted."""
+        return [self.cost(stage) for stage in self.stages]
+
+    def cost(self, stage: Stage) -> Cost:
+        """The cost of a stage."""
+        return self.train if stage == "train" else self.evaluate
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as `upshot plan --json` prints it."""
+        return {
+            "cell_id": self.cell.cell_id,
+            **self.cell.recipe.model_dump(),
+            "params": self.params,
+            "flops": self.flops,
+            "resources": {"train": asdict(self.train.resources), "evaluate": asdict(self.evaluate.resources)},
+            "micro_batch": self.train.micro_batch,
+            "gpu_hours": self.train.gpu_hours + self.evaluate.gpu_hours,
+            "cpu_hours": self.train.cpu_hours + self.evaluate.cpu_hours,
+            "limits_hit": sorted({*self.train.over, *self.evaluate.over}),
+            "action": self.action,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Array:
+    """One array to submit for a stage: the work of each array task, all of which ask for the very same.
+
+    `then` is the array of the cells' evaluations, task by task; it waits for this one.
+    """
+
+    stage: Stage
+    tasks: list[list[str]]
+    cost: Cost
+    then: "Array | None" = None
+
+    @property
+    def num_tasks(self) -> int:
+        """Array tasks in the queue, those of `then` among them."""
+        return len(self.tasks) + (self.then.num_tasks if self.then else 0)
+
+    @property
+    def sbatch_calls(self) -> int:
+        """How often sbatch is called."""
+        return 1 + (self.then.sbatch_calls if self.then else 0)
+
+
+def make_arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
+    """Evaluations that can start at once, then trainings with the evaluations that wait for them; dearest first."""
+    to_do = sorted((c for c in cells if c.stages), key=lambda c: (-c.flops, c.cell.cell_id))
+    yield from _evaluations(pack, [c for c in to_do if "train" not in c.stages], size)
+    groups: dict[tuple[object, ...], list[PlannedCell]] = {}
+    for cell in to_do:
+        if "train" in cell.stages:
+            key = (cell.train.resources.signature, cell.train.micro_batch, cell.evaluate.resources.signature)
+            groups.setdefault(key, []).append(cell)
+    for members in groups.values():
+        packs = list(_packed(pack, members, [c.train.hours + c.evaluate.hours for c in members]))
+        for start in range(0, len(packs), size):
+            chunk = packs[start : start + size]
+            work = [[unit(c.cell.cell_id) for c in members] for members in chunk]
+            evaluate = Array(
+                stage="evaluate", tasks=work, cost=_longest([[c.evaluate for c in pack] for pack in chunk])
+            )
+            yield Array(
+                stage="train", tasks=work, cost=_longest([[c.train for c in pack] for pack in chunk]), then=evaluate
+            )
+
+
+def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
+    """A piece of work for each cell and checkpoint."""
+    groups: dict[str, list[tuple[str, Cost]]] = {}
+    for cell in cells:
+        for step in cell.steps:
+            key = cell.evaluate.resources.signature
+            groups.setdefault(key, []).append((unit(cell.cell.cell_id, step), cell.evaluate.of_one_checkpoint))
+    for members in groups.values():
+        packs = list(_packed(pack, members, [cost.hours for _, cost in members]))
+        for start in range(0, len(packs), size):
+            chunk = packs[start : start + size]
+            cost = _longest([[cost for _, cost in pack] for pack in chunk])
+            yield Array(stage="evaluate", tasks=[[text for text, _ in pack] for pack in chunk], cost=cost)
+
+
+def _packed(most: Pack, members: list[T], hours: list[float]) -> Iterator[list[T]]:
+    """The members in packs that run one after the other in a job."""
+    pack: list[T] = []
+    filled = 0.0
+    for member, one in zip(members, hours, strict=True):
+        full = len(pack) >= most if most != "auto" else _is_full(pack, filled + one)
+        if pack and full:
+            yield pack
+            pack, filled = [], 0.0
+        pack.append(member)
+        filled += one
+    if pack:
+        yield pack
+
+
+def _is_full(pack: list[Any], hours: float) -> bool:
+    return len(pack) >= PACK_MOST or hours * 60 > PACK_MIN
+
+
+def _longest(packs: list[list[Cost]]) -> Cost:
+    """The common cost of an array, with time for the longest of its packs."""
+    largest = max(packs, key=lambda pack: sum(cost.hours for cost in pack))
+    return packs[0][0] if len(largest) == 1 else packed_cost(packs[0][0], largest)
+
+
+def within_room(room: int | None, arrays: Iterator[Array]) -> Iterator[Array]:
+    """As many array tasks as the queue takes now; the rest waits for the next look."""
+    left = room
+    for array in arrays:
+        if left is None:
+            yield array
+            continue
+        per_task = 2 if array.then else 1
+        fitting = min(len(array.tasks), left // per_task)
+        if fitting > 0:
+            yield _cut(array, fitting)
+        elif left > 0:  # no room for the evaluation that waits: it is submitted once training has ended
+            yield _cut(replace(array, then=None), 1)
+            return
+        else:
+            return
+        left -= fitting * per_task
+
+
+def _cut(array: Array, num_tasks: int) -> Array:
+    then = None if array.then is None else _cut(array.then, num_tasks)
+    return replace(array, tasks=array.tasks[:num_tasks], then=then)
