@@ -156,12 +156,11 @@ def within_room(room: int | None, arrays: Iterator[Array]) -> Iterator[Array]:
         fitting = min(len(array.tasks), left // per_task)
         if fitting > 0:
             yield _cut(array, fitting)
-        elif left > 0:  # no room for the evaluation that waits: it is submitted once training has ended
-            yield _cut(replace(array, then=None), 1)
-            return
-        else:
-            return
         left -= fitting * per_task
+        if fitting < len(array.tasks):
+            if left > 0:  # no room for the evaluation that waits: it is submitted once training has ended
+                yield replace(array, tasks=array.tasks[fitting : fitting + left], then=None)
+            return
 
 
 def _cut(array: Array, num_tasks: int) -> Array:
