@@ -22,7 +22,7 @@ from orchestrator.state import CellState
 from orchestrator.store import Manifest, Store, new_token, parse_unit
 from orchestrator.study import Study, StudyFile
 from slurm import jobs, local
-from slurm.cluster import Profile
+from slurm.cluster import Profile, ProfileError
 from slurm.limits import discover, refuse
 from slurm.resources import LimitReachedError, SlurmError, SlurmUnreachable
 from slurm.submit import SubmissionUnansweredError, submit_array
@@ -77,7 +77,7 @@ class Driver:
         if seen.never_start:
             jobs.cancel(seen.never_start)
         if seen.plan.arrays:
-            refuse_what_cannot_run(self.file.study, seen.plan)
+            refuse_what_cannot_run(self.file.study, seen.plan, self.profile)
             self.act(seen.plan, by_person=retry)
         return seen
 
@@ -220,15 +220,18 @@ class Driver:
             raise SlurmError(f"the workers did not start; see {log}")
 
 
-def refuse_what_cannot_run(study: Study, plan: Plan) -> None:
+def refuse_what_cannot_run(study: Study, plan: Plan, profile: Profile) -> None:
     """Raises for a plan that no partition, or not the study's budget, has room for.
 
     Raises:
         UserError: a cell's training state has to be sharded.
+        ProfileError: a cell needs several processes, and the profile forbids srun.
         LimitReachedError: a cell needs more memory than a node has, or the plan exceeds the study's GPU-hours.
     """
     for planned in plan.cells:
         costs: list[Cost] = planned.to_do
+        if any(cost.resources.num_tasks > 1 for cost in costs) and not profile.use_srun:
+            raise ProfileError("use_srun is false, and cells of several processes are started by srun alone")
         recipe = planned.cell.recipe
         name = f"cell {planned.cell.cell_id} ({recipe.family} {recipe.size})"
         if any(cost.sharded for cost in costs):
@@ -277,7 +280,8 @@ def submit(
     """
     driver = Driver(store, file, profile, function)
     preflight(driver.observer)
-    refuse_what_cannot_run(file.study, driver.observer.look(retry=retry, keep=keep).plan)  # before anything is written
+    plan = driver.observer.look(retry=retry, keep=keep).plan
+    refuse_what_cannot_run(file.study, plan, profile)  # before anything is written
     with store.driving():
         if store.study_path.exists():
             store.write_study(file.text, profile)  # what was edited holds from now on, also if nothing is to submit

@@ -153,4 +153,6 @@ def _srun_args(resources: Resources) -> list[str]:
 
     Otherwise a rank would be left waiting for a dead one.
     """
-    return ["--cpu-bind=none", "--open-mode=append", *(["--kill-on-bad-exit=1"] if resources.num_tasks > 1 else [])]
+    cpus = max(1, resources.num_cpus // resources.tasks_per_node)  # since 22.05 srun does not take it from the job
+    common = ["--cpu-bind=none", "--open-mode=append", f"--cpus-per-task={cpus}"]
+    return [*common, "--kill-on-bad-exit=1"] if resources.num_tasks > 1 else common

@@ -241,10 +241,10 @@ def test_a_plan_above_the_studys_budget_is_refused(small):
     assert hours == pytest.approx(4 * 2.2)
     for budget, states in ((hours * 1.01, new), (hours * 1.01, trained)):
         study = load(small, [f"cluster.max_gpu_hours={budget}"])[0]
-        drive.refuse_what_cannot_run(study, plan_of(small, hours=2.0, states=states))
+        drive.refuse_what_cannot_run(study, plan_of(small, hours=2.0, states=states), CLUSTER)
     tight = load(small, [f"cluster.max_gpu_hours={hours * 0.99}"])[0]
     with pytest.raises(LimitReachedError, match=r"max_gpu_hours is 8\.7"):
-        drive.refuse_what_cannot_run(tight, whole)
+        drive.refuse_what_cannot_run(tight, whole, CLUSTER)
 
 
 def test_the_local_machine_is_a_cluster_without_sbatch(small):
