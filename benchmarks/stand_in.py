@@ -1,0 +1,50 @@
+"""A cell body of milliseconds that leaves what a real one leaves; all around it is the real thing."""
+
+import json
+import time
+from typing import Any
+
+import polars as pl
+
+from evals.protocol import RESULT_SCHEMA
+from orchestrator import node
+from orchestrator.files import append_record
+from orchestrator.node.work import Work
+
+STEP = 10
+
+
+def run_task(study_dir: str, token: str, index: int) -> None:
+    node.run_task(study_dir, token, index, bodies={"train": train, "evaluate": evaluate})
+
+
+def train(work: Work) -> dict[str, Any]:
+    log = work.store.train_log(work.cell_id)
+    append_record(log, {"time": time.time(), "event": "start", "step": 0, "params": 1})
+    folder = work.store.checkpoints(work.cell_id) / f"step_{STEP:08d}"
+    folder.mkdir(parents=True)
+    metrics = {"step": STEP, "upstream_accuracy": int(work.cell_id[:4], 16) / 2**16, "upstream_num_test": 1000}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "DONE").touch()
+    append_record(log, {"time": time.time(), "event": "checkpoint", **metrics})
+    return {"outcome": "done", "step": STEP, "first_step": 0, "examples_seen": STEP}
+
+
+def evaluate(work: Work) -> dict[str, Any]:
+    study = work.store.study()
+    for task in study.downstream.tasks:
+        row = dict.fromkeys(RESULT_SCHEMA) | {
+            "cell_id": work.cell_id,
+            "step": STEP,
+            "task": task,
+            "shots": 1,
+            "draw": 0,
+        }
+        path = work.store.evals(work.cell_id, STEP) / f"{study.protocol.eval_id(task)}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame([row], schema=RESULT_SCHEMA).write_parquet(path)
+    return {"outcome": "done", "num_files": len(study.downstream.tasks)}
+
+
+def nothing(_: int) -> None:
+    """What submitit's own loop and array carry."""
