@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,25 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is as it was.
     """
+    _replace(path, data, os.fsync)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """As `write_atomically`, but not waiting for the disk: for what can be made anew, should power fail before it is.
+
+    After that the file may be empty, so whoever reads it must be able to tell.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+    _replace(path, data, _no_sync)
+
+
+def _no_sync(_: int) -> None:
+    """Leaves it to the operating system when data goes to the disk."""
+
+
+def _replace(path: Path, data: bytes | str, sync: Callable[[int], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Nobody can plant a link under a name that cannot be guessed, and O_EXCL takes no file that is there already.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.draft")
@@ -23,7 +43,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ import tomlkit
 from models.errors import DataError, StudyError, UserError
 from models.recipe import Recipe
 from orchestrator import lock
-from orchestrator.files import append_record, read_records, write_atomically
+from orchestrator.files import append_record, read_records, write_atomically, write_whole
 from orchestrator.grid import Cell, cells
 from orchestrator.study import Study, load_study
 from slurm.cluster import Profile
@@ -130,10 +130,11 @@ class Store:
         return self.root / "cells" / cell_id[:2] / cell_id
 
     def write_cell(self, cell: Cell) -> None:
-        """Records what the cell is; idempotent."""
+        """Records what the cell is; a record that is damaged, as after a power cut, is written anew."""
         path = self.cell_folder(cell.cell_id) / "cell.json"
-        if not path.exists():
-            write_atomically(path, json.dumps({"cell_id": cell.cell_id, **cell.recipe.model_dump()}, indent=1))
+        record = json.dumps({"cell_id": cell.cell_id, **cell.recipe.model_dump()}, indent=1)
+        if not _holds(path, record):
+            write_whole(path, record)
 
     def read_cell(self, cell_id: str) -> Cell:
         """The cell of that id.
@@ -258,6 +259,13 @@ class Store:
                     raise DriverBusyError(f"{self.root}: the driver lock was lost to {owner}")
 
             yield check
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except FileNotFoundError:
+        return False
 
 
 class DriverBusyError(UserError):

@@ -20,7 +20,7 @@ from orchestrator.study import load_study
 from slurm import jobs
 from slurm.cluster import Partition, Profile, ProfileError, load_profile
 from slurm.resources import Resources
-from slurm.submit import _parameters, submit_array
+from slurm.submit import parameters, submit_array
 from tests.orchestrator.conftest import SMALL_STUDY, SmallStudy
 from tests.orchestrator.upshot_command import UPSHOT, upshot
 from tests.private_slurm import wait_until
@@ -208,7 +208,7 @@ def script(folder, *, partition="cpu", **profile):
     """The file that submitit hands to sbatch for one job."""
     asked = Resources(partition=partition, mem_gb=1, time_min=1, extra=(("comment", profile.pop("comment", "c")),))
     given = Profile(partitions={"cpu": Partition()}, use_srun=False, **profile)
-    return _make_sbatch_string(command="true", folder=folder, **_parameters("upshot-s-0", asked, given, None, 1))
+    return _make_sbatch_string(command="true", folder=folder, **parameters("upshot-s-0", asked, given, None, 1, []))
 
 
 def options(text):

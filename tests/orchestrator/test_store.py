@@ -96,3 +96,14 @@ def test_a_link_in_the_locks_place_is_not_followed(small, tmp_path):
     with pytest.raises(DriverBusyError), small.store.driving():
         pass
     assert victim.read_text() == "precious"
+
+
+def test_a_cell_s_record_that_a_power_cut_emptied_is_written_anew(small):
+    cell = small.cells[0]
+    small.store.write_cell(cell)
+    path = small.store.cell_folder(cell.cell_id) / "cell.json"
+    path.write_text("")
+    with pytest.raises(DataError, match="cannot be read"):
+        small.store.read_cell(cell.cell_id)
+    small.store.write_cell(cell)
+    assert small.store.read_cell(cell.cell_id) == cell
