@@ -23,7 +23,7 @@ from orchestrator.store import Manifest, Store, new_token, parse_unit
 from orchestrator.study import Study, StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile, ProfileError
-from slurm.limits import discover, refuse
+from slurm.limits import refuse
 from slurm.resources import LimitReachedError, SlurmError, SlurmUnreachable
 from slurm.submit import SubmissionUnansweredError, submit_array
 
@@ -297,7 +297,7 @@ def preflight(observer: Observer) -> None:
         LimitReachedError: a limit that can never be met.
     """
     if observer.profile.scheduler == "slurm":
-        refuse(observer.profile, discover(), partitions=observer.partitions)
+        refuse(observer.profile, observer.ask_limits(), partitions=observer.partitions)
 
 
 def watch(

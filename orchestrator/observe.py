@@ -7,6 +7,7 @@ only what is new.
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,11 +144,19 @@ class Observer:
     @property
     def limits(self) -> Limits | None:
         """The scheduler's limits, asked for once; None without a scheduler or while it does not answer."""
-        if self._limits is None and self.profile.scheduler == "slurm":
-            try:
-                self._limits = discover()
-            except SlurmUnreachable:
-                return None
+        if self.profile.scheduler == "slurm":
+            with suppress(SlurmUnreachable):
+                return self.ask_limits()
+        return None
+
+    def ask_limits(self) -> Limits:
+        """The scheduler's limits, asked for once.
+
+        Raises:
+            SlurmUnreachable: it does not answer.
+            SlurmError: it answered what cannot be read.
+        """
+        self._limits = self._limits or discover()
         return self._limits
 
     # --- sizes and plan --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from orchestrator.submissions import Task, TaskKey, TaskState
 from slurm import jobs, local
 from slurm.failures import NEVER_STARTS
 from slurm.resources import SlurmUnreachable
+from slurm.submit import name_pickles
 
 LAG_S = 15.0
 """How long after a submission a job may be missing from the queue without having ended."""
@@ -83,8 +84,11 @@ def _adopted(store: Store, manifest: Manifest, by_name: Mapping[str, str], *, wr
     None once the scheduler is taken never to have got it: then it is abandoned, and its cells are new again.
     """
     job_id = by_name.get(manifest.job_name) or _recorded_job(store, manifest)
+    if job_id is not None and writes:
+        name_pickles(store.job_folder(manifest.token), job_id, len(manifest.tasks))
+        return store.set_job_id(manifest, job_id)
     if job_id is not None:
-        return store.set_job_id(manifest, job_id) if writes else replace(manifest, job_id=job_id)
+        return replace(manifest, job_id=job_id)
     if time.time() - manifest.submitted < UNANSWERED_S:
         return manifest
     if writes:

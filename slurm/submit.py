@@ -2,12 +2,16 @@
 
 What is carried is a callable of strings and numbers, found by its import path; what it does and how it ended stands in
 the study folder, never in submitit's pickles.
+
+An array is one submission of submitit's: one pickle with every task's arguments, under as many names as it has tasks.
+`map_array` would write and rename one for each, which is what takes the time when there are thousands.
 """
 
 import contextlib
 import io
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -68,12 +72,56 @@ def submit_array(
         # Without srun, bash must become Python, or signals reach the shell alone and Python outlives its job.
         python = None if profile.use_srun else f"exec {shlex.quote(sys.executable)}"
         executor = submitit.SlurmExecutor(folder, python=python)
-        executor.update_parameters(**parameters(job_name, resources, profile, after, len(tasks), setup or []))
+        given = parameters(job_name, resources, profile, after, len(tasks), setup or [])
+        executor.update_parameters(**(given if len(tasks) == 1 else _as_array(given, executor, len(tasks))))
         with contextlib.redirect_stderr(said), _outside_of_any_job():
-            jobs = executor.map_array(function, *zip(*tasks, strict=True))
+            if len(tasks) == 1:  # a plain job, with an id of its own
+                return str(executor.submit(function, *tasks[0]).job_id)
+            job_id = str(executor.submit(run_array_task, function, tasks).job_id)
+        name_pickles(folder, job_id, len(tasks))
+        return job_id
     except (RuntimeError, OSError, subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
         raise _refusal(f"{job_name}: sbatch failed: {error}") from error
-    return str(jobs[0].job_id).split("_")[0]
+
+
+def run_array_task(function: Callable[..., None], tasks: list[Task]) -> None:
+    """What every task of an array calls: the function, with the arguments of its own index."""
+    function(*tasks[int(os.environ["SLURM_ARRAY_TASK_ID"])])
+
+
+def _as_array(given: dict[str, Any], executor: submitit.SlurmExecutor, num_tasks: int) -> dict[str, Any]:
+    """The parameters of one job, made those of an array; its logs are named as submitit names an array's."""
+    log = str(submitit.core.utils.JobPaths(executor.folder).stdout).replace("%j", "%A_%a")
+    throttle = min(num_tasks, given["array_parallelism"])
+    array = {"array": f"0-{num_tasks - 1}%{throttle}", "output": log.replace("%t", "0")}
+    srun_args = given["srun_args"] and [*given["srun_args"], f"--output={log}"]
+    return {
+        **given,
+        "srun_args": srun_args,
+        "additional_parameters": {**given["additional_parameters"], **array},
+    }
+
+
+def name_pickles(folder: Path, job_id: str, num_tasks: int) -> None:
+    """Gives a submission's one pickle the names that its tasks look for, and wait a minute for.
+
+    Also for a submission whose answer was lost: then submitit has not named it either.
+    """
+    paths = submitit.core.utils.JobPaths
+    whole = paths(folder, job_id).submitted_pickle
+    unnamed = [path for path in folder.glob("*.pkl") if "_" not in path.name]
+    if not whole.exists() and len(unnamed) == 1:
+        unnamed[0].rename(whole)
+    for index in range(num_tasks if num_tasks > 1 else 0):
+        name = paths(folder, f"{job_id}_{index}").submitted_pickle
+        if name.exists():
+            continue
+        try:
+            name.hardlink_to(whole)
+        except OSError:  # a file system without hard links, or with no more of them for one file
+            draft = name.with_suffix(".draft")
+            shutil.copyfile(whole, draft)
+            draft.replace(name)
 
 
 @contextlib.contextmanager
