@@ -15,7 +15,7 @@ from orchestrator.state import Corpse, CorpseKey
 from orchestrator.store import RESUME, Store
 from slurm import jobs, local
 from slurm.failures import Cause, Death, Evidence, cause_of
-from slurm.jobs import Job, JobKey
+from slurm.jobs import Job, JobKey, JobState
 from slurm.resources import SlurmError, SlurmUnreachable
 
 Accounts = dict[JobKey, list[Job]] | SlurmError | None
@@ -95,14 +95,19 @@ def _starts(corpse: Corpse, accounts: Accounts) -> list[Job]:
     return [job for job in found if job.name == manifest.job_name]
 
 
+_OVER_BADLY = frozenset(state for state in JobState if state.is_over) - {JobState.COMPLETED}
+
+
 def _is_undecided(corpse: Corpse, accounts: Accounts, starts: Sequence[Job]) -> bool:
     """Neither the queue nor the accounts say that it is over: the accounts lag, or do not answer."""
     if (
         corpse.started_again
         or corpse.submitted.manifest.cancelled
-        or (corpse.task.job is not None and corpse.task.job.state.is_over)
+        or (corpse.task.job is not None and corpse.task.job.state in _OVER_BADLY)
     ):
         return False
+    if corpse.task.job is not None and corpse.task.job.state is JobState.COMPLETED:
+        return True  # it ended well: what it recorded is not to be seen yet, as NFS has it
     if isinstance(accounts, SlurmError):
         return True
     return bool(starts) and not starts[-1].state.is_over

@@ -20,7 +20,7 @@ from orchestrator.sizing import Cost
 from orchestrator.snapshot import job_environment, take_snapshot
 from orchestrator.state import CellState
 from orchestrator.store import Manifest, Store, new_token, parse_unit
-from orchestrator.study import Study, StudyFile
+from orchestrator.study import StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile, ProfileError
 from slurm.limits import refuse
@@ -63,6 +63,7 @@ class Driver:
         self.observer = Observer(store, file, profile)
         self.observer.asks_limits = True
         self._code: Path | None = None
+        self.num_live = 0
 
     def tick(self, *, retry: bool = False, keep: Callable[[CellState], bool] = keep_all) -> Observation:
         """Looks, and submits what the plan says; the observation is that before the submission. The lock is held.
@@ -74,10 +75,11 @@ class Driver:
         """
         self.observer.writes = True
         seen = self.observer.look(retry=retry, keep=keep)
+        self.num_live = seen.num_live
         if seen.never_start:
             jobs.cancel(seen.never_start)
         if seen.plan.arrays:
-            refuse_what_cannot_run(self.file.study, seen.plan, self.profile)
+            refuse_what_cannot_run(seen.plan, self.profile)
             self.act(seen.plan, by_person=retry)
         return seen
 
@@ -102,17 +104,23 @@ class Driver:
 
     def _submit_arrays(self, arrays: list[Array], launch: Launch) -> list[Manifest]:
         submitted: list[Manifest] = []
+        refused: SlurmError | None = None
         for array in arrays:
+            if self.store.is_cancelled:
+                break
             try:
                 submitted += self._submit_on_slurm(array, launch)
             except SubmissionUnansweredError as error:
                 print(error, file=sys.stderr)
                 break
-            except LimitReachedError as error:
-                if not error.passes:
-                    raise
-                print(f"{error}: the rest waits for room", file=sys.stderr)
-                break
+            except SlurmError as error:
+                if isinstance(error, LimitReachedError) and error.passes:
+                    print(f"{error}: the rest waits for room", file=sys.stderr)
+                    break
+                refused = refused or error  # of this array: the others may be welcome
+                print(error, file=sys.stderr)
+        if refused is not None and not submitted:
+            raise refused
         return submitted
 
     def _prepare(self, plan: Plan) -> None:
@@ -220,7 +228,7 @@ class Driver:
             raise SlurmError(f"the workers did not start; see {log}")
 
 
-def refuse_what_cannot_run(study: Study, plan: Plan, profile: Profile) -> None:
+def refuse_what_cannot_run(plan: Plan, profile: Profile) -> None:
     """Raises for a plan that no partition, or not the study's budget, has room for.
 
     Raises:
@@ -245,20 +253,6 @@ def refuse_what_cannot_run(study: Study, plan: Plan, profile: Profile) -> None:
                     f"{name}: needs more memory than the {cost.resources.mem_gb:g} GB of a node of partition"
                     f" {cost.resources.partition or 'local'}: leave it out by [[exclude]], or place it elsewhere"
                 )
-    _refuse_above_budget(study, plan)
-
-
-def _refuse_above_budget(study: Study, plan: Plan) -> None:
-    budget = study.cluster.max_gpu_hours
-    if budget is None:
-        return
-    used = sum(p.cost(stage).gpu_hours for p in plan.cells for stage in ("train", "evaluate") if stage not in p.stages)
-    wanted = plan.hours("gpu_hours")
-    if used + wanted > budget:
-        raise LimitReachedError(
-            f"cluster.max_gpu_hours is {budget:g}: {used:.1f} are used or under way, and the plan expects"
-            f" {wanted:.1f} more"
-        )
 
 
 def submit(
@@ -281,8 +275,11 @@ def submit(
     driver = Driver(store, file, profile, function)
     preflight(driver.observer)
     plan = driver.observer.look(retry=retry, keep=keep).plan
-    refuse_what_cannot_run(file.study, plan, profile)  # before anything is written
+    if plan.over_budget:
+        raise LimitReachedError(plan.over_budget)
+    refuse_what_cannot_run(plan, profile)  # before anything is written
     with store.driving():
+        store.set_cancelled(False)
         if store.study_path.exists():
             store.write_study(file.text, profile)  # what was edited holds from now on, also if nothing is to submit
         return driver.tick(retry=retry, keep=keep)
@@ -325,9 +322,9 @@ def watch(
             check_lock()
             try:
                 seen = driver.tick()
-            except SlurmError as error:
+            except (SlurmError, OSError) as error:
                 refusals += not isinstance(error, SlurmUnreachable)
-                if refusals > MOST_REFUSALS:
+                if refusals > MOST_REFUSALS and not driver.num_live:
                     raise
                 print(f"{error}; trying again", file=sys.stderr)
                 sleep(tick_s * IDLE_FACTOR)
@@ -348,6 +345,7 @@ def cancel(store: Store) -> int:
     Raises:
         SlurmError: the scheduler does not answer or refuses.
     """
+    store.set_cancelled(True)  # first, so that no driver submits any more
     manifests = store.manifests()
     on_slurm = any(manifest.executor == "slurm" for manifest in manifests)
     queued = {job.name: job.array_job_id for job in jobs.query_live("upshot-").values()} if on_slurm else {}
@@ -355,6 +353,7 @@ def cancel(store: Store) -> int:
     for manifest in live:
         store.write_manifest(replace(manifest, cancelled=True))  # first, so that no driver starts them again
     ids = [queued[manifest.job_name] for manifest in live if manifest.executor == "slurm"]
+    ids += [queued[name] for name in {f"upshot-{manifest.study}-watch" for manifest in manifests} & queued.keys()]
     if ids:
         jobs.cancel(ids)
     for home in {m.job_id or m.token for m in live if m.executor == "local"}:

@@ -6,7 +6,7 @@ only what is new.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from slurm.failures import Death
 from slurm.limits import Limits, discover
 from slurm.resources import SlurmUnreachable
 
+CANCELLED = "the study was cancelled: nothing more is submitted until `upshot submit` or `upshot retry`"
 ACCOUNTS_LAG_S = 120.0
 """How long accounts are waited for that still call a job live which the queue has forgotten."""
 
@@ -99,6 +100,7 @@ class Observer:
         self._planned_sizes: dict[str, Sizes] = {}
         self._sizes: dict[str, Sizes] = {}
         self._num_measured = 0
+        self._gpu_hours_bound = 0.0
         self._files: dict[str, tuple[tuple[int, int], CellFiles]] = {}
         self._manifests: dict[str, tuple[tuple[int, int], Manifest]] = {}
         self._undecided_since: dict[CorpseKey, float] = {}
@@ -114,6 +116,7 @@ class Observer:
         """
         states, queue = self.read(strict=strict)
         self._measure(states)
+        self._gpu_hours_bound = self._bound(states)
         kept = [state for state in states if keep(state)]
         plan = self._plan(kept, queue, retry=retry)
         wanted = sum(bool(cell.stages) for cell in plan.cells) if plan.halted is None else 0
@@ -138,7 +141,7 @@ class Observer:
         )
         submissions = index_submissions(self._read_manifests(), {cell.cell_id for cell in self.cells})
         files = {cell.cell_id: self._read_cell(cell.cell_id, submissions) for cell in self.cells}
-        files = self._with_deaths(files, submissions, queue.tasks)
+        files = self._with_deaths(files, submissions, queue)
         return [judge(cell, files[cell.cell_id], submissions, queue.tasks) for cell in self.cells], queue
 
     @property
@@ -194,7 +197,20 @@ class Observer:
             retry=retry,
             max_array_tasks=limits.max_array_tasks if limits else 1000,
             room=self._room(limits, queue),
+            gpu_hours_bound=self._gpu_hours_bound,
+            halted=CANCELLED if self.store.is_cancelled else None,
         )
+
+    def _bound(self, states: list[CellState]) -> float:
+        """GPU-hours that attempts have used, and that live ones are expected to use."""
+        hours = 0.0
+        for state in states:
+            for stage in STAGES:
+                now = state.train if stage == "train" else state.evaluate
+                cost = self._sizes[state.cell.cell_id].cost(stage)
+                live = cost.gpu_hours if now.status in LIVE else 0.0
+                hours += now.seconds / 3600 * cost.resources.num_accelerators + live
+        return hours
 
     def _room(self, limits: Limits | None, queue: Queue) -> int | None:
         """Array tasks that the queue takes now, as far as limits are known; None for any number.
@@ -245,7 +261,7 @@ class Observer:
             return CellFiles(attempts=[])
         signature = _signature(self.store.cell_folder(cell_id) / "attempts.ndjson")
         known = self._files.get(cell_id)
-        if known is not None and known[0] == signature and not _is_open(known[1].attempts):
+        if known is not None and known[0] == signature and not _is_open(known[1]):
             return known[1]
         files = read_files(self.store, self.study, cell_id) if signature != (0, 0) else CellFiles(attempts=[])
         self._files[cell_id] = (signature, files)
@@ -253,17 +269,19 @@ class Observer:
 
     # --- deaths ----------------------------------------------------------------------------------------------------
 
-    def _with_deaths(
-        self, files: dict[str, CellFiles], submissions: Submissions, tasks: dict[TaskKey, Task]
-    ) -> dict[str, CellFiles]:
+    def _with_deaths(self, files: dict[str, CellFiles], submissions: Submissions, queue: Queue) -> dict[str, CellFiles]:
         """The files with a death for every attempt that died; tasks of which nobody can say yet become unknown."""
         innocent = _begun(files, submissions) | _dropped(files, submissions)
-        corpses = [c for cell_id, f in files.items() for c in find_corpses(cell_id, f, submissions, tasks, innocent)]
+        corpses = [
+            corpse
+            for cell_id, f in files.items()
+            for corpse in find_corpses(cell_id, f, submissions, queue.tasks, innocent, queue.asked_at)
+        ]
         if not corpses:
             return files
         findings = examine(self.store, corpses, is_patient=self._is_patient)
         for corpse in findings.undecided:
-            tasks[corpse.submitted.key] = Task("unknown", corpse.task.job)
+            queue.tasks[corpse.submitted.key] = Task("unknown", corpse.task.job)
         found = dict(files)
         for corpse in corpses:
             if corpse.key in findings.deaths:
@@ -291,9 +309,14 @@ def _signature(path: Path) -> tuple[int, int]:
     return seen.st_mtime_ns, seen.st_size
 
 
-def _is_open(attempts: Iterable[Attempt]) -> bool:
-    """Whether an attempt may be running: checkpoints and results appear without a word in the ledger."""
-    return any(attempt.outcome is None and attempt.death is None for attempt in attempts)
+def _is_open(files: CellFiles) -> bool:
+    """Whether files may appear without a word in the ledger.
+
+    An attempt may be running; or what one has left is not to be seen yet, as NFS has it.
+    """
+    ended = {attempt.stage for attempt in files.attempts if attempt.outcome == "done"}
+    lacks = ("train" in ended and not files.steps) or ("evaluate" in ended and bool(files.missing))
+    return lacks or any(attempt.outcome is None and attempt.death is None for attempt in files.attempts)
 
 
 def _same(one: Attempt, other: Attempt) -> bool:
@@ -306,8 +329,8 @@ def _begun(files: Mapping[str, CellFiles], submissions: Submissions) -> set[Task
     found = set()
     for (stage, cell_id), submitted in submissions.items():
         packed = [s for s in submitted if len(s.manifest.tasks[s.index]) > 1]
-        tokens = {a.token for a in files[cell_id].attempts if a.stage == stage and a.number} if packed else set()
-        found |= {s.key for s in packed if s.manifest.token in tokens}
+        began = {(a.token, a.step) for a in files[cell_id].attempts if a.stage == stage and a.number} if packed else ()
+        found |= {s.key for s in packed if (s.manifest.token, s.step) in began}
     return found
 
 

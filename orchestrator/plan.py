@@ -28,6 +28,7 @@ class Plan:
     scheduler: str
     speeds: Speeds
     halted: str | None = None
+    over_budget: str | None = None
 
     @property
     def sbatch_calls(self) -> int:
@@ -70,6 +71,8 @@ def make_plan(
     retry: bool = False,
     max_array_tasks: int = 1000,
     room: int | None = None,
+    gpu_hours_bound: float = 0.0,
+    halted: str | None = None,
 ) -> Plan:
     """What is to be done about each cell, and the arrays that do it.
 
@@ -83,11 +86,16 @@ def make_plan(
         retry: whether a person asked for failed cells to be started again, whatever their budgets say.
         max_array_tasks: array tasks in one array.
         room: array tasks that the queue takes now; None for any number.
+        gpu_hours_bound: what the whole study has used, and what is under way is expected to use.
+        halted: why nothing is to be submitted, where it is not the plan that tells.
     """
     planned = [_planned(study, state, sizes[state.cell.cell_id], profile, retry=retry) for state in states]
-    halted = None if retry else why_halted(study, states)
+    planned = _with_common_exclusions(planned)
+    halted = halted or (None if retry else why_halted(study, states))
+    wanted = sum(cost.gpu_hours for cell in planned for cost in cell.to_do)
+    over_budget = _over_budget(study, gpu_hours_bound, wanted)
     arrays: list[Array] = []
-    if halted is None:
+    if halted is None and over_budget is None:
         size = min(max_array_tasks, profile.max_array_tasks or max_array_tasks)
         # On this machine a worker does one cell after the other anyway.
         pack = 1 if profile.scheduler == "local" else study.cluster.pack
@@ -98,8 +106,37 @@ def make_plan(
         num_excluded=num_excluded,
         scheduler=profile.scheduler,
         speeds=speeds or Speeds(),
-        halted=halted,
+        halted=halted or over_budget,
+        over_budget=over_budget,
     )
+
+
+def _with_common_exclusions(cells: list[PlannedCell]) -> list[PlannedCell]:
+    """Cells that failed on nodes leave out the nodes of all of them: a set each would make an array of each.
+
+    Where many nodes failed it was not the nodes, and none is left out.
+    """
+    failed = {node for c in cells if c.stages for cost in (c.train, c.evaluate) for node in cost.resources.exclude}
+    nodes = tuple(sorted(failed)) if len(failed) <= MOST_EXCLUDED else ()
+    changed = []
+    for c in cells:
+        costs = {
+            stage: replace(cost, resources=replace(cost.resources, exclude=nodes)) if cost.resources.exclude else cost
+            for stage, cost in (("train", c.train), ("evaluate", c.evaluate))
+        }
+        changed.append(replace(c, train=costs["train"], evaluate=costs["evaluate"]) if failed and c.stages else c)
+    return changed
+
+
+MOST_EXCLUDED = 10
+
+
+def _over_budget(study: Study, bound: float, wanted: float) -> str | None:
+    budget = study.cluster.max_gpu_hours
+    if budget is None or not wanted or bound + wanted <= budget:
+        return None
+    told = f"{bound:.1f} are used or under way, and the plan expects {wanted:.1f} more"
+    return f"cluster.max_gpu_hours is {budget:g}: {told}"
 
 
 def why_halted(study: Study, states: list[CellState]) -> str | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.store import Manifest, Store
@@ -25,6 +26,7 @@ class Queue:
     """
 
     tasks: dict[TaskKey, Task]
+    asked_at: float = 0.0  # seconds since 1970
     num_live: int = 0
     num_known: int = 0
     never_start: tuple[str, ...] = ()
@@ -45,7 +47,7 @@ def look_at_queue(store: Store, manifests: list[Manifest], *, on_slurm: bool, st
         SlurmUnreachable: the scheduler does not answer, and `strict` is set.
         SlurmError: it answered what cannot be read.
     """
-    queue = Queue({})
+    queue = Queue({}, time.time())
     for manifest in manifests:
         if manifest.executor == "local" and not manifest.abandoned:
             queue.tasks |= local_tasks(store, manifest)
@@ -85,7 +87,8 @@ def _adopted(store: Store, manifest: Manifest, by_name: Mapping[str, str], *, wr
     """
     job_id = by_name.get(manifest.job_name) or _recorded_job(store, manifest)
     if job_id is not None and writes:
-        name_pickles(store.job_folder(manifest.token), job_id, len(manifest.tasks))
+        with suppress(OSError):  # then its tasks end without having begun, and are answered as such
+            name_pickles(store.job_folder(manifest.token), job_id, len(manifest.tasks))
         return store.set_job_id(manifest, job_id)
     if job_id is not None:
         return replace(manifest, job_id=job_id)

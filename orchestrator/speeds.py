@@ -60,12 +60,18 @@ def measure_speeds(ended: Iterable[tuple[Stage, str, float, float]]) -> Speeds:
 
 
 def fit_line(points: list[tuple[float, float]]) -> Line:
-    """Least squares with neither coefficient below zero; proportional where the points do not say more."""
+    """Least squares with neither coefficient below zero.
+
+    Where the points do not say more (one, or all alike) what is measured beyond the plan is taken for a start-up time:
+    a small cell's seconds, multiplied up, would make years of a large one.
+    """
     mean_x, mean_y = (statistics.fmean(column) for column in zip(*points, strict=True))
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    through_zero = Line(0.0, mean_y / mean_x if mean_x else 0.0)
+    start_up = Line(max(0.0, mean_y - mean_x), min(1.0, mean_y / mean_x) if mean_x else 1.0)
     if spread <= (1e-9 * mean_x) ** 2:
-        return through_zero if mean_x else Line(mean_y, 0.0)
-    slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread)
+        return start_up
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    if slope <= 0:
+        return start_up
     base = mean_y - slope * mean_x
-    return Line(base, slope) if base >= 0 else through_zero
+    return Line(base, slope) if base >= 0 else Line(0.0, mean_y / mean_x)

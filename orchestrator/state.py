@@ -1,5 +1,6 @@
 """Where every cell stands: a pure reading of the study folder's files and of what the scheduler says of its jobs."""
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
@@ -145,57 +146,69 @@ class Corpse:
 
 
 def find_corpses(
-    cell_id: str, files: CellFiles, submissions: Submissions, tasks: Tasks, innocent: set[TaskKey]
+    cell_id: str,
+    files: CellFiles,
+    submissions: Submissions,
+    tasks: Tasks,
+    innocent: set[TaskKey],
+    asked_at: float = math.inf,
 ) -> list[Corpse]:
     """Those of one cell.
 
+    `asked_at` is when the scheduler gave its answer: an attempt that began about then or later is not in it.
     `innocent` are the array tasks in which what never began is not to blame: other work of theirs began, or the job
     that they waited for did not end well.
     """
     found = []
     for stage in STAGES:
         mine = [attempt for attempt in files.attempts if attempt.stage == stage]
-        by_token = {submitted.manifest.token: submitted for submitted in submissions.get((stage, cell_id), [])}
+        by_unit = {(s.manifest.token, s.step): s for s in submissions.get((stage, cell_id), [])}
         for position, attempt in enumerate(mine):
-            submitted = by_token.get(attempt.token)
+            submitted = by_unit.get((attempt.token, attempt.step))
             if submitted is None or attempt.death is not None or not attempt.ended_badly:
                 continue
-            later = any(other.token == attempt.token for other in mine[position + 1 :])
-            corpse = _corpse(cell_id, attempt, submitted, tasks, later=later)
+            later = any((o.token, o.step) == (attempt.token, attempt.step) for o in mine[position + 1 :])
+            just_started = attempt.started > asked_at - JUST_STARTED_S
+            corpse = _corpse(cell_id, attempt, submitted, tasks, later=later, just_started=just_started)
             found += [corpse] if corpse is not None else []
         if stage == "evaluate" or not files.steps or all(attempt.ended_badly for attempt in mine):
-            found += _unborn(cell_id, stage, files.attempts, submissions, tasks, innocent)
+            newest = {s.step: s for s in submissions.get((stage, cell_id), [])}
+            found += [c for s in newest.values() if (c := _unborn(cell_id, stage, files.attempts, s, tasks, innocent))]
     return found
 
 
-def _corpse(cell_id: str, attempt: Attempt, submitted: Submitted, tasks: Tasks, *, later: bool) -> Corpse | None:
+JUST_STARTED_S = 30.0  # what the clocks of nodes and login node may differ by
+
+
+def _corpse(
+    cell_id: str, attempt: Attempt, submitted: Submitted, tasks: Tasks, *, later: bool, just_started: bool
+) -> Corpse | None:
     task = tasks.get(submitted.key, GONE)
-    requeued = later or (attempt.outcome != "failed" and task.state == "pending")
+    # A task that was pending when the scheduler was asked may have started since: that is no requeue.
+    requeued = later or (attempt.outcome != "failed" and task.state == "pending" and not just_started)
     if task.is_live and not requeued and attempt.outcome != "failed":
         return None  # it runs, is on its way out, or nobody knows
     return Corpse(cell_id=cell_id, attempt=attempt, submitted=submitted, task=task, started_again=requeued)
 
 
 def _unborn(
-    cell_id: str, stage: Stage, attempts: list[Attempt], submissions: Submissions, tasks: Tasks, innocent: set[TaskKey]
-) -> list[Corpse]:
-    """The newest submission of the stage, if its job ended before it recorded anything of this cell.
+    cell_id: str, stage: Stage, attempts: list[Attempt], submitted: Submitted, tasks: Tasks, innocent: set[TaskKey]
+) -> Corpse | None:
+    """A piece of work whose job ended before it recorded anything of it.
 
     An evaluation whose training did not end well never had its turn.
     """
-    submitted = next(reversed(submissions.get((stage, cell_id), [])), None)
-    if submitted is None or submitted.manifest.job_id is None:
-        return []
-    if submitted.key in innocent and not submitted.manifest.cancelled:
-        return []
+    token, step = submitted.manifest.token, submitted.step
+    if submitted.manifest.job_id is None or (submitted.key in innocent and not submitted.manifest.cancelled):
+        return None
     task = tasks.get(submitted.key, GONE)
-    if task.is_live or any(a.token == submitted.manifest.token and a.stage == stage for a in attempts):
-        return []
+    if task.is_live or any((a.stage, a.token, a.step) == (stage, token, step) for a in attempts):
+        return None
     after = submitted.manifest.after
     if after is not None and not any(a.token == after and not a.ended_badly for a in attempts):
-        return []
-    attempt = Attempt(stage=stage, number=0, token=submitted.manifest.token, step=submitted.step)
-    return [Corpse(cell_id=cell_id, attempt=attempt, submitted=submitted, task=task)]
+        return None
+    attempt = Attempt(stage=stage, number=0, token=token, step=step)
+    return Corpse(cell_id=cell_id, attempt=attempt, submitted=submitted, task=task)
 
 
 # --- judgement -----------------------------------------------------------------------------------------------------

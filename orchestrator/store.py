@@ -196,7 +196,7 @@ class Store:
 
     def set_job_id(self, manifest: Manifest, job_id: str) -> Manifest:
         """The manifest with the scheduler's answer, recorded."""
-        answered = replace(manifest, job_id=job_id)
+        answered = replace(self.manifest(manifest.token), job_id=job_id)  # it may have been cancelled meanwhile
         self.write_manifest(answered)
         return answered
 
@@ -220,6 +220,18 @@ class Store:
     def job_folder(self, token: str) -> Path:
         """Where a submission's own files (submitit's, claims, job logs) lie."""
         return self.root / "jobs" / token
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether a person has stopped the study, and not asked for anything since."""
+        return (self.root / "cancelled").exists()
+
+    def set_cancelled(self, cancelled: bool) -> None:
+        """Records that, or takes it back."""
+        if cancelled:
+            write_atomically(self.root / "cancelled", "")
+        else:
+            (self.root / "cancelled").unlink(missing_ok=True)
 
     # --- results ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from orchestrator.session import Session, open_submitted
 from orchestrator.snapshot import job_environment, take_snapshot
 from slurm import jobs
 from slurm.cluster import driver_partition
+from slurm.limits import discover, refuse
 from slurm.resources import Resources
 from slurm.submit import submit_job
 
@@ -33,6 +34,9 @@ def submit_watch(session: Session, every_s: float | None = None) -> str:
     profile, store, name = session.profile, session.store, f"upshot-{session.file.study.name}-watch"
     if profile.scheduler != "slurm":
         raise UserError("--as-job: this study runs on this machine; `upshot watch` watches it")
+    partition = driver_partition(profile)
+    refuse(profile, discover(), partitions={partition})
+    time_min = min(profile.driver.time_min, profile.partitions[partition].max_time_min)
     live = [job for job in jobs.query_live(name).values() if job.name == name]
     if live:
         return live[0].job_id
@@ -47,7 +51,7 @@ def submit_watch(session: Session, every_s: float | None = None) -> str:
             (str(store.root), every_s or SLURM_TICK_S),
             folder=folder,
             job_name=name,
-            resources=Resources(partition=driver_partition(profile), mem_gb=MEM_GB, time_min=profile.driver.time_min),
+            resources=Resources(partition=partition, mem_gb=MEM_GB, time_min=time_min),
             profile=profile,
             setup=[*export_lines(job_environment(code)), shell_check(folder)],
         )

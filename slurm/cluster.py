@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from slurm.resources import SlurmError, check_options
+from slurm.resources import SlurmError, check_gres, check_options
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -62,6 +62,12 @@ class Partition(_Table):
         if self.request != "partition" and not self.gres:
             raise ValueError(f"a partition of {self.accelerator}s that is asked for by {self.request} needs gres")
         return self
+
+    @field_validator("gres")
+    @classmethod
+    def _check_gres(cls, given: str | None) -> str | None:
+        check_gres(given)
+        return given
 
     @field_validator("options")
     @classmethod

@@ -6,6 +6,7 @@ LAUNCH_FAILURE, never success.
 """
 
 import errno
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,14 @@ _CAUSE_OF_STATE: Final[Mapping[JobState, Cause]] = {
 NEVER_STARTS: Final[Mapping[str, Cause]] = {
     "DependencyNeverSatisfied": Cause.DEPENDENCY,
     "launch failed requeued held": Cause.LAUNCH_FAILURE,
+    "JobHoldMaxRequeue": Cause.LAUNCH_FAILURE,
     "BadConstraints": Cause.LAUNCH_FAILURE,
+    "PartitionTimeLimit": Cause.LAUNCH_FAILURE,
+    "PartitionNodeLimit": Cause.LAUNCH_FAILURE,
+    "AccountNotAllowed": Cause.LAUNCH_FAILURE,
+    "QOSNotAllowed": Cause.LAUNCH_FAILURE,
+    "InvalidAccount": Cause.LAUNCH_FAILURE,
+    "InvalidQOS": Cause.LAUNCH_FAILURE,
 }
 """Slurm's reasons for which a pending job would wait for ever; who cancels it for one does so in nobody's name."""
 
@@ -232,11 +240,16 @@ def may_retry(deaths: Sequence[Death], budgets: Budgets) -> tuple[bool, str]:
     return True, f"{cause}: retry {spent} of {budget}"
 
 
+def _is_of_its_node(death: Death) -> bool:
+    return death.cause in (Cause.NODE_FAILURE, Cause.LAUNCH_FAILURE)
+
+
 def adjusted(asked: Resources, deaths: Sequence[Death], partition: Partition) -> tuple[Resources, str | None]:
     """What the next start asks for, and why it would be in vain, if it would.
 
     Twice the memory for each time that it did not suffice, twice the time for each limit met without getting on, and
-    none of the nodes that failed. (An accelerator's memory is the caller's affair: it halves the micro-batch.)
+    none of the nodes that it failed on since anything else became of it. (An accelerator's memory is the caller's
+    affair: it halves the micro-batch.)
     """
     factors = {"mem_gb": Cause.OUT_OF_MEMORY, "time_min": Cause.TIME_LIMIT}
     most: dict[str, float] = {"mem_gb": partition.memory_gb_per_node, "time_min": partition.max_time_min}
@@ -248,7 +261,7 @@ def adjusted(asked: Resources, deaths: Sequence[Death], partition: Partition) ->
         changed[field] = min(most[field], getattr(asked, field) * 2 ** len(in_vain))
         if in_vain and deaths[-1] is in_vain[-1] and changed[field] <= before:
             vain = f"{cause} with all that the partition has ({field} {most[field]:g})"
-    failed = {d.node for d in deaths if d.cause in (Cause.NODE_FAILURE, Cause.LAUNCH_FAILURE) and d.node}
+    failed = {d.node for d in itertools.takewhile(_is_of_its_node, reversed(deaths)) if d.node}
     resources = replace(
         asked,
         mem_gb=changed["mem_gb"],

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 # name[:type] as in `gpu:h100`; the count is a field of its own.
-_GRES: Final = re.compile(r"[A-Za-z][\w-]*(:[A-Za-z][\w.-]*)?")
+_GRES: Final = re.compile(r"[A-Za-z][\w-]*(:(?!\d{1,2}$)\w[\w.-]*)?")  # a type may begin with a digit: gpu:1g.5gb
 _OPTION: Final = re.compile(r"[a-z][a-z0-9-]*")
 # Options of sbatch that a field already stands for: given twice, the one that wins depends on their order.
 _FIELD_OF_OPTION: Final = {
@@ -134,9 +134,12 @@ def _check_word(field: str, value: str) -> None:
         raise ValueError(f"{field}: must be one word, not {value!r}")
 
 
-def _check_accelerator(count: int, gres: str | None) -> None:
-    if count and gres is None:
-        raise ValueError(f"accelerator: must name the gres of the {count} accelerators, such as 'gpu' or 'gpu:h100'")
+def check_gres(gres: str | None) -> None:
+    """Refuses what is no gres name or name:type.
+
+    Raises:
+        ValueError: the message says what is allowed.
+    """
     if gres is None:
         return
     if not _GRES.fullmatch(gres):
@@ -144,6 +147,14 @@ def _check_accelerator(count: int, gres: str | None) -> None:
             f"accelerator: must be a gres name or name:type, such as 'gpu:h100' (how many goes into accelerators),"
             f" not {gres!r}"
         )
+
+
+def _check_accelerator(count: int, gres: str | None) -> None:
+    if count and gres is None:
+        raise ValueError(f"accelerator: must name the gres of the {count} accelerators, such as 'gpu' or 'gpu:h100'")
+    if gres is None:
+        return
+    check_gres(gres)
     if not count:
         raise ValueError(f"accelerators: must be at least 1 when accelerator is given ({gres!r}), not 0")
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def submit_array(
         executor = submitit.SlurmExecutor(folder, python=python)
         given = parameters(job_name, resources, profile, after, len(tasks), setup or [])
         executor.update_parameters(**(given if len(tasks) == 1 else _as_array(given, executor, len(tasks))))
-        with contextlib.redirect_stderr(said), _outside_of_any_job():
+        with contextlib.redirect_stderr(said), _outside_of_any_job(given["additional_parameters"]):
             if len(tasks) == 1:  # a plain job, with an id of its own
                 return str(executor.submit(function, *tasks[0]).job_id)
             job_id = str(executor.submit(run_array_task, function, tasks).job_id)
@@ -125,10 +125,16 @@ def name_pickles(folder: Path, job_id: str, num_tasks: int) -> None:
 
 
 @contextlib.contextmanager
-def _outside_of_any_job() -> Iterator[None]:
-    """Without the variables of a job that this process may be in: sbatch takes some for options, and hands all on."""
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER")
-    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("SLURM_") and name not in kept}
+def _outside_of_any_job(given: Mapping[str, object]) -> Iterator[None]:
+    """Without the variables of a job that this process may be in: sbatch takes some for options, and hands all on.
+
+    Nor with a user's own SBATCH_PARTITION and the like, which would win over the script; those that stand for what the
+    profile says nothing about are kept.
+    """
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER"}
+    kept |= {f"SBATCH_{name.upper()}" for name in ("account", "qos", "reservation", "constraint") if name not in given}
+    names = [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_")) and name not in kept]
+    taken = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:

@@ -22,11 +22,13 @@ class NoAcceleratorError(RuntimeError):
 
 
 def training_ended(store: Store, cell_id: str, token: str | None = None) -> str | None:
-    """The outcome of the cell's newest training that has ended, of that submission if one is given."""
-    for event in reversed(store.attempts(cell_id)):
-        if event["stage"] == "train" and event["event"] == "end" and event["token"] == (token or event["token"]):
-            return str(event["outcome"])
-    return None
+    """How the cell's training has ended, of that submission if one is given; a good end counts whatever came after."""
+    ends = [
+        str(event["outcome"])
+        for event in store.attempts(cell_id)
+        if event["stage"] == "train" and event["event"] == "end" and event["token"] == (token or event["token"])
+    ]
+    return next((outcome for outcome in ends if outcome in ("done", "diverged")), ends[-1] if ends else None)
 
 
 def _train(work: Work) -> dict[str, Any]:

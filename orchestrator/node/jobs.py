@@ -59,6 +59,8 @@ def _end_job(manifest: Manifest, stop: StopRequest, outcomes: dict[str, str], *,
     unfinished = len(outcomes) < num_tasks or "interrupted" in outcomes.values()
     if stop.signal == signal.SIGUSR2 and unfinished and leads:
         requeue(own_job_id() or "")
+    if stop.signal == signal.SIGUSR2 and unfinished and not leads:
+        return  # an exit code other than 0 would end the step while the leading process asks for the requeue
     if unfinished:
         sys.exit("requeued: told to stop, to go on later" if stop.signal == signal.SIGUSR2 else "stopped")
     # What another attempt is still at is not done either: an evaluation that waits for this job is not to start.

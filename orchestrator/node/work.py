@@ -47,8 +47,14 @@ class StopRequest:
 
     def _note(self, number: int, _: object) -> None:
         if self.signal is None:
-            self.early = self._limit_s is not None and time.monotonic() - BEGAN < self._limit_s - EARLY_S
+            self.early = self._limit_s is not None and _job_seconds() < self._limit_s - EARLY_S
         self.signal = number
+
+
+def _job_seconds() -> float:
+    """Since the job's start as Slurm has it, or since this process's, which set-up lines can delay."""
+    started = os.environ.get("SLURM_JOB_START_TIME", "")
+    return time.time() - int(started) if started.isdecimal() else time.monotonic() - BEGAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

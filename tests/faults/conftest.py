@@ -31,7 +31,7 @@ family = ["vit", "mixer"]
 size = "pico"
 patch_size = 8
 fraction = 0.02
-epochs = 24
+epochs = 16
 batch_size = 64
 [train]
 checkpoints = 3

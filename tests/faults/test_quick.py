@@ -1,17 +1,16 @@
-"""The quick half of the faults, each provoked for real: what kills a task, a job, a driver or a file."""
+"""Faults provoked for real: what kills a task, a job, a driver or a file. `make test` runs those not marked soak."""
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
 from slurm import jobs
 from tests.faults import bodies
-from tests.faults.conftest import START_S, Faulty, with_sbatch
+from tests.faults.conftest import ROOT, START_S, Faulty, with_sbatch
 from tests.orchestrator.upshot_command import UPSHOT, upshot
 from tests.private_slurm import wait_until
 
@@ -82,6 +81,7 @@ def test_a_job_cancelled_by_hand(faulty: Faulty, undisturbed: dict[str, str]) ->
     faulty.check(undisturbed)
 
 
+@pytest.mark.soak
 def test_without_accounts_files_tell(faulty_without_accounts: Faulty, undisturbed: dict[str, str]) -> None:
     faulty = faulty_without_accounts
     faulty.submit()
@@ -145,6 +145,7 @@ def test_two_drivers_at_once(faulty: Faulty, undisturbed: dict[str, str]) -> Non
     faulty.check(undisturbed)
 
 
+@pytest.mark.soak
 def test_a_submit_limit(faulty: Faulty, undisturbed: dict[str, str]) -> None:
     user = faulty.cluster.run("id", "-un").strip()
     faulty.cluster.run("sacctmgr", "-iQ", "modify", "user", user, "set", "MaxSubmitJobs=2")
@@ -165,6 +166,7 @@ def test_a_submit_limit(faulty: Faulty, undisturbed: dict[str, str]) -> None:
     faulty.check(undisturbed)
 
 
+@pytest.mark.soak
 def test_a_full_disk_in_the_cell_folder(faulty: Faulty, undisturbed: dict[str, str]) -> None:
     if os.geteuid():
         pytest.skip("mounting a small file system takes root")
@@ -185,13 +187,20 @@ def test_a_full_disk_in_the_cell_folder(faulty: Faulty, undisturbed: dict[str, s
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_edited_code_does_not_reach_queued_jobs(faulty: Faulty, undisturbed: dict[str, str]) -> None:
+@pytest.mark.soak
+def test_edited_code_does_not_reach_queued_jobs(
+    faulty: Faulty, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    for room in ("orchestrator", "models", "evals", "slurm", "studies"):
+        shutil.copytree(ROOT / room, tree / room)
+    monkeypatch.setenv("PYTHONPATH", str(tree))
+    blocker = faulty.cluster.run("sbatch", "--parsable", "-N3", "--exclusive", "-o/dev/null", "--wrap=sleep 600")
     faulty.submit()
-    [code] = {manifest.code for manifest in faulty.store.manifests()}
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import orchestrator; print(orchestrator.__file__)"
-    snapshot = faulty.store.root / "code" / str(code)
-    said = subprocess.run([sys.executable, "-c", script, snapshot], capture_output=True, text=True, check=True).stdout
-    assert Path(said.strip()).is_relative_to(snapshot)
+    for edited in (tree / "orchestrator" / "node" / "work.py", tree / "models" / "train.py"):
+        edited.write_text("raise SystemExit('the edited tree was run')")
+    faulty.cluster.run("scancel", blocker.strip())
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     faulty.watch()
-    assert {m.code for m in Store(faulty.store.root).manifests()} == {code}
+    assert [faulty.causes(cell_id) for cell_id in faulty.cells] == [[], []]
     faulty.check(undisturbed)

@@ -26,7 +26,7 @@ def test_kill_9_of_the_step_s_parent(faulty: Faulty, undisturbed: dict[str, str]
     assert "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text()
     os.kill(parent, signal.SIGKILL)
     faulty.watch()
-    assert set(faulty.causes(victim)) <= {"killed", "node-failure", "requeue"}
+    assert set(faulty.causes(victim)) in ({"killed"}, {"node-failure"}, {"requeue"})
     faulty.check(undisturbed)
 
 

@@ -5,11 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator import drive
 from orchestrator.state import CellState, StageState, Status
 from slurm.cluster import Profile, local_profile
 from slurm.failures import Cause, Death
-from slurm.resources import LimitReachedError
 from tests.orchestrator.plans import CLUSTER, CPU, WIDE, load, new, plan_of, units
 
 TEN_SEEDS = ["grid.seed=[0,1,2,3,4,5,6,7,8,9]"]
@@ -235,16 +233,16 @@ def test_hours_are_those_of_the_stages_that_are_left(small):
     assert only.hours("gpu_hours", of_all=True) == cell.train.gpu_hours + cell.evaluate.gpu_hours
 
 
-def test_a_plan_above_the_studys_budget_is_refused(small):
-    whole = plan_of(small, hours=2.0)
-    hours = whole.hours("gpu_hours")
+def test_a_plan_above_the_studys_budget_submits_nothing(small):
+    hours = plan_of(small, hours=2.0).hours("gpu_hours")
     assert hours == pytest.approx(4 * 2.2)
-    for budget, states in ((hours * 1.01, new), (hours * 1.01, trained)):
-        study = load(small, [f"cluster.max_gpu_hours={budget}"])[0]
-        drive.refuse_what_cannot_run(study, plan_of(small, hours=2.0, states=states), CLUSTER)
-    tight = load(small, [f"cluster.max_gpu_hours={hours * 0.99}"])[0]
-    with pytest.raises(LimitReachedError, match=r"max_gpu_hours is 8\.7"):
-        drive.refuse_what_cannot_run(tight, whole, CLUSTER)
+    enough = [f"cluster.max_gpu_hours={hours * 1.01}"]
+    assert plan_of(small, sets=enough, hours=2.0).over_budget is None
+    bound = plan_of(small, sets=enough, hours=2.0, gpu_hours_bound=1.0)
+    for plan in (bound, plan_of(small, sets=[f"cluster.max_gpu_hours={hours * 0.99}"], hours=2.0)):
+        assert plan.arrays == []
+        assert "cluster.max_gpu_hours is 8." in plan.over_budget
+        assert plan.halted == plan.over_budget
 
 
 def test_the_local_machine_is_a_cluster_without_sbatch(small):

@@ -74,7 +74,7 @@ def test_what_no_node_holds_is_over_its_memory_and_refused(small):
     plan = plan_of(small, profile)
     assert all("memory" in cell.train.over for cell in plan.cells)
     with pytest.raises(LimitReachedError, match=r"needs more memory than the 1 GB of a node of partition cpu"):
-        drive.refuse_what_cannot_run(load(small)[0], plan, profile)
+        drive.refuse_what_cannot_run(plan, profile)
 
 
 @given(st.floats(0.01, 1e6))
@@ -102,7 +102,7 @@ def test_ten_billion_parameters_ask_for_many_accelerators_and_are_refused_before
     assert asked.tasks_per_node == asked.accelerators
     assert large.train.sharded
     with pytest.raises(ValueError, match="cannot be sharded yet"):
-        drive.refuse_what_cannot_run(load(small, LARGE)[0], plan, CLUSTER)
+        drive.refuse_what_cannot_run(plan, CLUSTER)
     assert not small.runs.exists()
 
 
@@ -239,6 +239,5 @@ def test_the_micro_batch_is_halved_down_to_one_image(small):
 
 def test_cells_of_several_processes_need_srun(small):
     without = CLUSTER.model_copy(update={"use_srun": False})
-    study = load(small, ["cluster.accelerators=2"])[0]
     with pytest.raises(ProfileError, match="use_srun is false"):
-        drive.refuse_what_cannot_run(study, plan_of(small, without, ["cluster.accelerators=2"]), without)
+        drive.refuse_what_cannot_run(plan_of(small, without, ["cluster.accelerators=2"]), without)
