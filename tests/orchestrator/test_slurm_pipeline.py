@@ -36,7 +36,8 @@ def watch(small, code=0):
     return upshot("watch", small.store.root, "--every", "0.5", code=code)
 
 
-def test_a_study_goes_from_the_command_line_to_the_report(small):
+def test_a_study_goes_from_the_command_line_to_the_report(small, monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "nowhere")  # a user's own, which sbatch would prefer to the script's
     plan = upshot_json("plan", small.path, "--runs", small.runs)
     assert plan["sbatch_calls"] == 2
     assert {cell["resources"]["train"]["partition"] for cell in plan["cells"]} == {"cpu"}
