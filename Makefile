@@ -24,7 +24,9 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
+	sh tests/install_slurm.sh --accounting
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.scale
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,4 +1,4 @@
-"""Which attempts are dead: several checkpoints of one cell in one array, and tasks that start while the queue is read."""
+"""Which attempts are dead: several checkpoints of a cell in one array, tasks that start while the queue is read."""
 
 import time
 
