@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from orchestrator.grid import Cell
 from orchestrator.sizing import Cost, packed_cost
 from orchestrator.store import Stage, unit
+from slurm.resources import Resources
 
 Action = Literal["submit", "wait", "skip", "retry"]
 Pack = int | Literal["auto"]
@@ -90,7 +91,7 @@ def make_arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Arr
     groups: dict[tuple[object, ...], list[PlannedCell]] = {}
     for cell in to_do:
         if "train" in cell.stages:
-            key = (cell.train.resources.signature, cell.train.micro_batch, cell.evaluate.resources.signature)
+            key = (cell.train.resources, cell.train.micro_batch, cell.evaluate.resources)
             groups.setdefault(key, []).append(cell)
     for members in groups.values():
         packs = list(_packed(pack, members, [c.train.hours + c.evaluate.hours for c in members]))
@@ -107,10 +108,10 @@ def make_arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Arr
 
 def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
     """A piece of work for each cell and checkpoint."""
-    groups: dict[str, list[tuple[str, Cost]]] = {}
+    groups: dict[Resources, list[tuple[str, Cost]]] = {}
     for cell in cells:
         for step in cell.steps:
-            key = cell.evaluate.resources.signature
+            key = cell.evaluate.resources
             groups.setdefault(key, []).append((unit(cell.cell.cell_id, step), cell.evaluate.of_one_checkpoint))
     for members in groups.values():
         packs = list(_packed(pack, members, [cost.hours for _, cost in members]))

@@ -7,11 +7,10 @@ SlurmError (RuntimeError)   Slurm refused, or answered what cannot be read
 What a user asked for that no job can have is a ValueError.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 # name[:type] as in `gpu:h100`; the count is a field of its own.
@@ -98,15 +97,10 @@ class Resources:
             _check_word("exclude", node)
         _check_accelerator(self.accelerators, self.accelerator)
         _check_extra(self.extra)
-        # One form for equal requests, so that equality and signature agree.
+        # One form for equal requests: an array holds those that are equal.
         object.__setattr__(self, "mem_gb", float(self.mem_gb))
         object.__setattr__(self, "exclude", tuple(sorted(set(self.exclude))))
         object.__setattr__(self, "extra", tuple(sorted((name, value) for name, value in self.extra)))
-
-    @property
-    def signature(self) -> str:
-        """The same string for equal resources and for no others, on every machine: an array holds one signature."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @property
     def num_accelerators(self) -> int:

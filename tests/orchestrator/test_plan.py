@@ -53,8 +53,8 @@ def test_an_array_holds_one_exact_signature(small):
     cells = {planned.cell.cell_id: planned for planned in plan.cells}
     for array in plan.arrays:
         members = [cells[unit] for unit in units(array)]
-        assert len({cell.train.resources.signature for cell in members}) == 1
-        assert len({cell.evaluate.resources.signature for cell in members}) == 1
+        assert len({cell.train.resources for cell in members}) == 1
+        assert len({cell.evaluate.resources for cell in members}) == 1
         assert len({cell.train.micro_batch for cell in members}) == 1
         assert array.then.tasks == array.tasks
     assert sorted(unit for array in plan.arrays for unit in units(array)) == sorted(cells)
