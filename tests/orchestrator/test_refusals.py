@@ -29,12 +29,17 @@ def refused(tmp_path, on_slurm):
     small = SmallStudy(tmp_path)
     small.path.write_text(small.path.read_text() + '[cluster]\nprofile = "mini.toml"\n')
 
+    def in_queue():
+        return set(on_slurm.run("squeue", "-ho%i").split())
+
+    before = in_queue()  # jobs of other tests may be on their way out
+
     def submit(profile, *words, code):
         (tmp_path / "mini.toml").write_text(profile)
         sets = [part for word in words for part in ("--set", word)]
         said = upshot("submit", small.path, "--runs", small.runs, "-y", *sets, code=code)
         assert not small.store.root.exists(), "a refused study leaves nothing behind"
-        assert on_slurm.run("squeue", "-h") == ""
+        assert in_queue() <= before
         return said
 
     return submit
