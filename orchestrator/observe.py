@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from models.data import describe
 from orchestrator.attempts import Attempt, death_event
@@ -259,11 +258,14 @@ class Observer:
         """What the cell's folder holds; read again only if its ledger grew or one of its attempts is running."""
         if not any((stage, cell_id) in submissions for stage in STAGES):
             return CellFiles(attempts=[])
-        signature = _signature(self.store.cell_folder(cell_id) / "attempts.ndjson")
+        signature = self.store.ledger_signature(cell_id)
         known = self._files.get(cell_id)
-        if known is not None and known[0] == signature and not _is_open(known[1]):
+        unchanged = known is not None and known[0] == signature
+        if known is not None and unchanged and not _is_open(known[1]):
             return known[1]
-        files = read_files(self.store, self.study, cell_id) if signature != (0, 0) else CellFiles(attempts=[])
+        attempts = known[1].attempts if known is not None and unchanged else None
+        nothing = signature == (0, 0)
+        files = CellFiles(attempts=[]) if nothing else read_files(self.store, self.study, cell_id, attempts)
         self._files[cell_id] = (signature, files)
         return files
 
@@ -299,14 +301,6 @@ class Observer:
         dead = replace(corpse.attempt, death=death)
         attempts = [dead if _same(attempt, dead) else attempt for attempt in files.attempts]
         return replace(files, attempts=attempts if corpse.attempt.number else [*attempts, dead])
-
-
-def _signature(path: Path) -> tuple[int, int]:
-    try:
-        seen = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return seen.st_mtime_ns, seen.st_size
 
 
 def _is_open(files: CellFiles) -> bool:

@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
+from evals.protocol import Protocol
 from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.grid import Cell
 from orchestrator.store import STAGES, Stage, Store
@@ -214,9 +216,10 @@ def _unborn(
 # --- judgement -----------------------------------------------------------------------------------------------------
 
 
-def read_files(store: Store, study: Study, cell_id: str) -> CellFiles:
-    """What one cell's folder holds now."""
-    attempts = read_attempts(store.attempts(cell_id))
+def read_files(store: Store, study: Study, cell_id: str, attempts: list[Attempt] | None = None) -> CellFiles:
+    """What one cell's folder holds now; `attempts` are those of its ledger where that is known not to have changed."""
+    if attempts is None:
+        attempts = read_attempts(store.attempts(cell_id))
     steps = store.finalised_steps(cell_id)
     trained = next((a for a in reversed(attempts) if a.stage == "train" and a.outcome is not None), None)
     if trained is not None and trained.outcome == "diverged" and trained.end is not None:
@@ -233,13 +236,21 @@ def wanted_steps(study: Study, steps: list[int]) -> list[int]:
 
 def missing_evaluations(store: Store, study: Study, cell_id: str, steps: list[int]) -> list[tuple[int, str]]:
     """The (step, task) pairs that are wanted and have no result file; `steps` may end with that of divergence."""
-    files = {task: f"{study.protocol.eval_id(task)}.parquet" for task in study.downstream.tasks}
+    wanted = wanted_steps(study, steps)
+    if not wanted:
+        return []
+    files = _result_files(study.protocol, tuple(study.downstream.tasks))
     missing = []
-    for step in wanted_steps(study, steps):
-        folder = store.evals(cell_id, step)
-        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    for step in wanted:
+        present = store.result_names(cell_id, step)
         missing += [(step, task) for task, file in files.items() if file not in present]
     return missing
+
+
+@lru_cache(maxsize=16)
+def _result_files(protocol: Protocol, tasks: tuple[str, ...]) -> dict[str, str]:
+    """The name of each task's result file: a hash, which thousands of cells have in common."""
+    return {task: f"{protocol.eval_id(task)}.parquet" for task in tasks}
 
 
 def judge(cell: Cell, files: CellFiles, submissions: Submissions, tasks: Tasks) -> CellState:
@@ -253,7 +264,12 @@ def judge(cell: Cell, files: CellFiles, submissions: Submissions, tasks: Tasks) 
     return CellState(cell=cell, train=train, evaluate=evaluate, steps=files.steps, missing=files.missing)
 
 
-def _told(attempts: list[Attempt], submitted: list[Submitted]) -> StageState:
+def _told(
+    attempts: list[Attempt],
+    submitted: list[Submitted],
+    job: Job | None = None,
+    covered: frozenset[int | None] = frozenset(),
+) -> StageState:
     """What the ledger tells of a stage whatever its status: attempts, seconds, deaths."""
     asked = [s.manifest.token for s in submitted if s.manifest.by_person]
     order = [s.manifest.token for s in submitted]
@@ -268,18 +284,19 @@ def _told(attempts: list[Attempt], submitted: list[Submitted]) -> StageState:
         last=attempts[-1] if attempts else None,
         deaths=tuple(death for _, death in deaths),
         recent=tuple(death for token, death in deaths if token in recent),
+        covered=covered,
+        job=job,
     )
 
 
 def _judge_training(
     attempts: list[Attempt], submitted: list[Submitted], tasks: Tasks, *, has_checkpoints: bool
 ) -> StageState:
-    told = _told(attempts, submitted)
     if not submitted:
-        return told
+        return _told(attempts, submitted)
     newest = submitted[-1]
     task = tasks.get(newest.key, GONE)
-    told = replace(told, job=task.job)
+    told = _told(attempts, submitted, task.job)
     mine = [attempt for attempt in attempts if attempt.token == newest.manifest.token]
     last = mine[-1] if mine else None
     # A node that was only cut off may end its work after all; newer submissions then find nothing to do.
@@ -325,11 +342,7 @@ def _judge_evaluation(
         for s in submitted
         if tasks.get(s.key, GONE).is_live and (s.manifest.token, s.step) not in ended
     ]
-    told = replace(
-        _told(attempts, submitted),
-        covered=frozenset(step for step, _ in live),
-        job=live[-1][1].job if live else None,
-    )
+    told = _told(attempts, submitted, live[-1][1].job if live else None, frozenset(step for step, _ in live))
     if train.status not in ENDED_WELL:
         blocked = train.status == Status.FAILED and bool(submitted)
         ahead = {task.state for _, task in live}

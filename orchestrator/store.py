@@ -90,6 +90,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self._cells = str(self.root / "cells")
 
     # --- the study -------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,11 @@ class Store:
 
     def cell_folder(self, cell_id: str) -> Path:
         """Where a cell keeps everything; sharded, so that no folder holds thousands."""
-        return self.root / "cells" / cell_id[:2] / cell_id
+        return Path(self._cell(cell_id))
+
+    def _cell(self, cell_id: str) -> str:
+        """The same as text: a look at thousands of live cells asks for each, and joining paths takes longest."""
+        return f"{self._cells}/{cell_id[:2]}/{cell_id}"
 
     def write_cell(self, cell: Cell) -> None:
         """Records what the cell is; a record that is damaged, as after a power cut, is written anew."""
@@ -155,16 +160,26 @@ class Store:
 
     def finalised_steps(self, cell_id: str, below: str = ".") -> list[int]:
         """The steps that have a finalised checkpoint, ascending; `below` is RESUME for those to go on from."""
-        folder = self.checkpoints(cell_id) / below
-        if not folder.is_dir():
-            return []
-        names = (entry.name for entry in os.scandir(folder) if entry.name.startswith("step_"))
-        return sorted(int(name.removeprefix("step_")) for name in names if (folder / name / "DONE").exists())
+        folder = f"{self._cell(cell_id)}/checkpoints/{below}"
+        names = [name for name in _names(folder) if name.startswith("step_")]
+        return sorted(int(name.removeprefix("step_")) for name in names if os.path.exists(f"{folder}/{name}/DONE"))  # noqa: PTH110 - see `_cell`
 
     def evaluated_steps(self, cell_id: str) -> list[int]:
         """The steps that have a folder of evaluations, ascending."""
         folder = self.cell_folder(cell_id) / "evals"
         return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+    def result_names(self, cell_id: str, step: int) -> set[str]:
+        """The names of the files in the folder of a checkpoint's evaluations."""
+        return set(_names(f"{self._cell(cell_id)}/evals/step_{step:08d}"))
+
+    def ledger_signature(self, cell_id: str) -> tuple[int, int]:
+        """Changes whenever the cell's ledger does; (0, 0) where there is none."""
+        try:
+            seen = os.stat(f"{self._cell(cell_id)}/attempts.ndjson")  # noqa: PTH116 - see `_cell`
+        except FileNotFoundError:
+            return 0, 0
+        return seen.st_mtime_ns, seen.st_size
 
     def evals(self, cell_id: str, step: int) -> Path:
         """The folder of a checkpoint's evaluations."""
@@ -282,3 +297,11 @@ def _holds(path: Path, text: str) -> bool:
 
 class DriverBusyError(UserError):
     """Another `submit` or `watch` drives the study."""
+
+
+def _names(folder: str) -> list[str]:
+    """What is in a folder; nothing where it is not there."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names are all that is wanted
+    except FileNotFoundError:
+        return []

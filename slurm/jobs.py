@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -132,7 +132,7 @@ def query_queue(name_prefix: str, user: str | None = None, run: Run | None = Non
     who = user if user is not None else str(os.getuid())
     command = ["squeue", "--array", "--all", "--noheader", "--states=all", f"--user={who}", f"--format={fields}"]
     rows = _rows((run or run_slurm)(command), fields)
-    return _by_key(_from_squeue(row) for row in rows if row["%j"].startswith(name_prefix))
+    return dict(_keyed((row for row in rows if row["%j"].startswith(name_prefix)), "%i", _from_squeue))
 
 
 def query_live(name_prefix: str, user: str | None = None, run: Run | None = None) -> dict[JobKey, Job]:
@@ -179,9 +179,8 @@ def query_history(
         if "accounting storage is disabled" in str(error):
             return None
         raise
-    rows = [_from_sacct(row) for row in _rows(output, fields.replace(",", "|"))]
     history: dict[JobKey, list[Job]] = {}
-    for key, job in _keyed(rows):
+    for key, job in _keyed(_rows(output, fields.replace(",", "|")), "JobID", _from_sacct):
         history.setdefault(key, []).append(job)
     return {key: sorted(jobs, key=_by_submission) for key, jobs in history.items()}
 
@@ -307,11 +306,11 @@ def _rows(output: str, fields: str) -> list[dict[str, str]]:
     return rows
 
 
-def _from_squeue(row: Mapping[str, str]) -> Job:
+def _from_squeue(row: Mapping[str, str], key: JobKey) -> Job:
     return Job(
-        job_id=row["%i"],
-        array_job_id="",
-        index=None,
+        job_id=_job_id(key),
+        array_job_id=key[0],
+        index=key[1],
         name=row["%j"],
         state=parse_state(row["%T"]),
         slurm_state=row["%T"],
@@ -322,12 +321,12 @@ def _from_squeue(row: Mapping[str, str]) -> Job:
     )
 
 
-def _from_sacct(row: Mapping[str, str]) -> Job:
+def _from_sacct(row: Mapping[str, str], key: JobKey) -> Job:
     exit_code, signal = _exit_code(row["ExitCode"])
     return Job(
-        job_id=row["JobID"],
-        array_job_id="",
-        index=None,
+        job_id=_job_id(key),
+        array_job_id=key[0],
+        index=key[1],
         name=row["JobName"],
         state=parse_state(row["State"]),
         slurm_state=row["State"],
@@ -340,16 +339,17 @@ def _from_sacct(row: Mapping[str, str]) -> Job:
     )
 
 
-def _by_key(jobs: Iterable[Job]) -> dict[JobKey, Job]:
-    """The jobs by key, where one may still carry an id that stands for several."""
-    return dict(_keyed(jobs))
+def _keyed(
+    rows: Iterable[Mapping[str, str]], id_field: str, to_job: Callable[[Mapping[str, str], JobKey], Job]
+) -> Iterator[tuple[JobKey, Job]]:
+    """The jobs with their keys; a row may carry an id that stands for several."""
+    for row in rows:
+        for key in parse_job_id(row[id_field]):
+            yield key, to_job(row, key)
 
 
-def _keyed(jobs: Iterable[Job]) -> Iterator[tuple[JobKey, Job]]:
-    for job in jobs:
-        for array_job_id, index in parse_job_id(job.job_id):
-            job_id = array_job_id if index is None else f"{array_job_id}_{index}"
-            yield (array_job_id, index), replace(job, job_id=job_id, array_job_id=array_job_id, index=index)
+def _job_id(key: JobKey) -> str:
+    return key[0] if key[1] is None else f"{key[0]}_{key[1]}"
 
 
 def _exit_code(text: str) -> tuple[int | None, int | None]:
