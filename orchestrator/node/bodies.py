@@ -155,11 +155,13 @@ def mirror_cell(
 ) -> tracking.MirrorResult:
     """Writes the cell to W&B and TensorBoard as it stands. Neither can fail the cell: the files are the truth.
 
-    The mode is the study's when it is not given.
+    Checkpoints of a cell may be judged by several jobs at once: one of them mirrors. The mode is the study's when it is
+    not given.
     """
     try:
-        return _mirror(store, cell_id, outcome, mode)
-    except (UserError, OSError) as error:
+        with lock.holding(store.cell_folder(cell_id) / "mirror.lock"):
+            return _mirror(store, cell_id, outcome, mode)
+    except (UserError, OSError, lock.LockBusyError) as error:
         print(f"not mirrored: {error}", flush=True)
         return tracking.MirrorResult(ok=False, mode=mode or "offline", error=str(error))
 
