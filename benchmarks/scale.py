@@ -50,7 +50,7 @@ PROFILE = """
 throttle = 1000
 [partitions.cpu]
 cpus_per_node = 4
-memory_gb_per_node = 900
+memory_gb_per_node = 60
 max_time_min = 600
 """
 CELLS_A_SEED = 96
@@ -68,7 +68,6 @@ def main() -> None:
     cluster = PrivateSlurm(
         num_nodes=4,
         cpus_per_node=4,
-        mem_mb_per_node=1_000_000,
         max_array_size=10_001,
         accounting=options.accounting,
         extra_conf=["MaxJobCount=50000", "MinJobAge=300"],
