@@ -1,7 +1,7 @@
 """A cell's ledger, read: its attempts, and the deaths among them with their causes."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.store import Stage
@@ -15,6 +15,7 @@ class Attempt:
     """One start of one stage of a cell. `outcome` is None while it runs, and for ever where it was killed.
 
     `step` is the checkpoint of an evaluation that judges one alone. `number` is 0 where a job ended before it began.
+    It is `forgiven` once somebody has asked for a retry: budgets begin anew, and the work is to be done again.
     """
 
     stage: Stage
@@ -29,6 +30,7 @@ class Attempt:
     error: dict[str, Any] | None = None
     end: Event | None = None
     death: Death | None = None
+    forgiven: bool = False
 
     @property
     def seconds(self) -> float:
@@ -47,7 +49,10 @@ def read_attempts(events: Iterable[Event]) -> list[Attempt]:
     found: dict[tuple[str, int, str, int | None], Attempt] = {}
     for event in events:
         kind, stage = event.get("event"), event.get("stage")
-        if stage not in ("train", "evaluate") or kind not in ("start", "end", "death"):
+        if stage not in ("train", "evaluate") or kind not in ("start", "end", "death", "retry"):
+            continue
+        if kind == "retry":
+            found = {key: replace(a, forgiven=True) if a.stage == stage else a for key, a in found.items()}
             continue
         key = (stage, int(event.get("attempt") or 0), str(event.get("token")), event.get("step_to_evaluate"))
         new = Attempt(stage=stage, number=key[1], token=key[2], step=key[3])
@@ -56,7 +61,7 @@ def read_attempts(events: Iterable[Event]) -> list[Attempt]:
 
 
 def _with_event(attempt: Attempt, kind: str, event: Event) -> Attempt:
-    values = {name: getattr(attempt, name) for name in attempt.__slots__}
+    values: dict[str, Any] = {}
     if kind == "start":
         values |= {"started": event["time"], "host": event.get("host", ""), "job": event.get("job")}
         values |= {"node": event.get("node") or ""}
@@ -69,7 +74,12 @@ def _with_event(attempt: Attempt, kind: str, event: Event) -> Attempt:
             node=event.get("node") or "",
             progressed=bool(event.get("progressed")),
         )
-    return Attempt(**values)
+    return replace(attempt, **values)
+
+
+def retry_event(stage: Stage) -> Event:
+    """The record of somebody's wish that what became of a stage be forgotten and its work done again."""
+    return {"event": "retry", "stage": stage}
 
 
 def death_event(attempt: Attempt, death: Death, number: int | None = None) -> Event:

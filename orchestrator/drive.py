@@ -12,6 +12,7 @@ from typing import Literal
 from models.errors import UserError
 from orchestrator import node
 from orchestrator.arrays import Array
+from orchestrator.attempts import retry_event
 from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.plan import Plan
 from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
@@ -40,7 +41,6 @@ class Launch:
 
     code: Path
     function: JobFunction
-    by_person: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -78,12 +78,20 @@ class Driver:
         self.num_live = seen.num_live
         if seen.never_start:
             jobs.cancel(seen.never_start)
+        if retry:
+            self._forgive(seen.plan)
         if seen.plan.arrays:
             refuse_what_cannot_run(seen.plan, self.profile)
-            self.act(seen.plan, by_person=retry)
+            self.act(seen.plan)
         return seen
 
-    def act(self, plan: Plan, *, by_person: bool = False) -> list[Manifest]:
+    def _forgive(self, plan: Plan) -> None:
+        """Records what somebody wants tried again, so that what finds no room now is not forgotten."""
+        for planned in plan.cells:
+            if planned.action == "retry":
+                self.store.record_attempt(planned.cell.cell_id, **retry_event(planned.stages[0]))
+
+    def act(self, plan: Plan) -> list[Manifest]:
         """Carries out a plan.
 
         A limit that passes ends it early: what is left waits for the next tick.
@@ -97,7 +105,7 @@ class Driver:
         with private_umask(mode):  # of jobs too: Slurm hands it on
             make_private(self.store.root, mode)
             self._prepare(plan)
-            launch = Launch(code=self._snapshot(), function=self.function, by_person=by_person)
+            launch = Launch(code=self._snapshot(), function=self.function)
             if self.profile.scheduler == "local":
                 return self._submit_locally(plan.arrays, launch)
             return self._submit_arrays(plan.arrays, launch)
@@ -146,7 +154,6 @@ class Driver:
             submitted=time.time(),
             micro_batch=array.cost.micro_batch,
             code=launch.code.name,
-            by_person=launch.by_person,
         )
 
     # --- on Slurm --------------------------------------------------------------------------------------------------

@@ -278,4 +278,6 @@ def _steps_ahead(study: Study, state: CellState, hours: float) -> tuple[int, ...
 def _why_new(stage: Stage, now: StageState, state: CellState) -> str:
     if stage == "evaluate" and state.train.status in ENDED_WELL:
         return f"{len(state.missing)} evaluations are missing"
+    if now.deaths and not now.recent:
+        return "asked for again"
     return "not submitted yet" if now.num_attempts == 0 and now.token is None else "interrupted before its turn"

@@ -259,7 +259,7 @@ def judge(cell: Cell, files: CellFiles, submissions: Submissions, tasks: Tasks) 
     mine = {stage: [a for a in files.attempts if a.stage == stage] for stage in STAGES}
     train = _judge_training(mine["train"], by_stage["train"], tasks, has_checkpoints=bool(files.steps))
     if train.status == Status.DONE and not files.steps:
-        train = _lost(train, "its checkpoints are gone")
+        train = _lost(train, mine["train"][-1], "its checkpoints are gone")
     evaluate = _judge_evaluation(mine["evaluate"], by_stage["evaluate"], tasks, train, files.missing)
     return CellState(cell=cell, train=train, evaluate=evaluate, steps=files.steps, missing=files.missing)
 
@@ -271,19 +271,15 @@ def _told(
     covered: frozenset[int | None] = frozenset(),
 ) -> StageState:
     """What the ledger tells of a stage whatever its status: attempts, seconds, deaths."""
-    asked = [s.manifest.token for s in submitted if s.manifest.by_person]
-    order = [s.manifest.token for s in submitted]
-    since = order.index(asked[-1]) if asked else 0
-    recent = set(order[since:])
-    deaths = [(attempt.token, attempt.death) for attempt in attempts if attempt.death is not None]
+    counted = {s.manifest.token for s in submitted}
     return StageState(
         status=Status.NEW,
         num_attempts=sum(attempt.number > 0 for attempt in attempts),
         seconds=sum(attempt.seconds for attempt in attempts),
-        token=order[-1] if order else None,
+        token=submitted[-1].manifest.token if submitted else None,
         last=attempts[-1] if attempts else None,
-        deaths=tuple(death for _, death in deaths),
-        recent=tuple(death for token, death in deaths if token in recent),
+        deaths=tuple(a.death for a in attempts if a.death is not None),
+        recent=tuple(a.death for a in attempts if a.death is not None and not a.forgiven and a.token in counted),
         covered=covered,
         job=job,
     )
@@ -317,12 +313,16 @@ def _judge_training(
     return _failed(told, last)
 
 
-def _lost(told: StageState, detail: str) -> StageState:
+def _lost(told: StageState, last: Attempt, detail: str) -> StageState:
     """Files that ought to be there are not, of which no attempt died: no budget answers that."""
+    if last.forgiven:
+        return replace(told, status=Status.NEW)
     return replace(told, status=Status.FAILED, cause=Cause.FILE_SYSTEM, detail=detail, recent=())
 
 
 def _failed(told: StageState, last: Attempt) -> StageState:
+    if last.forgiven:
+        return told  # new again
     death = last.death or Death(cause=Cause.KILLED, detail="not examined yet")
     return replace(told, status=Status.FAILED, cause=death.cause, detail=death.detail)
 
@@ -355,10 +355,12 @@ def _judge_evaluation(
         return replace(told, status=next(s for s in (Status.RUNNING, Status.PENDING, Status.UNKNOWN) if s in states))
     for step in dict.fromkeys(step for step, _ in missing):
         last = _last_of_step(attempts, submitted, step)
-        if last is not None and last.ended_badly and (last.death is None or last.death.cause is not Cause.DEPENDENCY):
+        if last is None or last.forgiven:
+            continue
+        if last.ended_badly and (last.death is None or last.death.cause is not Cause.DEPENDENCY):
             return _failed(_only_of_step(told, attempts, step), last)
         if _times_in_vain(attempts, step) > MAX_IN_VAIN:
-            return _lost(told, f"step {step} was evaluated again and again, and its result files are not there")
+            return _lost(told, last, f"step {step} was evaluated again and again, and its result files are not there")
     return told
 
 
@@ -367,7 +369,7 @@ MAX_IN_VAIN = 3
 
 def _times_in_vain(attempts: list[Attempt], step: int) -> int:
     """How often in a row, up to now, the checkpoint was judged well and no result written."""
-    of_step = [a for a in reversed(attempts) if a.step in (None, step)]
+    of_step = [a for a in reversed(attempts) if a.step in (None, step) and not a.forgiven]
     return len(list(takewhile(lambda a: a.outcome == "done" and not (a.end or {}).get("num_files"), of_step)))
 
 

@@ -45,7 +45,7 @@ class Manifest:
 
     A `cancelled` one was stopped by a person: nothing of it is started again without being asked for.
 
-    `code` names the snapshot that it runs, `by_person` says that somebody asked for a retry (budgets begin anew).
+    `code` names the snapshot that it runs.
     """
 
     token: str
@@ -59,7 +59,6 @@ class Manifest:
     job_id: str | None = None
     micro_batch: int | None = None
     code: str | None = None
-    by_person: bool = False
     abandoned: bool = False
     cancelled: bool = False
 
@@ -300,8 +299,8 @@ class DriverBusyError(UserError):
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder; nothing where it is not there."""
+    """What is in a folder; nothing where there is none."""
     try:
         return os.listdir(folder)  # noqa: PTH208 - names are all that is wanted
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []

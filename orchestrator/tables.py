@@ -277,6 +277,8 @@ def _unrecorded_deaths(state: CellState, session: Session) -> list[dict[str, Any
 
 def _event_line(event: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+    if event["event"] == "retry":
+        return f"{when}  {event['stage']}: somebody asked for a retry"
     step = event.get("step_to_evaluate")
     what = event["stage"] if step is None else f"{event['stage']} of step {step}"
     if event["event"] == "death":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name that torch's own documents use
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import ladder
 from models.build import build_model
@@ -40,8 +40,24 @@ def count_forward_flops(model: torch.nn.Module, x: torch.Tensor) -> float:
     return float(counter.get_total_flops() / len(x))
 
 
+def _fused_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(q, k, v))
+
+
+def _fused_backward_flops(
+    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object
+) -> int:
+    return int(sdpa_backward_flop_count(grad, q, k, v))
+
+
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# torch's counter knows the fused kernels of GPUs only
+FUSED_ON_CPU = {CPU_ATTENTION: _fused_flops, CPU_ATTENTION_BACKWARD: _fused_backward_flops}
+
+
 def count_train_flops(model: torch.nn.Module, x: torch.Tensor) -> float:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
         model.train()(x).sum().backward()
     return float(counter.get_total_flops() / len(x))
 

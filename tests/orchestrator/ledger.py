@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from orchestrator.attempts import retry_event
 from orchestrator.state import CellState, find_corpses, judge, read_files
 from orchestrator.store import Manifest, Stage, Store
 from orchestrator.study import Study
@@ -57,6 +58,10 @@ class Ledger:
 
     def die(self, cause: Cause, cell=0, detail="said", **more) -> None:
         self.record("death", cell, cause=cause.value, detail=detail, **more)
+
+    def ask_again(self, stage: Stage = "train", cell=0) -> None:
+        """Somebody asks for a retry."""
+        self.store.record_attempt(self.cells[cell].cell_id, **retry_event(stage))
 
     def finalise(self, *steps, cell=0) -> None:
         for step in steps:

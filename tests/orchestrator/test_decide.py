@@ -84,7 +84,9 @@ def test_budgets_begin_anew_once_a_person_asks(ledger):
     assert dies(TRAIN, 2) == "skip"  # killed is retried once
     ledger.submit(again, [[ledger.cells[0].cell_id]])
     assert dies(again, 1) == "skip"
-    ledger.submit(more, [[ledger.cells[0].cell_id]], by_person=True)
+    ledger.ask_again()
+    assert decide(ledger.study, ledger.state())[:2] == ("submit", "asked for again")
+    ledger.submit(more, [[ledger.cells[0].cell_id]])
     assert dies(more, 1) == "retry"
     assert dies(more, 2) == "skip"
 

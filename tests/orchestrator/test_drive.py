@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.drive import Driver
 from orchestrator.state import CellState, StageState, Status
+from orchestrator.study import load_study
 from slurm.cluster import Profile
 from slurm.failures import Cause, Death
 from slurm.resources import LimitReachedError
@@ -109,8 +110,22 @@ def test_an_sbatch_without_an_answer_may_have_taken_the_job(small, refuse, capsy
     assert "the next look tells" in capsys.readouterr().err
 
 
-def test_what_a_person_asked_for_is_marked_so(small, refuse):
+def test_what_a_person_asked_for_beyond_the_room_in_the_queue_is_remembered(ledger, small, refuse):
+    folder = refuse(FULL, when="[ $count = 2 ]")
+    for tool in ("squeue", "sacct", "sinfo"):
+        (folder / tool).write_text("#!/bin/sh\n")
+        (folder / tool).chmod(0o755)
+    ledger.submit_both()
+    for cell in range(len(ledger.cells)):
+        ledger.start(cell)
+        ledger.die(Cause.CODE_ERROR, cell)
+    file = load_study(small.path, ["cluster.pack=1"])
+    driver = Driver(small.store, file, CLUSTER.model_copy(update={"max_array_tasks": 1}))
+    driver.observer.asks_limits = False
+    assert driver.tick().plan.arrays == []  # code errors wait for somebody
+    driver.tick(retry=True)
+    taken = sorted(folder.glob("taken-*"))
+    assert len(taken) == 2  # a training and its evaluation
     refuse()
-    driver, plan = Driver(small.store, small.file, CLUSTER), plan_of(small, CLUSTER)
-    assert {m.by_person for m in driver.act(plan)} == {False}
-    assert {m.by_person for m in driver.act(plan, by_person=True)} == {True}
+    driver.tick()  # as `watch` does: nobody asks again
+    assert len(sorted(folder.glob("taken-*"))) == 2 * len(ledger.cells)

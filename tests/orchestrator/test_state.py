@@ -291,7 +291,10 @@ def test_deaths_before_somebody_asked_again_are_no_longer_recent(ledger):
     ledger.submit_both()
     ledger.start()
     ledger.die(Cause.KILLED)
-    ledger.submit(AGAIN, ids(ledger, 0), by_person=True)
+    ledger.ask_again()
+    assert ledger.state().train.status == Status.NEW
+    assert ledger.state().train.recent == ()
+    ledger.submit(AGAIN, ids(ledger, 0))
     ledger.start(token=AGAIN, attempt=2)
     ledger.die(Cause.OUT_OF_MEMORY, token=AGAIN, attempt=2)
     state = ledger.state().train
