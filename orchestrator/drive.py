@@ -134,8 +134,8 @@ class Driver:
     def _prepare(self, plan: Plan) -> None:
         self.store.write_study(self.file.text, self.profile)
         cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
-        for cell_id in {parse_unit(text)[0] for array in plan.arrays for units in array.tasks for text in units}:
-            self.store.write_cell(cells[cell_id])
+        ids = {parse_unit(text)[0]: None for array in plan.arrays for units in array.tasks for text in units}
+        self.store.write_cells(cells[cell_id] for cell_id in ids)
 
     def _snapshot(self) -> Path:
         """The code that this driver's jobs run, kept once."""

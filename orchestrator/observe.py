@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from models.data import describe
+from models.recipe import Recipe
 from orchestrator.attempts import Attempt, death_event
 from orchestrator.autopsy import examine
 from orchestrator.grid import Cell, cells, num_excluded
@@ -39,6 +40,10 @@ from slurm.limits import Limits, discover
 from slurm.resources import SlurmUnreachable
 
 CANCELLED = "the study was cancelled: nothing more is submitted until `upshot submit` or `upshot retry`"
+FREE_AXES = frozenset(
+    ("learning_rate", "weight_decay", "head_learning_rate", "head_weight_decay", "warmup", "label_smoothing", "seed")
+)
+"""The axes that change nothing of what a cell costs."""
 ACCOUNTS_LAG_S = 120.0
 """How long accounts are waited for that still call a job live which the queue has forgotten."""
 
@@ -164,13 +169,27 @@ class Observer:
     # --- sizes and plan --------------------------------------------------------------------------------------------
 
     def _size(self, speeds: Speeds) -> dict[str, Sizes]:
+        """Every cell's sizes: computed once for all that differ only in what neither costs nor places."""
         info = describe(self.study.upstream.dataset)
-        return {c.cell_id: size_cell(self.study, c.recipe, info, self.profile, speeds) for c in self.cells}
+        places = {axis for place in self.study.cluster.place for axis in place.where}
+        costly = [axis for axis in Recipe.model_fields if axis not in FREE_AXES - places]
+        known: dict[tuple[object, ...], Sizes] = {}
+        found = {}
+        for cell in self.cells:
+            key = tuple(getattr(cell.recipe, axis) for axis in costly)
+            if key not in known:
+                known[key] = size_cell(self.study, cell.recipe, info, self.profile, speeds)
+            found[cell.cell_id] = known[key]
+        return found
+
+    def _need_sizes(self) -> dict[str, Sizes]:
+        if not self._sizes:
+            self._sizes = self._planned_sizes = self._size(Speeds())
+        return self._sizes
 
     def _measure(self, states: list[CellState]) -> None:
         """Corrects the sizes by what ended stages took; anew each time as many again have ended."""
-        if not self._sizes:
-            self._sizes = self._planned_sizes = self._size(Speeds())
+        self._need_sizes()
         ended: list[tuple[Stage, str, float, float]] = []
         for state in states:
             planned, family = self._planned_sizes[state.cell.cell_id], state.cell.recipe.family
@@ -233,8 +252,8 @@ class Observer:
     @property
     def partitions(self) -> set[str]:
         """The partitions that the study's cells are placed on."""
-        sizes = self._sizes or self._size(Speeds())
-        asked = {s.cost(stage).resources.partition for s in sizes.values() for stage in STAGES}
+        sizes = {id(size): size for size in self._need_sizes().values()}.values()
+        asked = {s.cost(stage).resources.partition for s in sizes for stage in STAGES}
         return {name for name in asked if name is not None}
 
     # --- the folder ------------------------------------------------------------------------------------------------

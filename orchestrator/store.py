@@ -2,6 +2,7 @@
 
 STUDY_DIR/
 study.toml  cluster.toml              the study and its cluster profile as submitted
+cells.ndjson                          every cell that was ever submitted, a line each
 jobs/<token>.json                     one manifest an array: its cells by array index, its job id
 cells/<aa>/<cell_id>/                 one folder a cell
 cell.json  attempts.ndjson  train.ndjson  logs/
@@ -13,7 +14,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -90,6 +91,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._cells = str(self.root / "cells")
+        self._cells_path = self.root / "cells.ndjson"
 
     # --- the study -------------------------------------------------------------------------------------------------
 
@@ -133,12 +135,13 @@ class Store:
         """The same as text: a look at thousands of live cells asks for each, and joining paths takes longest."""
         return f"{self._cells}/{cell_id[:2]}/{cell_id}"
 
-    def write_cell(self, cell: Cell) -> None:
-        """Records what the cell is; a record that is damaged, as after a power cut, is written anew."""
-        path = self.cell_folder(cell.cell_id) / "cell.json"
-        record = json.dumps({"cell_id": cell.cell_id, **cell.recipe.model_dump()}, indent=1)
-        if not _holds(path, record):
-            write_whole(path, record)
+    def write_cells(self, cells: Iterable[Cell]) -> None:
+        """Records what cells are, in one file: thousands of folders are not made before their jobs run."""
+        records = {record["cell_id"]: record for record in read_records(self._cells_path).records}
+        new = {cell.cell_id: _record(cell) for cell in cells}
+        if any(records.get(cell_id) != record for cell_id, record in new.items()):
+            lines = [json.dumps(record, separators=(",", ":")) for record in {**records, **new}.values()]
+            write_atomically(self._cells_path, "".join(f"{line}\n" for line in lines))
 
     def read_cell(self, cell_id: str) -> Cell:
         """The cell of that id.
@@ -146,12 +149,20 @@ class Store:
         Raises:
             DataError: the cell's record is missing or damaged.
         """
-        path = self.cell_folder(cell_id) / "cell.json"
         try:
-            values = json.loads(path.read_text())
+            with self._cells_path.open(encoding="utf-8") as lines:
+                values = json.loads(next(line for line in lines if f'"{cell_id}"' in line))
             return Cell(values.pop("cell_id"), Recipe.model_validate(values))
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: the cell's record cannot be read: {error}") from error
+        except (OSError, ValueError, KeyError, StopIteration) as error:
+            told = "it has no line there" if isinstance(error, StopIteration) else str(error)
+            raise DataError(f"{self._cells_path}: the record of cell {cell_id} cannot be read: {told}") from error
+
+    def keep_cell(self, cell: Cell) -> None:
+        """Puts the cell's record into its folder too, which then says of itself what it is."""
+        path = self.cell_folder(cell.cell_id) / "cell.json"
+        record = json.dumps(_record(cell), indent=1)
+        if not _holds(path, record):
+            write_whole(path, record)
 
     def checkpoints(self, cell_id: str) -> Path:
         """The folder of a cell's checkpoints."""
@@ -285,6 +296,10 @@ class Store:
                     raise DriverBusyError(f"{self.root}: the driver lock was lost to {owner}")
 
             yield check
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    return {"cell_id": cell.cell_id, **cell.recipe.model_dump()}
 
 
 def _holds(path: Path, text: str) -> bool:

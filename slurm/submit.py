@@ -112,16 +112,17 @@ def name_pickles(folder: Path, job_id: str, num_tasks: int) -> None:
     unnamed = [path for path in folder.glob("*.pkl") if "_" not in path.name]
     if not whole.exists() and len(unnamed) == 1:
         unnamed[0].rename(whole)
+    before, after = str(paths(folder, f"{job_id}_{{}}").submitted_pickle).rsplit("{}", 1)
     for index in range(num_tasks if num_tasks > 1 else 0):
-        name = paths(folder, f"{job_id}_{index}").submitted_pickle
-        if name.exists():
-            continue
+        name = f"{before}{index}{after}"
         try:
-            name.hardlink_to(whole)
+            os.link(whole, name)  # thousands of paths take longer to make than links
+        except FileExistsError:
+            continue
         except OSError:  # a file system without hard links, or with no more of them for one file
-            draft = name.with_suffix(".draft")
+            draft = f"{name}.draft"
             shutil.copyfile(whole, draft)
-            draft.replace(name)
+            Path(draft).replace(name)
 
 
 @contextlib.contextmanager

@@ -169,6 +169,8 @@ def _attempt(work: Work, body: Body) -> str:
     outcome: dict[str, Any]
     with _captured(_log_path(work, number)):
         try:
+            if work.leads:
+                store.keep_cell(store.read_cell(cell_id))
             outcome = body(work)
         except Exception as error:
             traceback.print_exc()

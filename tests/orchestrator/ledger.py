@@ -18,8 +18,7 @@ class Ledger:
     def __init__(self, store: Store, study: Study, cells) -> None:
         self.store, self.study, self.cells = store, study, cells
         self.clock = 0.0
-        for cell in cells:
-            store.write_cell(cell)
+        store.write_cells(cells)
 
     def submit(self, token, tasks, stage: Stage = "train", **more) -> Manifest:
         """A submission, later than those before; `tasks` has a list of units for each array index."""

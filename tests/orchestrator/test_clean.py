@@ -149,7 +149,7 @@ def ended(store, cell, *, stage="train", outcome="done", executor="local"):
         submitted=time.time() - 1000,
         job_id=f"{stage}{cell.cell_id[:6]}",
     )
-    store.write_cell(cell)
+    store.write_cells([cell])
     store.write_manifest(manifest)
     attempt = {"stage": stage, "attempt": 1, "token": manifest.token}
     store.record_attempt(cell.cell_id, event="start", host="here", pid=1, **attempt)

@@ -1,3 +1,4 @@
+import json
 import os
 import threading
 import time
@@ -12,17 +13,26 @@ from slurm.cluster import local_profile
 
 
 def test_a_cell_comes_back_as_it_was(small):
-    for cell in small.cells:
-        small.store.write_cell(cell)
-        assert small.store.read_cell(cell.cell_id) == cell
+    small.store.write_cells(small.cells)
+    assert [small.store.read_cell(cell.cell_id) for cell in small.cells] == small.cells
 
 
-def test_a_damaged_cell_record_is_named(small):
-    small.store.write_cell(small.cells[0])
-    path = small.store.cell_folder(small.cells[0].cell_id) / "cell.json"
-    path.write_text(path.read_text()[:-5])
-    with pytest.raises(DataError, match=r"cell\.json"):
-        small.store.read_cell(small.cells[0].cell_id)
+def test_cells_that_a_study_no_longer_has_stay_on_record(small):
+    small.store.write_cells(small.cells[:1])
+    small.store.write_cells(small.cells[1:])
+    assert small.store.read_cell(small.cells[0].cell_id) == small.cells[0]
+
+
+def test_a_damaged_cell_record_is_named_and_mended(small):
+    small.store.write_cells(small.cells)
+    path = small.store.root / "cells.ndjson"
+    path.write_text(path.read_text()[:-50])
+    with pytest.raises(DataError, match=r"cells\.ndjson"):
+        small.store.read_cell(small.cells[-1].cell_id)
+    small.store.write_cells(small.cells)
+    assert small.store.read_cell(small.cells[-1].cell_id) == small.cells[-1]
+    with pytest.raises(DataError, match="no line there"):
+        small.store.read_cell("0" * 16)
 
 
 def test_a_folder_without_a_study_says_so(tmp_path):
@@ -100,10 +110,10 @@ def test_a_link_in_the_locks_place_is_not_followed(small, tmp_path):
 
 def test_a_cell_s_record_that_a_power_cut_emptied_is_written_anew(small):
     cell = small.cells[0]
-    small.store.write_cell(cell)
+    small.store.keep_cell(cell)
     path = small.store.cell_folder(cell.cell_id) / "cell.json"
+    before = path.read_text()
     path.write_text("")
-    with pytest.raises(DataError, match="cannot be read"):
-        small.store.read_cell(cell.cell_id)
-    small.store.write_cell(cell)
-    assert small.store.read_cell(cell.cell_id) == cell
+    small.store.keep_cell(cell)
+    assert path.read_text() == before
+    assert json.loads(before)["cell_id"] == cell.cell_id
