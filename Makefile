@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	sh tests/install_slurm.sh --accounting
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Every fault, also those that take long, on a private Slurm cluster; about half an hour on two cores.
 soak: $(VENV)/.dev

@@ -11,9 +11,18 @@ from tests.private_slurm import SLURM_VARIABLES, PrivateSlurm, available
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Two test runs share the machine's cores (see the Makefile); threads that wait for each other would halve both.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes is the machine's affair: a deadline would fail tests on a busy one.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs Slurm runs in one of pytest-xdist's processes, so that a cluster is started once."""
+    for item in items:
+        if item.get_closest_marker("slurm") or any("slurm" in name for name in getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 def _skip_or_fail(is_available: bool, reason: str) -> None:
