@@ -140,17 +140,22 @@ def _over_budget(study: Study, bound: float, wanted: float) -> str | None:
 
 
 def why_halted(study: Study, states: list[CellState]) -> str | None:
-    """Why the study submits nothing more: the first cells to end all died of the same code error."""
-    ended = [state for state in states if state.train.status in (*ENDED_WELL, Status.FAILED)]
-    if len(ended) < study.retry.stop_after:
-        return None
-    first = ended[0].train
-    if any(state.train.cause is not Cause.CODE_ERROR or state.train.detail != first.detail for state in ended):
-        return None
-    return (
-        f"the first {len(ended)} cells to end all died of the same error ({first.detail}): nothing more is submitted;"
-        " mend it, then `upshot retry` (`upshot cancel` ends what is still queued)"
-    )
+    """Why the study submits nothing more: the first cells to end a stage all died in it, of the same code error."""
+    by_stage: dict[Stage, list[StageState]] = {
+        "train": [s.train for s in states],
+        "evaluate": [s.evaluate for s in states],
+    }
+    for stage, found in by_stage.items():
+        ended = [now for now in found if now.status in (*ENDED_WELL, Status.FAILED)]
+        same = {(now.cause, now.detail) for now in ended}
+        if len(ended) < study.retry.stop_after or len(same) > 1 or ended[0].cause is not Cause.CODE_ERROR:
+            continue
+        return (
+            f"the first {len(ended)} cells to end their {_WORDS[stage]} all died of the same error"
+            f" ({ended[0].detail}): nothing more is submitted; mend it, then `upshot retry`"
+            " (`upshot cancel` ends what is still queued)"
+        )
+    return None
 
 
 # --- one cell ------------------------------------------------------------------------------------------------------

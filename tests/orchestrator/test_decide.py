@@ -142,6 +142,18 @@ def test_one_cell_that_ended_otherwise_is_enough_to_go_on(small, other):
         assert why_halted(small.file.study, cells_of(small, *trains)) is None
 
 
+def test_evaluations_that_all_die_of_the_same_error_stop_it_too(small):
+    def ended(*evaluates):
+        return [
+            replace(state, evaluate=e)
+            for state, e in zip(cells_of(small, *[stage("done")] * 6), evaluates, strict=False)
+        ]
+
+    assert "evaluation" in why_halted(small.file.study, ended(*[BUG] * 5))
+    assert why_halted(small.file.study, ended(*[BUG] * 4, stage("blocked"))) is None
+    assert why_halted(small.file.study, ended(*[BUG] * 5, stage("done"))) is None
+
+
 def test_how_many_it_takes_is_the_studys_to_say(small):
     study = load(small, more="[retry]\nstop_after = 2\n")[0]
     assert why_halted(study, cells_of(small, BUG)) is None
