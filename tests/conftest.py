@@ -18,12 +18,10 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """What needs Slurm runs in one of pytest-xdist's processes, so that a cluster is started once."""
-    for item in items:
-        if item.get_closest_marker("slurm") or any("slurm" in name for name in getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
+    if item.get_closest_marker("slurm") or any("slurm" in name for name in getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 def _skip_or_fail(is_available: bool, reason: str) -> None:
