@@ -164,7 +164,7 @@ def measure_run(cluster: PrivateSlurm, folder: Path, cells: int, pack: int, call
     say("submit to settled", f"{wall:.0f} s for {len(seen.states):,} cells, {ticks['ticks']} ticks ({calls.take()})")
     say("controller RPCs", f"{rpcs(cluster)} for {len(seen.states):,} cells trained and evaluated")
     say("look with all done", f"{timed(Observer(session.store, session.file, session.profile).look):.2f} s, first look")
-    rows = session.collect().height
+    rows = session.collect().collect().height
     assert rows == len(seen.states), rows
     say("collected", f"{rows:,} rows")
 

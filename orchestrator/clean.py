@@ -20,8 +20,8 @@ from orchestrator.session import open_submitted
 from orchestrator.snapshot import DIFF, LOCK, RECORD
 from orchestrator.state import ENDED_WELL, CellState
 from orchestrator.store import RESUME, Manifest, Store, parse_unit
+from orchestrator.study_job import codes_in_use
 from orchestrator.submissions import Tasks
-from orchestrator.watch_job import CODE_FILE, WATCH
 from slurm import local
 
 Kind = Literal["resume", "draft", "damaged", "optimizer", "submission", "code", "lock"]
@@ -68,16 +68,10 @@ def leftovers(store: Store) -> list[Leftover]:
     return [
         *(leftover for cell_id in sorted(trained) for leftover in _of_cell(store, cell_id)),
         *_of_submissions(store, manifests, ended),
-        *_found("code", unneeded_code(store.root / "code", manifests, ended, _watched_with(store))),
+        *_found("code", unneeded_code(store.root / "code", manifests, ended, codes_in_use(store))),
         *_found("draft", (store.root / "code").glob(".draft-*")),
         *_found("lock", store.root.glob(".driver.lock.*")),
     ]
-
-
-def _watched_with(store: Store) -> set[str | None]:
-    """The snapshot that the job of `watch --as-job` runs, which may be started again at any time."""
-    path = store.job_folder(WATCH) / CODE_FILE
-    return {path.read_text()} if path.is_file() else set()
 
 
 def unneeded_code(

@@ -212,9 +212,12 @@ def clean(
 @app.command()
 def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     """Gather every result file into results/results.parquet."""
+    import polars as pl
+
     session = _open_submitted(study, runs)
-    table = session.collect()
-    print(f"{table.height} rows of {table['cell_id'].n_unique()} cells in {session.store.results_path}")
+    counts = session.collect().select(pl.len(), pl.col("cell_id").n_unique().alias("cells")).collect()
+    num_rows, num_cells = counts.row(0)
+    print(f"{num_rows} rows of {num_cells} cells in {session.store.results_path}")
 
 
 @app.command()
@@ -231,7 +234,7 @@ def reduce(
     from orchestrator.results import read_results
 
     results = read_results(source) if source.suffix == ".parquet" else _open_submitted(source, runs).collect()
-    reduced = reduce_study(results, seed=seed, draws=draws)
+    reduced = reduce_study(results.collect(), seed=seed, draws=draws)
     if as_json:
         _print_json(reduced)
     else:

@@ -360,7 +360,7 @@ def cancel(store: Store) -> int:
     for manifest in live:
         store.write_manifest(replace(manifest, cancelled=True))  # first, so that no driver starts them again
     ids = [queued[manifest.job_name] for manifest in live if manifest.executor == "slurm"]
-    ids += [queued[name] for name in {f"upshot-{manifest.study}-watch" for manifest in manifests} & queued.keys()]
+    ids += [queued[name] for name in {f"upshot-{m.study}-watch" for m in manifests} & queued.keys()]
     if ids:
         jobs.cancel(ids)
     for home in {m.job_id or m.token for m in live if m.executor == "local"}:

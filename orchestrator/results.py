@@ -1,6 +1,9 @@
 """The study folder to one results table: a row for each cell x checkpoint x task x protocol x shots x draw x layer."""
 
+import hashlib
 import io
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -40,10 +43,12 @@ SCHEMA = {"cell_id": pl.String, **AXIS_SCHEMA, **RESULT_SCHEMA, "last_checkpoint
 assert list(AXIS_SCHEMA) == list(Axes.model_fields), "every axis has its column"
 
 
-def collect(store: Store, study: Study, cells: list[Cell]) -> pl.DataFrame:
-    """The results of every cell that has some, also written to `results/results.parquet`.
+def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
+    """The results of every cell that has some, in `results/results.parquet`.
 
     Only evaluations that the study asks for now are read, so that an earlier protocol's rows do not mix with them.
+    Result files are read once: what was read is kept in `results/parts`, by cells whose ids begin alike, and only parts
+    of which a file came, went or changed are made anew.
 
     Returns:
         A table of `SCHEMA`, sorted by cell, step, task, shots, draw and layer; empty when nothing is evaluated yet.
@@ -51,39 +56,76 @@ def collect(store: Store, study: Study, cells: list[Cell]) -> pl.DataFrame:
     Raises:
         DataError: a result file is damaged; the message names it.
     """
-    paths = [path for cell in cells for path in result_files(store, study, cell.cell_id)]
-    measured = pl.concat([_read(path) for path in paths]) if paths else pl.DataFrame(schema=RESULT_SCHEMA)
+    files: dict[str, list[ResultFile]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.cell_id):
+        files.setdefault(cell.cell_id[:2], []).extend(result_files(store, study, cell.cell_id))
+    parts = [_part(store.results_path.with_name("parts"), prefix, found) for prefix, found in files.items() if found]
+    for path in set(store.results_path.with_name("parts").glob("*.parquet")) - set(parts):
+        path.unlink()
+    measured = pl.scan_parquet(parts) if parts else pl.LazyFrame(schema=RESULT_SCHEMA)
+    identity = _axes_table(cells).join(_final_steps(store, cells), on="cell_id", how="left")
     table = (
-        measured.join(_axes_table(cells), on="cell_id", how="left")
-        .join(_final_steps(store, cells), on="cell_id", how="left")
+        measured.join(identity.lazy(), on="cell_id", how="left", maintain_order="left")
         .with_columns(last_checkpoint=(pl.col("step") == pl.col("final_step")).fill_null(False))
         .select(list(SCHEMA))
-        .sort("cell_id", "step", "task", "shots", "draw", "layer")
     )
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    write_atomically(store.results_path, buffer.getvalue())
-    return table
+    store.results_path.parent.mkdir(parents=True, exist_ok=True)
+    draft = store.results_path.with_name(f".results.{os.getpid()}.draft")
+    try:
+        table.sink_parquet(draft)
+        draft.replace(store.results_path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return pl.scan_parquet(store.results_path)
 
 
-def result_files(store: Store, study: Study, cell_id: str) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """One evaluation's rows, and what changes whenever they do."""
+
+    path: Path
+    signature: tuple[str, int, int]
+
+
+def result_files(store: Store, study: Study, cell_id: str) -> list[ResultFile]:
     """The result files of a cell's wanted checkpoints and tasks that are there."""
-    steps = wanted_steps(study, store.evaluated_steps(cell_id))
     names = [f"{study.protocol.eval_id(task)}.parquet" for task in study.downstream.tasks]
-    paths = (store.evals(cell_id, step) / name for step in steps for name in names)
-    return [path for path in paths if path.exists()]
+    found = []
+    for step in wanted_steps(study, store.evaluated_steps(cell_id)):
+        folder = store.evals(cell_id, step)
+        there = {entry.name: entry.stat() for entry in os.scandir(folder)}
+        found += [
+            ResultFile(folder / name, (f"{cell_id}/{step}/{name}", there[name].st_mtime_ns, there[name].st_size))
+            for name in names
+            if name in there
+        ]
+    return found
 
 
-def read_results(path: Path) -> pl.DataFrame:
+def _part(folder: Path, prefix: str, files: list[ResultFile]) -> Path:
+    """The rows of some cells in one file, made if it is not there; its name tells what it was made of."""
+    digest = hashlib.sha256(repr([RESULT_SCHEMA, *(file.signature for file in files)]).encode()).hexdigest()[:16]
+    path = folder / f"{prefix}-{digest}.parquet"
+    if not path.exists():
+        rows = pl.concat([_read(file.path) for file in files])
+        buffer = io.BytesIO()
+        rows.sort("cell_id", "step", "task", "shots", "draw", "layer").write_parquet(buffer)
+        write_atomically(path, buffer.getvalue())
+    return path
+
+
+def read_results(path: Path) -> pl.LazyFrame:
     """A results table from a parquet file.
 
     Raises:
         DataError: the file is missing or no parquet file.
     """
     try:
-        return pl.read_parquet(path)
+        table = pl.scan_parquet(path)
+        table.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: no results table can be read: {error}") from error
+    return table
 
 
 def _read(path: Path) -> pl.DataFrame:

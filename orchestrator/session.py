@@ -45,19 +45,19 @@ class Session:
         """Stops every live job; how many submissions that were."""
         return drive.cancel(self.store)
 
-    def collect(self) -> pl.DataFrame:
+    def collect(self) -> pl.LazyFrame:
         """The results table, collected anew."""
         return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
 
     def reduced(self) -> dict[str, Any]:
         """The reducer's answer over the collected results."""
-        return _reduced(self.collect())
+        return _reduced(self.collect().collect())
 
     def report(self) -> Path:
         """The page of the report, written anew."""
         from orchestrator.report import write_report  # its chart libraries take a second to load
 
-        seen, results = self.observe(), self.collect()
+        seen, results = self.observe(), self.collect().collect()
         return write_report(
             self.store.report_folder,
             title=self.file.study.name,

@@ -40,4 +40,4 @@ def test_a_look_is_one_squeue_and_an_array_one_sbatch(tmp_path, on_slurm, monkey
     assert asked["scontrol"] + asked["sinfo"] <= 3  # the cluster's limits, once
     assert {state.status for state in last.states} == {"done"}
     check_once(session, NUM_CELLS)
-    assert session.collect().height == NUM_CELLS
+    assert session.collect().collect().height == NUM_CELLS

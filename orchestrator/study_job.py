@@ -1,0 +1,80 @@
+"""One-CPU jobs that belong to a study as a whole: that which watches it, that which reduces it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Literal
+
+from models.errors import UserError
+from orchestrator.files import write_atomically
+from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
+from orchestrator.session import Session
+from orchestrator.snapshot import job_environment, take_snapshot
+from orchestrator.store import Store
+from slurm import jobs
+from slurm.cluster import driver_partition
+from slurm.limits import discover, refuse
+from slurm.resources import Resources
+from slurm.submit import submit_job
+
+Purpose = Literal["watch", "reduce"]
+PURPOSES: tuple[Purpose, ...] = ("watch", "reduce")
+CODE_FILE = "code"  # in the job's folder below jobs/; names its snapshot
+
+
+def job_name(study: str, purpose: Purpose) -> str:
+    """The name that the job has in the queue."""
+    return f"upshot-{study}-{purpose}"
+
+
+def submit_for_study(
+    session: Session,
+    purpose: Purpose,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    *,
+    mem_gb: float,
+    num_cpus: int = 1,
+) -> str:
+    """The id of the job, submitted now or already in the queue.
+
+    It runs on the profile's driver partition, for as long as the profile's driver may.
+
+    Raises:
+        UserError: the study runs on this machine, where there are no such jobs.
+        DriverBusyError: to watch, and another driver is at work.
+        SlurmError: the scheduler does not answer or refuses.
+    """
+    profile, store, name = session.profile, session.store, job_name(session.file.study.name, purpose)
+    if profile.scheduler != "slurm":
+        raise UserError(f"this study runs on this machine, without Slurm: `upshot {purpose}` does it here")
+    partition = driver_partition(profile)
+    refuse(profile, discover(), partitions={partition})
+    live = [job for job in jobs.query_live(name).values() if job.name == name]
+    if live:
+        return live[0].job_id
+    refuse_unsafe(store.root)
+    mode = int(profile.folder_mode, 8)
+    with store.driving() if purpose == "watch" else nullcontext(), private_umask(mode):
+        make_private(store.root, mode)
+        code, folder = take_snapshot(store.root), store.job_folder(purpose)
+        write_atomically(folder / CODE_FILE, code.name)
+        return submit_job(
+            function,
+            (str(store.root), *arguments),
+            folder=folder,
+            job_name=name,
+            resources=Resources(
+                partition=partition,
+                num_cpus=num_cpus,
+                mem_gb=mem_gb,
+                time_min=min(profile.driver.time_min, profile.partitions[partition].max_time_min),
+            ),
+            profile=profile,
+            setup=[*export_lines(job_environment(code)), shell_check(folder)],
+        )
+
+
+def codes_in_use(store: Store) -> set[str | None]:
+    """The snapshots that these jobs run; that of `watch` may be started again at any time."""
+    paths = [store.job_folder(purpose) / CODE_FILE for purpose in PURPOSES]
+    return {path.read_text() for path in paths if path.is_file()}
