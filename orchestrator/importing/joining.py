@@ -58,7 +58,8 @@ def accuracies(source: Source, *, percent: bool) -> pl.Series:
             f"{table.label}: with --percent, no value of column {column!r} is above 1 %: are these fractions? "
             "Leave --percent out, or bring all columns to one unit"
         )
-    return values / 100 if percent else values
+    # By numpy: polars multiplies by 1/100, which makes 0.7000000000000001 of 70.
+    return pl.Series(column, values.to_numpy() / 100).fill_nan(None) if percent else values
 
 
 def join_task(

@@ -238,17 +238,11 @@ def _controlled_lines(facts: Facts, axis: str, values: Sequence[str], accuracy: 
 def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
     """Rows of the changes chart, and how many could not be shown."""
     rows = facts.changes.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
-    values = {axis: _places(facts.cells, axis) for axis in rows.filter("ordered")["axis"].unique()}
-    rank = {
-        key: _change_rank(facts.axes, values, *key)
-        for key in rows.select("axis", "low", "high", "ordered").unique().iter_rows()
-    }
-    order = sorted(key for key, place in rank.items() if place is not None)
-    order.sort(key=lambda key: rank[key] or (0, 0))
-    shown = pl.DataFrame(order[:MAX_CHANGES], schema=["axis", "low", "high", "ordered"], orient="row")
+    keys = ["axis", "low", "high"]
+    shown = _drawn_changes(facts, rows)
     if shown.is_empty():
         return pl.DataFrame(), ""
-    kept = shown.join(rows, on=shown.columns, maintain_order="left_right").with_columns(change=change_text())
+    kept = shown.join(rows, on=keys, maintain_order="left_right").with_columns(change=change_text())
     by_task = kept.select(
         "change", pl.col("task").alias("column"), value="mean_downstream_change", pairs="pairs", against=_against()
     )
@@ -260,20 +254,42 @@ def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
     )
     both = pl.concat([upstream.select(by_task.columns), by_task], how="vertical_relaxed")
     text = [f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "−.") for value in both["value"]]
-    hidden = len(rank) - shown.height
+    hidden = rows.select(keys).n_unique() - shown.height
     note = f"{count(hidden, 'further change')} not drawn here; tables/axes.csv has all." if hidden else ""
     return both.with_columns(pl.Series("text", text, dtype=pl.String)), note
 
 
-def _change_rank(
-    axes: Sequence[str], places: Mapping[str, Mapping[str, int]], axis: str, low: str, high: str, ordered: bool
-) -> tuple[int, int] | None:
-    """Its place in the chart; None where it is left out: of an ordered axis, values that are no neighbours."""
-    place = axes.index(axis)
-    if not ordered:
-        return place, 0
-    first, second = places[axis][low], places[axis][high]
-    return (place, first) if second - first == 1 else None
+def _drawn_changes(facts: Facts, rows: pl.DataFrame) -> pl.DataFrame:
+    """axis, low and high of the changes to draw, in order: the `MAX_CHANGES` with the most pairs of cells.
+
+    A change of an ordered axis that two smaller ones make up is left out.
+    """
+    keys = ["axis", "low", "high"]
+    sums = rows.group_by(*keys, "ordered").agg(pl.col("pairs").sum()).sort(keys)
+    parts = []
+    for (axis, ordered), part in sums.partition_by("axis", "ordered", as_dict=True).items():
+        place = _places(facts.cells, str(axis)) if ordered else {}
+        rank = [(place.get(low, 0), place.get(high, 0)) for low, high in part.select("low", "high").iter_rows()]
+        is_step = _steps(rank) if ordered else [True] * part.height
+        parts.append(
+            part.with_columns(
+                by_axis=pl.lit(facts.axes.index(str(axis))),
+                by_value=pl.Series([low for low, _ in rank]),
+                step=pl.Series(is_step),
+            )
+        )
+    if not parts:
+        return sums.select(keys)
+    steps = pl.concat(parts).filter("step").sort("pairs", *keys, descending=[True, False, False, False])
+    return steps.head(MAX_CHANGES).sort("by_axis", "by_value", "low", "high").select(keys)
+
+
+def _steps(changes: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which changes, from one place to a later one, are not made up of two others."""
+    after: dict[int, set[int]] = {}
+    for low, high in changes:
+        after.setdefault(low, set()).add(high)
+    return [not any(high in after.get(middle, ()) for middle in after[low] if middle < high) for low, high in changes]
 
 
 def _places(cells: pl.DataFrame, axis: str) -> dict[str, int]:
