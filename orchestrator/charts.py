@@ -159,7 +159,12 @@ def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
     Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, family, lines). `values` are the
     axis's, in order.
     """
-    x = alt.X("value:N", title=axis, scale=alt.Scale(domain=list(values), padding=0.25), axis=alt.Axis(labelAngle=0))
+    x = alt.X(
+        "value:N",
+        title=axis,
+        scale=alt.Scale(domain=list(values), padding=0.25),
+        axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
+    )
     y = _accuracy(alt.Y, "accuracy", "accuracy")
     family = _family_encoding(style)
     lines, means = alt.Chart(alt.NamedData("lines")), alt.Chart(alt.NamedData("means"))

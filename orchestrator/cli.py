@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.import_command import import_command
+
 if TYPE_CHECKING:
     from orchestrator.observe import Observation
     from orchestrator.session import Session
@@ -242,9 +244,20 @@ def reduce(
 
 
 @app.command()
-def report(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
-    """Write the report: one page that works offline, figures and tables."""
-    print(_open_submitted(study, runs).report())
+def report(
+    source: Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")] = STUDY,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Write the report: one page that works offline, figures and tables. A table's goes to NAME-report beside it."""
+    if source.suffix == ".parquet":
+        from orchestrator.report import report_table
+
+        print(report_table(source))
+    else:
+        print(_open_submitted(source, runs).report())
+
+
+app.command("import")(import_command)
 
 
 @app.command()

@@ -4,7 +4,7 @@ Source: arXiv 2110.02095, "two points where one is on the right but lower than t
 
 All accuracies are fractions in [0, 1]. Shape suffixes: N cells, B rows of a block, K conflicting pairs.
 The frames called `cells` hold one row per task, shots and cell: task, shots, cell_id, upstream, downstream,
-upstream_num_test, downstream_num_test, the axes that are known, and params where known
+upstream_num_test, downstream_num_test, the axes (see `axes_of`), and params where known
 (`orchestrator.reduce.select_cells` makes them).
 """
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+
+from evals.protocol import RESULT_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +42,17 @@ AXES = (
     "label_smoothing",
     "precision",
     "seed",
+)
+"""The axes of a study. Those of an imported table are all of its columns that `NO_AXES` does not name."""
+NO_AXES = frozenset(
+    {
+        *RESULT_SCHEMA,
+        "last_checkpoint",
+        "upstream",
+        "downstream",
+        # What the report knows of a cell besides.
+        *("status", "cause", "attempts", "seconds", "checkpoints", "missing_evaluations", "text"),
+    }
 )
 # A value of these cannot be raised; a pair is listed once, with the smaller value (or the first by name) as `low`.
 UNORDERED = ("family", "optimizer", "precision", "seed")
@@ -146,13 +159,24 @@ def kendall(us_N: "Floats", ds_N: "Floats") -> float | None:
     return (counts.concordant - counts.conflicts) / untied**0.5 if untied else None
 
 
-def controlled_pairs(cells: pl.DataFrame, axes: "Sequence[str]" = AXES) -> pl.DataFrame:
+def axes_of(table: pl.DataFrame) -> list[str]:
+    """The axes among a table's columns: a study's in their order, then those of an imported table as they stand."""
+    others = (name for name, kind in table.schema.items() if name not in NO_AXES and not kind.is_nested())
+    return list(dict.fromkeys([*(axis for axis in AXES if axis in table.columns), *others]))
+
+
+def is_ordered(axis: str, kind: pl.DataType) -> bool:
+    """Whether the values of an axis can be raised: names cannot."""
+    return axis not in UNORDERED and kind != pl.String
+
+
+def controlled_pairs(cells: pl.DataFrame) -> pl.DataFrame:
     """What raising one axis from `low` to `high`, all else equal, did to both accuracies: `CONTROLLED_SCHEMA`.
 
     One row per task, shots, axis and pair of values. `size` is ordered by parameters where they are known. Values are
     text, since axes are numbers and names.
     """
-    known = [axis for axis in axes if axis in cells.columns]
+    known = axes_of(cells)
     identity = cells.select("cell_id", *known, *(["params"] if "params" in cells.columns else [])).unique("cell_id")
     frames = [_pairs_along(identity, axis, known) for axis in known]
     pairs = pl.concat(frames) if frames else pl.DataFrame(schema={"cell_id": pl.String})
@@ -169,14 +193,14 @@ def controlled_pairs(cells: pl.DataFrame, axes: "Sequence[str]" = AXES) -> pl.Da
     return _tally(both).cast(dict(CONTROLLED_SCHEMA.items()))
 
 
-def strongest_pairs(cells: pl.DataFrame, limit: int, axes: "Sequence[str]" = AXES) -> pl.DataFrame:
+def strongest_pairs(cells: pl.DataFrame, limit: int) -> pl.DataFrame:
     """The `limit` strongest conflicts of every task and shots, strongest first: `STRONGEST_SCHEMA`.
 
     A conflict is as strong as the weaker of its two differences, in standard errors where every test-set size of the
     task is known, otherwise in accuracy. `differs_on` names the axes on which the two cells differ; it is null where no
     axis is known. `not_listed` is the number of further conflicts of the task.
     """
-    known = [axis for axis in axes if axis in cells.columns]
+    known = axes_of(cells)
     groups = cells.sort("task", "shots", "cell_id").partition_by("task", "shots", maintain_order=True)
     frames = [_strongest_of_task(group, limit, known) for group in groups]
     return pl.concat([pl.DataFrame(schema=STRONGEST_SCHEMA), *frames])
@@ -298,21 +322,29 @@ def _differing_axes(ahead: pl.DataFrame, behind: pl.DataFrame, axes: "Sequence[s
 def _pairs_along(identity: pl.DataFrame, axis: str, known: "Sequence[str]") -> pl.DataFrame:
     """Pairs of cells that differ on one axis only: cell_id, cell_id_high, axis, low, high, ordered."""
     loose = [other for other in DEPENDENT.get(axis, ()) if other in known]
-    # The constant makes a key of an empty list too.
     keys = [other for other in known if other not in (axis, *loose)]
-    cells = identity.with_columns(pl.lit(0).alias("always"))
-    pairs = cells.join(cells, on=["always", *keys], nulls_equal=True, suffix="_high")
     by_params = axis == "size" and "params" in identity.columns and not identity["params"].has_nulls()
-    order = "params" if by_params else axis
-    same = [pl.col(c).eq(pl.col(f"{c}_high")).fill_null(True) for c in loose]
-    is_name = identity.schema[axis] == pl.String
-    return pairs.filter(pl.col(order) < pl.col(f"{order}_high"), pl.col(axis) != pl.col(f"{axis}_high"), *same).select(
+    # Columns have names of their own here, since an imported axis may be called anything.
+    cells = identity.select(
+        "cell_id",
+        alike=pl.struct(keys).rank("dense") if keys else pl.lit(0),
+        order=pl.col("params" if by_params else axis),
+        value=pl.col(axis),
+        loose=pl.struct(loose) if loose else pl.lit(0),
+    )
+    pairs = cells.join(cells, on="alike", suffix="_high")
+    if loose:
+        pairs = pairs.filter(
+            pl.col("loose").struct[i].eq(pl.col("loose_high").struct[i]).fill_null(True) for i in range(len(loose))
+        )
+    rising = pl.col("order") < pl.col("order_high")
+    return pairs.filter(rising, pl.col("value") != pl.col("value_high")).select(
         "cell_id",
         "cell_id_high",
-        pl.lit(axis).alias("axis"),
-        pl.col(axis).cast(pl.String).alias("low"),
-        pl.col(f"{axis}_high").cast(pl.String).alias("high"),
-        pl.lit(axis not in UNORDERED and (by_params or not is_name)).alias("ordered"),
+        axis=pl.lit(axis),
+        low=pl.col("value").cast(pl.String),
+        high=pl.col("value_high").cast(pl.String),
+        ordered=pl.lit(by_params or is_ordered(axis, identity.schema[axis])),
     )
 
 

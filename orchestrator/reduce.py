@@ -43,7 +43,7 @@ class Selection:
 
     Args:
         cells: one row per task, shots and cell: task, shots, cell_id, upstream, downstream, upstream_num_test,
-            downstream_num_test, and the known axes and params; best downstream accuracy first within a task.
+            downstream_num_test, the axes (`conflicts.axes_of`), params; best downstream accuracy first within a task.
         dropped: rows without a value, by reason, for each task and shots; every task and shots of the table is a key.
         protocol: the probe that the values come from; None where the table does not say.
     """
@@ -215,7 +215,7 @@ def _mean_over_draws(kept: pl.DataFrame) -> pl.DataFrame:
 
     Sorted, so that means and bootstrap draws do not depend on the order of the rows.
     """
-    extra = [name for name in (*conflicts.AXES, "params") if name in kept.columns]
+    extra = [*conflicts.axes_of(kept), *(["params"] if "params" in kept.columns else [])]
     return (
         kept.sort("task", "shots", "cell_id", "draw")
         .group_by("task", "shots", "cell_id", maintain_order=True)

@@ -5,17 +5,20 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from orchestrator.files import write_atomically
+from orchestrator.reduce import reduce_study
 from orchestrator.report.facts import gather
 from orchestrator.report.figures import write_figures
 from orchestrator.report.page import write_page
 from orchestrator.report.panels import all_panels
 from orchestrator.report.tables import write_tables
+from orchestrator.results import read_results
 
 SUFFIXES = (".svg", ".png", ".pdf", ".csv", ".parquet", ".md")
 
@@ -64,6 +67,25 @@ def write_report(
     )
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
+
+
+def report_table(path: Path) -> Path:
+    """The page of a results table that belongs to no study, in the folder NAME-report beside it.
+
+    Raises:
+        DataError: there is no such table, or it cannot be reduced.
+        OSError: the folder cannot be written.
+    """
+    results = read_results(path)
+    return write_report(
+        path.with_name(f"{path.stem}-report"),
+        title=path.stem,
+        results=results,
+        reduced=reduce_study(results),
+        cells=[],
+        plan_summary={},
+        generated_by=f"upshot {version('upshot')}",
+    )
 
 
 def _remove_stale(folder: Path, written: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from orchestrator.report.parts import at, cell_name, chart_slots, empty, per_sho
 from orchestrator.report.words import count, fixed, signed
 
 LISTED_PAIRS = 3  # of each task; tables/conflicts has more
+LISTED_CHANGES = 100  # those with the most pairs of cells; tables/axes has all
 
 DIRECTIONS = {
     "upstream_up_downstream_down": "up, down",
@@ -65,13 +66,21 @@ def _directions(facts: Facts, shots: int | None) -> Markup:
         .agg(pl.col("pairs", *DIRECTIONS).sum())
         .sort("axis", maintain_order=True)
     )
+    num_changes, order = sums.height, ("axis", "place")
+    sums = sums.with_row_index("place").sort("pairs", *order, descending=[True, False, False])
+    sums = sums.head(LISTED_CHANGES).sort(order)
     shown = [
         [row["change"], row["pairs"], *(share(row[name], row["pairs"]) for name in DIRECTIONS)]
         for row in sums.iter_rows(named=True)
     ]
     columns = [Column("raising"), *(Column(heading, "number") for heading in ("pairs × tasks", *DIRECTIONS.values()))]
     inner = table(columns, shown, f"Directions of upstream and downstream accuracy, over all tasks{at(shots)}")
-    return element("details", element("summary", f"Count the directions of {count(len(shown), 'change')}"), inner)
+    more = num_changes - len(shown)
+    rest = f"{count(more, 'further change')} not listed here; tables/axes.csv has all."
+    note = element("p", rest, class_="note") if more else ""
+    return element(
+        "details", element("summary", f"Count the directions of {count(num_changes, 'change')}"), inner, note
+    )
 
 
 def _strongest(facts: Facts, shots: int | None) -> Markup:

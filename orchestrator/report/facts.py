@@ -10,10 +10,8 @@ from typing import Any
 import polars as pl
 
 from orchestrator import conflicts
-from orchestrator.conflicts import AXES
 from orchestrator.reduce import controlled_conflicts, select_cells, strongest_conflicts
 
-NUMBERS = ("fraction", "classes", "epochs", "learning_rate", "weight_decay", "head_learning_rate", "head_weight_decay")
 MODEL = ("family", "size")
 LISTED_CONFLICTS = 20  # of each task and number of shots, in the tables; the page shows fewer
 
@@ -62,7 +60,7 @@ class Facts:
     """One study, tidied.
 
     Args:
-        cells: one row a cell: cell_id, the known axes, `text` (the axes in words), params, flops, upstream, and
+        cells: one row a cell: cell_id, the axes, `text` (the axes in words), params, flops, upstream, and
             `STATE_SCHEMA` (null for imported tables, which have no states).
         points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
         layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`); of equally good
@@ -71,7 +69,8 @@ class Facts:
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
         tasks: the reducer's objects, one per task and shots.
-        varying: the axes that have more than one value here, in the order of `AXES`.
+        axes: the columns of `cells` that are axes, in the order of `conflicts.axes_of`.
+        varying: those that have more than one value here.
         methods: how the values were measured, as their `method` column says.
         reasons: rows without a downstream value, of all layers and checkpoints, by reason.
         num_draws: the most draws of any value.
@@ -85,6 +84,7 @@ class Facts:
     changes: pl.DataFrame
     strongest: pl.DataFrame
     tasks: list[dict[str, Any]]
+    axes: tuple[str, ...]
     varying: tuple[str, ...]
     methods: tuple[str, ...]
     reasons: dict[str, int]
@@ -129,7 +129,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     Raises:
         DataError: as `reduce_study`.
     """
-    cells, varying = _cells(results, states)
+    cells, axes, varying = _cells(results, states)
     if results.is_empty():
         points = pl.DataFrame(schema=POINTS_SCHEMA)
         changes, strongest = (pl.DataFrame(schema=s) for s in (conflicts.CONTROLLED_SCHEMA, conflicts.STRONGEST_SCHEMA))
@@ -147,6 +147,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
         changes=changes,
         strongest=strongest,
         tasks=list(reduced["tasks"]),
+        axes=axes,
         varying=varying,
         methods=_texts(results, "method"),
         reasons=_reasons(results),
@@ -164,37 +165,51 @@ def axes_text(row: Mapping[str, Any], varying: Sequence[str]) -> str:
 
 def plain(value: object) -> str:
     """An axis's value as people write it: 1 for 1.0, 0.001 as it stands."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _cells(results: pl.DataFrame, states: Sequence[Mapping[str, Any]]) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    measured = _measured(results)
-    known = [axis for axis in AXES if axis in measured.columns or any(axis in state for state in states)]
-    stated = _stated(states, known)
-    cells = stated.join(measured, on="cell_id", how="full", coalesce=True, suffix="_measured")
-    for axis in known:
-        if f"{axis}_measured" in cells.columns:
-            cells = cells.with_columns(pl.coalesce(axis, f"{axis}_measured").alias(axis))
+def _cells(
+    results: pl.DataFrame, states: Sequence[Mapping[str, Any]]
+) -> tuple[pl.DataFrame, tuple[str, ...], tuple[str, ...]]:
+    """The cells, their axes, and those that vary."""
+    kinds = _kinds(results, states)
+    known = list(kinds)
+    measured, stated = _measured(results, kinds), _stated(states, kinds)
+    if states:
+        cells = stated.join(measured, on="cell_id", how="full", coalesce=True, suffix="_measured")
+        both = [axis for axis in known if f"{axis}_measured" in cells.columns]
+        cells = cells.with_columns(pl.coalesce(axis, f"{axis}_measured").alias(axis) for axis in both)
+    else:
+        cells = measured.with_columns(pl.lit(None, kind).alias(name) for name, kind in STATE_SCHEMA.items())
     varying = tuple(axis for axis in known if cells[axis].drop_nulls().n_unique() > 1)
     order = [name for name in ("family", "params", *varying) if name in cells.columns]
     cells = cells.select("cell_id", *known, "params", "flops", "upstream", *STATE_SCHEMA)
     cells = cells.sort(*dict.fromkeys(order), "cell_id", nulls_last=True)
     text = [axes_text(row, varying) for row in cells.iter_rows(named=True)]
-    return cells.with_columns(pl.Series("text", text, dtype=pl.String)), varying
+    return cells.with_columns(pl.Series("text", text, dtype=pl.String)), tuple(known), varying
 
 
-def _stated(states: Sequence[Mapping[str, Any]], known: Sequence[str]) -> pl.DataFrame:
+def _kinds(results: pl.DataFrame, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The axes with their types: a study's own, and for an imported table those of its columns."""
+    imported = conflicts.axes_of(results)
+    if not states:
+        return {axis: results.schema[axis] for axis in imported}
+    stated = [axis for axis in conflicts.AXES if axis in imported or any(axis in state for state in states)]
+    return {axis: _kind(axis) for axis in stated}
+
+
+def _stated(states: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any]) -> pl.DataFrame:
     rows = [
         {
             "cell_id": state["cell_id"],
-            **{axis: _number(axis, state.get(axis)) for axis in known},
+            **{axis: _number(axis, state.get(axis)) for axis in kinds},
             **{name: state.get(name) for name in STATE_SCHEMA},
             "status": str(state["status"]),
             "checkpoints": len(state.get("checkpoints") or ()),
         }
         for state in states
     ]
-    columns: dict[str, Any] = {"cell_id": pl.String, **{axis: _kind(axis) for axis in known}, **STATE_SCHEMA}
+    columns: dict[str, Any] = {"cell_id": pl.String, **kinds, **STATE_SCHEMA}
     return pl.DataFrame(rows, schema=columns)
 
 
@@ -208,19 +223,18 @@ def _number(axis: str, value: Any) -> Any:
     return float(value) if _kind(axis) is pl.Float64 and value is not None else value
 
 
-def _measured(results: pl.DataFrame) -> pl.DataFrame:
+def _measured(results: pl.DataFrame, kinds: Mapping[str, Any]) -> pl.DataFrame:
     """Axes, parameters, FLOPs and upstream accuracy at the last checkpoint of every cell with results."""
     schema: dict[str, Any] = {"params": pl.Int64, "flops": pl.Float64, "upstream_accuracy": pl.Float64}
     if results.is_empty():
-        return pl.DataFrame(
-            schema={"cell_id": pl.String, "params": pl.Int64, "flops": pl.Float64, "upstream": pl.Float64}
-        )
-    axes = [axis for axis in AXES if axis in results.columns]
+        columns = {"cell_id": pl.String, **kinds, "params": pl.Int64, "flops": pl.Float64, "upstream": pl.Float64}
+        return pl.DataFrame(schema=columns)
+    axes = [axis for axis in kinds if axis in results.columns]
     absent = [pl.lit(None, kind).alias(name) for name, kind in schema.items() if name not in results.columns]
     table = results.with_columns(pl.col("cell_id").cast(pl.String), *absent)
     if "last_checkpoint" in table.columns:
         table = table.filter(pl.col("last_checkpoint").fill_null(True))
-    table = table.with_columns(pl.col(axis).cast(_kind(axis), strict=False) for axis in axes)
+    table = table.with_columns(pl.col(axis).cast(kinds[axis], strict=False) for axis in axes)
     first = [pl.col(axis).drop_nulls().first() for axis in axes]
     return table.group_by("cell_id").agg(
         *first,

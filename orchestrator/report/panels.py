@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from orchestrator.conflicts import AXES, UNORDERED
+from orchestrator.conflicts import is_ordered
 from orchestrator.frontier import Law
 from orchestrator.report.facts import Facts, axes_text, plain
 from orchestrator.report.words import count
@@ -69,7 +69,10 @@ def layers_panels(facts: Facts) -> list[Panel]:
 
 def line_axes(facts: Facts) -> dict[str, list[str]]:
     """The axes that have an order and vary here, each with its values in order."""
-    return {axis: _values(facts.cells, axis) for axis in facts.varying if axis not in UNORDERED}
+    kinds = facts.cells.schema
+    return {
+        axis: _values(facts.cells, axis) for axis in facts.varying if axis == "size" or is_ordered(axis, kinds[axis])
+    }
 
 
 def axis_panels(facts: Facts) -> list[Panel]:
@@ -188,7 +191,13 @@ def _axis_panel(
     means = (
         whole.group_by("value", "rank", "family").agg(pl.col("accuracy").mean(), lines=pl.len()).sort("family", "rank")
     )
-    num = lines["line"].n_unique()
+    ids = lines["line"].unique(maintain_order=True)
+    note, shown = count(ids.len(), "line"), lines
+    if ids.len() > MAX_LINES and means.height:
+        note, shown = f"{note}, only their means are drawn", lines.clear()
+    elif ids.len() > MAX_LINES:
+        note = f"{note}, of which {MAX_LINES} are drawn"
+        shown = lines.filter(pl.col("line").is_in(ids.head(MAX_LINES).implode()))
     what = "upstream accuracy" if quantity == UPSTREAM else "mean downstream accuracy"
     title = _titled(what, shots)
     return Panel(
@@ -196,8 +205,8 @@ def _axis_panel(
         name=quantity,
         shots=shots,
         title=title,
-        note=f"{title}, {count(num, 'line')}" + (", only their means are drawn" if num > MAX_LINES else ""),
-        tables={"lines": lines if num <= MAX_LINES else lines.clear(), "means": means},
+        note=f"{title}, {note}",
+        tables={"lines": shown, "means": means},
     )
 
 
@@ -207,21 +216,20 @@ def _controlled_lines(facts: Facts, axis: str, values: Sequence[str], accuracy: 
     Returns:
         value, rank (the value's place among `values`), accuracy, line, family, axes (those that are fixed, in words).
     """
-    others = [other for other in AXES if other in facts.cells.columns and other != axis]
-    joined = accuracy.join(facts.cells, on="cell_id").filter(pl.col(axis).is_not_null())
-    # The constant makes a key of an empty list too.
-    rows = joined.with_columns(always=pl.lit(0)).with_columns(
-        line=pl.struct("always", *others).rank("dense").cast(pl.Int64), several=pl.len().over("always", *others)
-    )
-    rows = rows.filter(pl.col("several") > 1).sort("line", "cell_id")
+    others = [other for other in facts.axes if other != axis]
+    # An imported axis may be called "line" or "accuracy", but no name begins with a space.
+    known = facts.cells.filter(pl.col(axis).is_not_null())
+    known = known.join(accuracy.rename({"accuracy": " accuracy"}), on="cell_id")
+    line = pl.struct(others).rank("dense").cast(pl.Int64) if others else pl.lit(1, pl.Int64)
+    rows = known.with_columns(line.alias(" line")).filter(pl.len().over(" line") > 1).sort(" line", "cell_id")
     fixed = [name for name in facts.varying if name != axis]
     labels = [plain(value) for value in rows[axis]]
     text = [axes_text({**row, axis: None}, fixed) for row in rows.iter_rows(named=True)]
     return rows.select(
         pl.Series("value", labels, dtype=pl.String),
         pl.Series("rank", [values.index(label) for label in labels], dtype=pl.Int64),
-        "accuracy",
-        "line",
+        pl.col(" accuracy").alias("accuracy"),
+        pl.col(" line").alias("line"),
         _family(rows),
         pl.Series("axes", text, dtype=pl.String),
     ).sort("line", "rank")
@@ -230,15 +238,11 @@ def _controlled_lines(facts: Facts, axis: str, values: Sequence[str], accuracy: 
 def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
     """Rows of the changes chart, and how many could not be shown."""
     rows = facts.changes.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
-    rank = {
-        key: _change_rank(facts, *key) for key in rows.select("axis", "low", "high", "ordered").unique().iter_rows()
-    }
-    order = sorted(key for key, place in rank.items() if place is not None)
-    order.sort(key=lambda key: rank[key] or (0, 0))
-    shown = pl.DataFrame(order[:MAX_CHANGES], schema=["axis", "low", "high", "ordered"], orient="row")
+    keys = ["axis", "low", "high"]
+    shown = _drawn_changes(facts, rows)
     if shown.is_empty():
         return pl.DataFrame(), ""
-    kept = shown.join(rows, on=shown.columns, maintain_order="left_right").with_columns(change=change_text())
+    kept = shown.join(rows, on=keys, maintain_order="left_right").with_columns(change=change_text())
     by_task = kept.select(
         "change", pl.col("task").alias("column"), value="mean_downstream_change", pairs="pairs", against=_against()
     )
@@ -250,19 +254,49 @@ def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
     )
     both = pl.concat([upstream.select(by_task.columns), by_task], how="vertical_relaxed")
     text = [f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "−.") for value in both["value"]]
-    hidden = len(rank) - shown.height
+    hidden = rows.select(keys).n_unique() - shown.height
     note = f"{count(hidden, 'further change')} not drawn here; tables/axes.csv has all." if hidden else ""
     return both.with_columns(pl.Series("text", text, dtype=pl.String)), note
 
 
-def _change_rank(facts: Facts, axis: str, low: str, high: str, ordered: bool) -> tuple[int, int] | None:
-    """Its place in the chart; None where it is left out: of an ordered axis, values that are no neighbours."""
-    place = AXES.index(axis)
-    if not ordered:
-        return place, 0
-    values = _values(facts.cells, axis)
-    first, second = (values.index(plain(float(v)) if facts.cells.schema[axis].is_float() else v) for v in (low, high))
-    return (place, first) if second - first == 1 else None
+def _drawn_changes(facts: Facts, rows: pl.DataFrame) -> pl.DataFrame:
+    """axis, low and high of the changes to draw, in order: the `MAX_CHANGES` with the most pairs of cells.
+
+    A change of an ordered axis that two smaller ones make up is left out.
+    """
+    keys = ["axis", "low", "high"]
+    sums = rows.group_by(*keys, "ordered").agg(pl.col("pairs").sum()).sort(keys)
+    parts = []
+    for (axis, ordered), part in sums.partition_by("axis", "ordered", as_dict=True).items():
+        place = _places(facts.cells, str(axis)) if ordered else {}
+        rank = [(place.get(low, 0), place.get(high, 0)) for low, high in part.select("low", "high").iter_rows()]
+        is_step = _steps(rank) if ordered else [True] * part.height
+        parts.append(
+            part.with_columns(
+                by_axis=pl.lit(facts.axes.index(str(axis))),
+                by_value=pl.Series([low for low, _ in rank]),
+                step=pl.Series(is_step),
+            )
+        )
+    if not parts:
+        return sums.select(keys)
+    steps = pl.concat(parts).filter("step").sort("pairs", *keys, descending=[True, False, False, False])
+    return steps.head(MAX_CHANGES).sort("by_axis", "by_value", "low", "high").select(keys)
+
+
+def _steps(changes: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which changes, from one place to a later one, are not made up of two others."""
+    after: dict[int, set[int]] = {}
+    for low, high in changes:
+        after.setdefault(low, set()).add(high)
+    return [not any(high in after.get(middle, ()) for middle in after[low] if middle < high) for low, high in changes]
+
+
+def _places(cells: pl.DataFrame, axis: str) -> dict[str, int]:
+    """The place of each value in the order of its axis, by how the table of changes writes it."""
+    place = {value: i for i, value in enumerate(_values(cells, axis))}
+    known = cells[axis].drop_nulls().unique()
+    return {str(as_text): place[plain(value)] for value, as_text in zip(known, known.cast(pl.String), strict=True)}
 
 
 def change_text() -> pl.Expr:

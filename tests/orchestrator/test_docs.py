@@ -1,9 +1,12 @@
-"""What the README tells is true: its files parse, its commands exist, its links lead somewhere."""
+"""What the README and the pages tell is true: its files parse, its commands exist, its links lead somewhere."""
 
 import re
+import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.main import get_command
 
@@ -67,3 +70,27 @@ def test_every_command_is_in_the_readme_or_lists_things():
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)]+)\)", README))
 def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
+
+
+def test_the_commands_of_the_page_on_tables_run_as_they_stand(tmp_path):
+    page = (ROOT / "docs" / "tables.md").read_text()
+    for path in (ROOT / "tests" / "orchestrator" / "data" / "timm").glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "clip.csv").write_text("model,imagenet,vtab_pets,cars\na,.5,.6,.7\nb,.6,.7,.8\n")
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        files = [path.name for word in words[1:] if "*" in word for path in sorted(tmp_path.glob(word))]
+        upshot(*[file for word in words[1:] for file in (files if "*" in word else [word])], cwd=tmp_path)
+    assert {path.name for path in tmp_path.glob("*.parquet")} == {"sketch.parquet", "timm.parquet", "clip.parquet"}
+    tasks = pl.read_parquet(tmp_path / "clip.parquet")["task"].unique().sort().to_list()
+    assert tasks == ["cars", "pets"]
+    assert (tmp_path / "timm-report" / "index.html").exists()
+
+
+def test_every_option_of_import_is_on_the_page_on_tables():
+    page = (ROOT / "docs" / "tables.md").read_text()
+    options = {option for parameter in get_command(app).commands["import"].params for option in parameter.opts}
+    assert {option for option in options if option.startswith("--")} - set(re.findall(r"--[a-z-]+", page)) == {
+        "--output"
+    }

@@ -1,0 +1,85 @@
+"""`upshot import`: parses, calls `orchestrator.importing`, prints."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.importing import Imported
+
+LISTED = 10  # ids that do not join, of each table; --json has all
+
+
+def import_command(
+    tables: Annotated[list[Path], typer.Argument(help="CSV, TSV or parquet files; several join on the ids.")],
+    ids: Annotated[list[str], typer.Option("--id", help="COL[,COL]: the columns that tell cells apart.")],
+    upstream: Annotated[str, typer.Option(help="[TABLE:]COL; of the first table when none is named.")],
+    downstream: Annotated[
+        list[str],
+        typer.Option(help="[TASK=][TABLE:]COL[,...]; without TABLE, of every further table that has the column."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The results table to write (parquet).")],
+    percent: Annotated[bool, typer.Option("--percent", help="The accuracies are per cents, not fractions.")] = False,
+    axes: Annotated[
+        list[str] | None,
+        typer.Option("--axis", help="COL[,COL]: the further axes; all columns but other results when not given."),
+    ] = None,
+    upstream_num_test: Annotated[int | None, typer.Option(help="Number of upstream test images.")] = None,
+    downstream_num_test: Annotated[
+        list[str] | None, typer.Option(help="N, or TASK=N[,...]: number of downstream test images.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Shots a class of the downstream accuracies.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a results table of any published table, for `upshot reduce` and `upshot report`."""
+    from models.errors import UserError
+    from orchestrator.importing import import_tables, to_json, write_results
+
+    if output.resolve() in [table.resolve() for table in tables]:
+        raise UserError(f"--output {output}: this is one of the tables to import")
+    imported = import_tables(
+        tables,
+        ids=ids,
+        upstream=upstream,
+        downstream=downstream,
+        unit="percent" if percent else "fraction",
+        axes=axes,
+        upstream_num_test=upstream_num_test,
+        downstream_num_test=downstream_num_test or [],
+        shots=shots,
+    )
+    write_results(imported.results, output)
+    if as_json:
+        print(json.dumps({"output": str(output), **to_json(imported)}, indent=1))
+    else:
+        _print(imported, output)
+
+
+def _print(imported: "Imported", output: Path) -> None:
+    table, column = imported.upstream
+    print(f"{imported.results.height:,} rows of {imported.results['cell_id'].n_unique():,} cells in {output}")
+    print(f"upstream: {column} of {table}")
+    for task in imported.tasks:
+        print(f"{task.task}: {task.column} of {task.table}, {task.complete:,} cells with both accuracies")
+        for reason, number in task.reasons.items():
+            print(f"    {number:,} without: {reason}")
+    for joined in imported.tables:
+        _print_ids(f"in {joined.table}, not in {table}", joined.only_here)
+        _print_ids(f"in {table}, not in {joined.table}", joined.only_upstream)
+    print(f"axes: {', '.join(imported.axes) or 'none'}")
+    others = dict.fromkeys(
+        name or "(a column without a name)" for joined in imported.tables for name in joined.left_out
+    )
+    if others:
+        print(f"left out, --axis takes them in: {', '.join(others)}")
+    print(f"next: upshot reduce {output}; upshot report {output}")
+
+
+def _print_ids(what: str, cells: list[str]) -> None:
+    if not cells:
+        return
+    more = len(cells) - LISTED
+    rest = f" and {more:,} more (--json lists them)" if more > 0 else ""
+    print(f"{len(cells):,} {what}: {', '.join(cells[:LISTED])}{rest}")
