@@ -12,6 +12,7 @@ import polars as pl
 
 from models.errors import DataError, UserError
 from orchestrator import conflicts
+from orchestrator.effects import effects_of
 from orchestrator.frontier import METHODS, TRAIN_QUANTILE, Fit, find_frontier
 
 if TYPE_CHECKING:
@@ -54,17 +55,17 @@ class Selection:
 
 
 def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> dict[str, Any]:
-    """`{"tasks": [...]}`, ready for JSON: one object per task and shots, sorted.
+    """`{"tasks": [...], "effects": {...}}`, ready for JSON: one object per task and shots, sorted; `effects_of`.
 
-    Its keys: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all: null, or the
-    law with its intervals and errors), identifiable, verdict, spearman, kendall, conflicts, conflict_share (of all
-    pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against (whose
-    noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too few cells
-    has null fits and a verdict that says so.
+    The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
+    null, or the law with its intervals and errors), identifiable, verdict, spearman, kendall, conflicts, conflict_share
+    (of all pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against
+    (whose noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too
+    few cells has null fits and a verdict that says so.
 
     Args:
         results: the results table, or an imported one (see `REQUIRED` and `OPTIONAL`).
-        seed: of the bootstrap over cells.
+        seed: of the bootstrap over cells, and of the permutations behind the effects.
         draws: of the bootstrap.
 
     Raises:
@@ -90,7 +91,7 @@ def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> d
         }
         for (task, shots), dropped in selection.dropped.items()
     ]
-    return {"tasks": tasks}
+    return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
 
 
 def controlled_conflicts(results: pl.DataFrame) -> pl.DataFrame:

@@ -48,8 +48,7 @@ def directions(cells: pl.DataFrame, ordered: "Sequence[str]", axes: "Sequence[st
         ordered: the axes that can be raised; `size` goes by params where they are known.
         axes: all known axes.
     """
-    values = cells.select("task", "shots", "cell_id", "upstream", "downstream")
-    frames = [_ends(cells, values, axis, axes) for axis in ordered if cells[axis].n_unique() > 1]
+    frames = [_ends(cells, axis, axes) for axis in ordered if cells[axis].n_unique() > 1]
     if not frames:
         return pl.DataFrame(schema=DIRECTIONS_SCHEMA)
     us, ds = pl.col("us_change"), pl.col("ds_change")
@@ -80,25 +79,44 @@ def directions(cells: pl.DataFrame, ordered: "Sequence[str]", axes: "Sequence[st
     return found.select(pl.col(n).cast(kind) for n, kind in DIRECTIONS_SCHEMA.items()).sort("task", "shots", "axis")
 
 
-def _ends(cells: pl.DataFrame, values: pl.DataFrame, axis: str, axes: "Sequence[str]") -> pl.DataFrame:
+def _ends(cells: pl.DataFrame, axis: str, axes: "Sequence[str]") -> pl.DataFrame:
     """The change from the lowest to the highest value of each set of cells that agree on all other axes."""
     by_params = axis == "size" and "params" in cells.columns
-    identity = cells.select("cell_id", *axes, *(["params"] if by_params else [])).unique("cell_id")
-    others = [other for other in axes if other != axis]
-    place = pl.col("params" if by_params else axis).rank("dense")
-    lines = identity.filter(pl.col(axis).is_not_null()).select(
-        "cell_id", line=pl.struct(pl.lit(0).alias("always"), *others).rank("dense"), place=place
+    known = cells.filter(pl.col(axis).is_not_null())
+    identity = known.select("cell_id", *axes, *(["params"] if by_params else [])).unique("cell_id")
+    lines = identity.select(
+        "cell_id",
+        line=pl.struct(pl.lit(0).alias("always"), *(other for other in axes if other != axis)).rank("dense"),
+        place=pl.col("params" if by_params else axis).rank("dense"),
     )
-    keys = ("task", "shots", "line")
     # Sorted, so that means do not depend on the order of the rows.
-    joined = values.join(lines, on="cell_id").sort(*keys, "place", "cell_id")
-    at_low, at_high = (pl.col("place") == end for end in (pl.col("place").min(), pl.col("place").max()))
-    ends = joined.group_by(keys, maintain_order=True).agg(
-        differ=pl.col("place").n_unique() > 1,
-        us_change=pl.col("upstream").filter(at_high).mean() - pl.col("upstream").filter(at_low).mean(),
-        ds_change=pl.col("downstream").filter(at_high).mean() - pl.col("downstream").filter(at_low).mean(),
+    rows = (
+        known.select("task", "shots", "cell_id", "upstream", "downstream")
+        .join(lines, on="cell_id")
+        .with_columns(group=pl.struct("task", "shots").rank("dense"))
+        .sort("group", "line", "place", "upstream", "downstream")
     )
-    return ends.filter("differ").select("task", "shots", "us_change", "ds_change", axis=pl.lit(axis))
+    key_N = rows.select("group", "line").to_numpy()
+    place_N = rows["place"].to_numpy().astype(np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], (np.diff(key_N, axis=0) != 0).any(axis=1)]))
+    sizes = np.diff(np.append(starts, rows.height))
+    is_low_N, is_high_N = (place_N == np.repeat(place_N[at], sizes) for at in (starts, starts + sizes - 1))
+    changes = {
+        name: _means(rows[side].to_numpy(), is_high_N, starts) - _means(rows[side].to_numpy(), is_low_N, starts)
+        for name, side in (("us_change", "upstream"), ("ds_change", "downstream"))
+    }
+    ends = (
+        rows[starts.tolist()]
+        .select("task", "shots", axis=pl.lit(axis))
+        .with_columns(pl.Series(name, change) for name, change in changes.items())
+    )
+    return ends.filter(pl.Series(place_N[starts] != place_N[starts + sizes - 1]))
+
+
+def _means(values_N: "Floats", counts_N: "NDArray[np.bool_]", starts: "NDArray[np.intp]") -> "Floats":
+    """The mean of the values that count in each stretch of rows."""
+    means: Floats = np.add.reduceat(np.where(counts_N, values_N, 0.0), starts) / np.add.reduceat(counts_N, starts)
+    return means
 
 
 def _wilson(part: "Ints", whole: "Ints") -> "tuple[Floats, Floats]":
