@@ -11,10 +11,11 @@ from typing import Any
 import polars as pl
 
 from orchestrator.files import write_atomically
+from orchestrator.report.effect_panels import effect_panels
 from orchestrator.report.facts import gather
 from orchestrator.report.figures import write_figures
 from orchestrator.report.page import write_page
-from orchestrator.report.panels import all_panels
+from orchestrator.report.panels import study_panels
 from orchestrator.report.tables import write_tables
 
 SUFFIXES = (".svg", ".png", ".pdf", ".csv", ".parquet", ".md")
@@ -50,7 +51,7 @@ def write_report(
         OSError: the folder cannot be written.
     """
     facts = gather(results, reduced, cells)
-    panels = all_panels(facts)
+    panels = [*study_panels(facts), *effect_panels(facts)]
     written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
     _remove_stale(folder, written)
     page = write_page(
