@@ -109,7 +109,10 @@ def frontier_chart(style: Style) -> Spec:
     downstream, part: "fit", "beyond" or "unsure") and `band` (value, low, high, text; no row where not identifiable).
     """
     theme = style.theme
-    x, y = _accuracy(alt.X, "upstream", "upstream accuracy"), _accuracy(alt.Y, "downstream", "downstream accuracy")
+    x, y = (
+        accuracy_channel(alt.X, "upstream", "upstream accuracy"),
+        accuracy_channel(alt.Y, "downstream", "downstream accuracy"),
+    )
     band = alt.Chart(alt.NamedData("band"))
     law = alt.Chart(alt.NamedData("law"))
     layers = [
@@ -120,10 +123,10 @@ def frontier_chart(style: Style) -> Spec:
         .encode(x=x, y=y),
         alt.Chart(alt.NamedData("points"))
         .mark_point(filled=True, opacity=1, **_crowd(style))
-        .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **_family_encoding(style), **_size_encoding(style)),
+        .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **family_encoding(style), **_size_encoding(style)),
         law.mark_line(color=theme.ink, strokeWidth=2).encode(x=x, y=y, strokeDash=_law_dash()),
     ]
-    return _layered(*layers)
+    return layered(*layers)
 
 
 def layers_chart(style: Style) -> Spec:
@@ -133,7 +136,7 @@ def layers_chart(style: Style) -> Spec:
     """
     x = alt.X("depth:Q", title="depth (layer / layers)", axis=alt.Axis(format=".1~f", tickCount=TICKS))
     x = x.scale(domain=[0, 1.02], nice=False)
-    y = _accuracy(alt.Y, "accuracy", "downstream accuracy")
+    y = accuracy_channel(alt.Y, "accuracy", "downstream accuracy")
     base = alt.Chart(alt.NamedData("layers"))
     tooltip = [
         alt.Tooltip("series:N", title="model"),
@@ -142,10 +145,10 @@ def layers_chart(style: Style) -> Spec:
         alt.Tooltip("accuracy:Q", format=".4f"),
         alt.Tooltip("cells:Q"),
     ]
-    family = _family_encoding(style)
+    family = family_encoding(style)
     width = {} if style.params is None else {"strokeWidth": _params(alt.StrokeWidth, style, [0.8, 2.6], legend=False)}
-    return _layered(
-        base.mark_line(strokeOpacity=0.75).encode(x=x, y=y, detail="series:N", **_without_shape(family), **width),
+    return layered(
+        base.mark_line(strokeOpacity=0.75).encode(x=x, y=y, detail="series:N", **without_shape(family), **width),
         base.mark_point(filled=True, size=16).encode(x=x, y=y, tooltip=tooltip, **family),
         base.transform_filter("datum.best")
         .mark_point(size=90, strokeWidth=1.5, filled=False)
@@ -165,19 +168,19 @@ def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
         scale=alt.Scale(domain=list(values), padding=0.25),
         axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
     )
-    y = _accuracy(alt.Y, "accuracy", "accuracy")
-    family = _family_encoding(style)
+    y = accuracy_channel(alt.Y, "accuracy", "accuracy")
+    family = family_encoding(style)
     lines, means = alt.Chart(alt.NamedData("lines")), alt.Chart(alt.NamedData("means"))
     shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
-    return _layered(
+    return layered(
         lines.mark_line(strokeOpacity=0.4, strokeWidth=1).encode(
             x=x,
             y=y,
             detail="line:N",
             tooltip=[alt.Tooltip("axes:N", title="fixed")],
-            **_without_shape(family),
+            **without_shape(family),
         ),
-        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **_without_shape(family)),
+        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **without_shape(family)),
         means.mark_point(filled=True, size=50, opacity=1).encode(
             x=x, y=y, tooltip=[*shown, alt.Tooltip("lines:Q", title="lines")], **family
         ),
@@ -192,8 +195,8 @@ def changes_chart(style: Style, largest: float) -> Spec:
     """
     theme, bound = style.theme, max(largest, 1e-6)
     base = alt.Chart(alt.NamedData("changes")).encode(
-        x=alt.X("column:N", title=None, sort=None, axis=_labels(orient="top", labelAngle=-40)),
-        y=alt.Y("change:N", title=None, sort=None, axis=_labels(labelLimit=260)),
+        x=alt.X("column:N", title=None, sort=None, axis=labels(orient="top", labelAngle=-40)),
+        y=alt.Y("change:N", title=None, sort=None, axis=labels(labelLimit=260)),
         tooltip=[
             alt.Tooltip("change:N", title="raising"),
             alt.Tooltip("column:N", title="accuracy"),
@@ -204,7 +207,7 @@ def changes_chart(style: Style, largest: float) -> Spec:
     )
     scale = alt.Scale(domain=[-bound, 0, bound], range=[theme.falling, theme.middle, theme.rising], interpolate="rgb")
     ink = alt.condition(f"abs(datum.value) > {0.55 * bound}", alt.value("white"), alt.value(theme.ink))
-    return _layered(
+    return layered(
         base.mark_rect(stroke=theme.middle).encode(color=alt.Color("value:Q", scale=scale, legend=None)),
         base.mark_text(fontSize=10).encode(text="text:N", color=ink),
         width=alt.Step(46),
@@ -300,7 +303,8 @@ def _vega_lite_version() -> str:
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
-def _layered(*layers: alt.Chart, **properties: Any) -> Spec:
+def layered(*layers: alt.Chart, **properties: Any) -> Spec:
+    """Layers as one chart without a look of its own."""
     spec: Spec = alt.layer(*layers).properties(**properties).to_dict()
     # Altair's own look; a theme takes its place.
     del spec["config"]
@@ -315,7 +319,7 @@ def _with_own_data(part: Any, suffix: str) -> Any:
     return [_with_own_data(value, suffix) for value in part] if isinstance(part, list) else part
 
 
-def _accuracy(channel: Any, field: str, title: str) -> Any:
+def accuracy_channel(channel: Any, field: str, title: str) -> Any:
     """An axis of accuracies that spans the data, with a little room."""
     return channel(
         f"{field}:Q",
@@ -325,7 +329,8 @@ def _accuracy(channel: Any, field: str, title: str) -> Any:
     )
 
 
-def _labels(**options: Any) -> alt.Axis:
+def labels(**options: Any) -> alt.Axis:
+    """An axis of names alone."""
     return alt.Axis(domain=False, ticks=False, labelPadding=6, **options)
 
 
@@ -334,7 +339,7 @@ def _law_dash() -> alt.StrokeDash:
     return alt.StrokeDash("part:N", scale=scale, legend=None)
 
 
-def _family_encoding(style: Style) -> dict[str, Any]:
+def family_encoding(style: Style) -> dict[str, Any]:
     """Colour and shape by family, or one colour where there is none."""
     if not style.families:
         return {"color": alt.value(style.theme.families[0])}
@@ -348,7 +353,8 @@ def _family_encoding(style: Style) -> dict[str, Any]:
     }
 
 
-def _without_shape(encoding: dict[str, Any]) -> dict[str, Any]:
+def without_shape(encoding: dict[str, Any]) -> dict[str, Any]:
+    """The colour of an encoding, for lines."""
     return {"color": encoding["color"]}
 
 

@@ -241,6 +241,7 @@ def reduce(
         _print_json(reduced)
     else:
         tables.print_reduced(reduced)
+        tables.print_effects(reduced["effects"])
 
 
 @app.command()

@@ -12,6 +12,7 @@ import polars as pl
 
 from models.errors import DataError, UserError
 from orchestrator import conflicts
+from orchestrator.effects import effects_of
 from orchestrator.frontier import METHODS, TRAIN_QUANTILE, Fit, find_frontier
 
 if TYPE_CHECKING:
@@ -54,16 +55,17 @@ class Selection:
 
 
 def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> dict[str, Any]:
-    """`{"tasks": [...]}`, ready for JSON: one object per task and shots, sorted.
+    """`{"tasks": [...], "effects": {...}}`, ready for JSON: one object per task and shots, sorted; `effects_of`.
 
-    Its keys: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all: null, or the
-    law with its intervals and errors), identifiable, verdict, spearman, kendall, conflicts, significant_conflicts (null
-    where a test-set size is unknown), dropped (rows by reason), method. The order of the rows does not matter. A task
-    with too few cells has null fits and a verdict that says so.
+    The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
+    null, or the law with its intervals and errors), identifiable, verdict, spearman, kendall, conflicts, conflict_share
+    (of all pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against
+    (whose noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too
+    few cells has null fits and a verdict that says so.
 
     Args:
         results: the results table, or an imported one (see `REQUIRED` and `OPTIONAL`).
-        seed: of the bootstrap over cells.
+        seed: of the bootstrap over cells, and of the permutations behind the effects.
         draws: of the bootstrap.
 
     Raises:
@@ -89,7 +91,7 @@ def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> d
         }
         for (task, shots), dropped in selection.dropped.items()
     ]
-    return {"tasks": tasks}
+    return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
 
 
 def controlled_conflicts(results: pl.DataFrame) -> pl.DataFrame:
@@ -251,6 +253,8 @@ def _count_dropped(table: pl.DataFrame, has_values: pl.Expr) -> "dict[TaskKey, d
 
 def _reduce_task(cells: pl.DataFrame, *, seed: int, draws: int) -> dict[str, Any]:
     us_N, ds_N = cells["upstream"].to_numpy(), cells["downstream"].to_numpy()
+    num_pairs, num_conflicts = cells.height * (cells.height - 1) // 2, conflicts.count_pairs(us_N, ds_N).conflicts
+    significant, noise = conflicts.significant_of(cells)
     found = find_frontier(us_N, ds_N, seed=seed, draws=draws)
     return {
         "n": cells.height,
@@ -261,8 +265,10 @@ def _reduce_task(cells: pl.DataFrame, *, seed: int, draws: int) -> dict[str, Any
         "verdict": found.verdict,
         "spearman": conflicts.spearman(us_N, ds_N),
         "kendall": conflicts.kendall(us_N, ds_N),
-        "conflicts": conflicts.count_pairs(us_N, ds_N).conflicts,
-        "significant_conflicts": _significant(cells, us_N, ds_N),
+        "conflicts": num_conflicts,
+        "conflict_share": num_conflicts / num_pairs if num_pairs else None,
+        "significant_conflicts": significant,
+        "significant_against": noise,
     }
 
 
@@ -284,13 +290,6 @@ def _fit_object(fit: Fit | None) -> dict[str, Any] | None:
     }
 
 
-def _significant(cells: pl.DataFrame, us_N: "Floats", ds_N: "Floats") -> int | None:
-    num_us_N, num_ds_N = conflicts.known_sizes(cells, "upstream"), conflicts.known_sizes(cells, "downstream")
-    if num_us_N is None or num_ds_N is None:
-        return None
-    return conflicts.count_significant(us_N, ds_N, num_us_N, num_ds_N)
-
-
 def _method(protocol: str | None, *, seed: int, draws: int) -> str:
     """How the numbers were made, in one sentence."""
     probe = "" if protocol is None else f", protocol {protocol}"
@@ -298,5 +297,5 @@ def _method(protocol: str | None, *, seed: int, draws: int) -> str:
         f"last checkpoint, last layer, mean over draws{probe}; upper hull of cells; least squares on its vertices "
         "(rising: up to the best downstream vertex; all: every cell) by variable projection; 95 % percentile intervals "
         f"from {draws} bootstrap draws of cells, seed {seed}; held out: cells above the {TRAIN_QUANTILE:.0%} quantile "
-        f"of upstream accuracy; significant: both differences exceed {conflicts.Z_95} binomial standard errors"
+        f"of upstream accuracy; significant: both differences exceed the 95 % bound of their noise"
     )

@@ -15,6 +15,8 @@ from models import ladder
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
+from orchestrator.effects import frames_of
+from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
@@ -23,6 +25,7 @@ from orchestrator.state import CellState, Status
 from slurm.options import sbatch_options
 
 LOG_TAIL = 15
+MAX_PARTING = 12
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -338,3 +341,31 @@ def _answer(task: dict[str, Any]) -> str:
     if not task["identifiable"] or fit is None:
         return "not identifiable"
     return f"{1 - fit['e_ir']:.3f} [{1 - fit['e_ir_high']:.3f}, {1 - fit['e_ir_low']:.3f}]"
+
+
+def print_effects(effects: dict[str, Any]) -> None:
+    """What axes add, in which direction they part the two accuracies, which cell to take, then all in sentences."""
+    frames = frames_of(effects)
+    added = axis_summary(frames["axes"])
+    if added.height:
+        rows = (
+            (row["axis"], f"{row['found']} of {row['tests']}", f"{row['by_chance']:.2g}", f"{row['partial_r2']:.2f}")
+            for row in added.iter_rows(named=True)
+        )
+        columns = ("axis", "p <= 0.05 on", "by chance", "partial R2, median")
+        _table("What an axis adds, given upstream accuracy", columns, rows)
+    found = parting(frames["directions"])
+    if found.height:
+        shown = map(_parting, found.head(MAX_PARTING).iter_rows(named=True))
+        headings = ("raising", "task", "shots", "pairs", "up, down", "down, up", "p")
+        _table("Where upstream and downstream part, upstream first (two-sided sign test)", headings, shown)
+        if found.height > MAX_PARTING:
+            print(f"{found.height - MAX_PARTING} more in --json")
+    for sentence in sentences(frames):
+        print(sentence)
+
+
+def _parting(row: dict[str, Any]) -> tuple[object, ...]:
+    shots = "" if row["shots"] is None else row["shots"]
+    counts = row["upstream_up_downstream_down"], row["upstream_down_downstream_up"]
+    return row["axis"], row["task"], shots, row["pairs"], *counts, f"{row['p_value']:.2g}"

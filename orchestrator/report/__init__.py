@@ -13,10 +13,11 @@ import polars as pl
 
 from orchestrator.files import write_atomically
 from orchestrator.reduce import reduce_study
+from orchestrator.report.effect_panels import effect_panels
 from orchestrator.report.facts import gather
 from orchestrator.report.figures import write_figures
 from orchestrator.report.page import write_page
-from orchestrator.report.panels import all_panels
+from orchestrator.report.panels import study_panels
 from orchestrator.report.tables import write_tables
 from orchestrator.results import read_results
 
@@ -53,7 +54,7 @@ def write_report(
         OSError: the folder cannot be written.
     """
     facts = gather(results, reduced, cells)
-    panels = all_panels(facts)
+    panels = [*study_panels(facts), *effect_panels(facts)]
     written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
     _remove_stale(folder, written)
     page = write_page(
@@ -76,7 +77,7 @@ def report_table(path: Path) -> Path:
         DataError: there is no such table, or it cannot be reduced.
         OSError: the folder cannot be written.
     """
-    results = read_results(path)
+    results = read_results(path).collect()
     return write_report(
         path.with_name(f"{path.stem}-report"),
         title=path.stem,

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.effects.summary import LEVEL, parting
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.panels import Panel, change_text
@@ -14,6 +15,11 @@ from orchestrator.report.words import count, fixed, signed
 LISTED_PAIRS = 3  # of each task; tables/conflicts has more
 LISTED_CHANGES = 100  # those with the most pairs of cells; tables/axes has all
 
+PARTING = (
+    "From the lowest to the highest value of an axis, each set of cells counted once: how often upstream accuracy "
+    "rises and downstream accuracy falls (up, down) or the other way round (down, up), and the p of a two-sided sign "
+    "test between the two."
+)
 DIRECTIONS = {
     "upstream_up_downstream_down": "up, down",
     "upstream_down_downstream_up": "down, up",
@@ -30,7 +36,8 @@ def conflict_section(facts: Facts, panels: Sequence[Panel]) -> Markup:
         return empty("There are no results yet.")
     note = (
         "A conflict is a pair of cells of which one is better upstream and worse downstream. It is significant where "
-        "both differences exceed 1.96 binomial standard errors, which takes the sizes of both test sets."
+        "both differences exceed the 95 % bound of their noise: binomial where the sizes of the test sets are known, "
+        "otherwise from the spread of seeds."
     )
     changes = (
         "Every row takes pairs of cells that differ in one axis only, and shows the mean change of accuracy by raising "
@@ -41,6 +48,8 @@ def conflict_section(facts: Facts, panels: Sequence[Panel]) -> Markup:
     if any(panel.kind == "changes" for panel in panels):
         parts += [element("h3", "By axis, all else equal"), element("p", changes), chart_slots(panels, "changes")]
         parts += [per_shots(facts, _directions)]
+    if facts.effects["directions"].height:
+        parts += [element("p", PARTING), per_shots(facts, _parting)]
     if facts.strongest.height:
         parts += [element("h3", "Strongest pairs"), per_shots(facts, _strongest)]
     return join(parts)
@@ -51,8 +60,9 @@ def _counts(facts: Facts, shots: int | None) -> Markup:
     for task in tasks_at(facts, shots):
         pairs, significant = task["n"] * (task["n"] - 1) // 2, task["significant_conflicts"]
         shares = [share(task["conflicts"], pairs), "unknown" if significant is None else share(significant, pairs)]
-        rows.append([task["task"], f"{pairs:,}", *shares, fixed(task["spearman"], 2), fixed(task["kendall"], 2)])
-    headings = ("pairs", "conflicts", "significant", "Spearman", "Kendall")
+        noise = task.get("significant_against", "")
+        rows.append([task["task"], f"{pairs:,}", *shares, noise, fixed(task["spearman"], 2), fixed(task["kendall"], 2)])
+    headings = ("pairs", "conflicts", "significant", "noise", "Spearman", "Kendall")
     columns = [Column("task"), *(Column(heading, "number") for heading in headings)]
     return table(columns, rows, f"Conflicting pairs of cells{at(shots)}")
 
@@ -83,6 +93,29 @@ def _directions(facts: Facts, shots: int | None) -> Markup:
     )
 
 
+def _parting(facts: Facts, shots: int | None) -> Markup:
+    """The axes and tasks that part the two accuracies in one direction more often than chance would."""
+    frame = facts.effects["directions"].filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
+    shown = parting(frame)
+    rows = [
+        [
+            f"{row['axis']}, {row['task']}",
+            row["pairs"],
+            share(row["upstream_up_downstream_down"], row["pairs"]),
+            f"{row['share_low']:.0%} to {row['share_high']:.0%}",
+            share(row["upstream_down_downstream_up"], row["pairs"]),
+            f"{row['p_value']:.2g}",
+        ]
+        for row in shown.iter_rows(named=True)
+    ]
+    rest = frame.height - shown.height
+    chance = f"{frame.height * LEVEL:.2g} of all would be listed by chance"
+    note = f"{count(rest, 'further row')} with p > {LEVEL:g} not listed; {chance}."
+    columns = [Column("raising"), *(Column(h, "number") for h in ("pairs", "up, down", "95 %", "down, up", "p"))]
+    listed = table(columns, rows, f"Axes that part upstream and downstream in one direction{at(shots)}") if rows else ""
+    return join([listed, element("p", note, class_="note")])
+
+
 def _strongest(facts: Facts, shots: int | None) -> Markup:
     names = dict(facts.cells.select("cell_id", "text").iter_rows())
     frame = facts.strongest.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
@@ -93,7 +126,7 @@ def _strongest(facts: Facts, shots: int | None) -> Markup:
     rows = [_pair(pair, names) for pair in pairs.iter_rows(named=True)]
     more = total - len(rows)
     note = f"{count(more, 'further conflict')} not listed here; tables/conflicts.csv has the strongest."
-    caption = f"The {LISTED_PAIRS} strongest conflicts of each task, σ in binomial standard errors{at(shots)}"
+    caption = f"The {LISTED_PAIRS} strongest conflicts of each task, σ in standard errors{at(shots)}"
     return join([table(columns, rows, caption), element("p", note, class_="note") if more else ""])
 
 

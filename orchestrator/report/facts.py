@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from orchestrator import conflicts
+from orchestrator.effects import frames_of
 from orchestrator.reduce import controlled_conflicts, select_cells, strongest_conflicts
 
 MODEL = ("family", "size")
@@ -37,15 +38,6 @@ LAYERS_SCHEMA: dict[str, type[pl.DataType]] = {
     "cells": pl.Int64,
     "best": pl.Boolean,
 }
-BEST_SCHEMA: dict[str, type[pl.DataType]] = {
-    "task": pl.String,
-    "shots": pl.Int64,
-    "family": pl.String,
-    "cells": pl.Int64,
-    "last_best": pl.Int64,
-    "depth": pl.Float64,
-    "gain": pl.Float64,
-}
 POINTS_SCHEMA: dict[str, type[pl.DataType]] = {
     "task": pl.String,
     "shots": pl.Int64,
@@ -65,7 +57,7 @@ class Facts:
         points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
         layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`); of equally good
             layers the last is the best.
-        best: where the best layer of each cell lies, by family (`BEST_SCHEMA`).
+        effects: the reducer's effects as frames (`effects.SCHEMAS`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
         tasks: the reducer's objects, one per task and shots.
@@ -80,7 +72,7 @@ class Facts:
     cells: pl.DataFrame
     points: pl.DataFrame
     layers: pl.DataFrame
-    best: pl.DataFrame
+    effects: Mapping[str, pl.DataFrame]
     changes: pl.DataFrame
     strongest: pl.DataFrame
     tasks: list[dict[str, Any]]
@@ -143,7 +135,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
         cells=cells,
         points=points,
         layers=_mean_layers(by_layer),
-        best=_best_layers(by_layer),
+        effects=frames_of(reduced.get("effects", {})),
         changes=changes,
         strongest=strongest,
         tasks=list(reduced["tasks"]),
@@ -278,24 +270,6 @@ def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
         .select(pl.col(name).cast(kind) for name, kind in LAYERS_SCHEMA.items())
         .sort("task", "shots", "family", "params", "size", "layer")
     )
-
-
-def _best_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
-    """By task, shots and family: in how many cells the last layer is best, where the best lies, what it gains."""
-    if by_layer.is_empty():
-        return pl.DataFrame(schema=BEST_SCHEMA)
-    per_cell = by_layer.group_by("task", "shots", "family", "cell_id", "num_layers").agg(
-        best=pl.col("layer").sort_by("accuracy", "layer").last(),
-        gain=pl.col("accuracy").max() - pl.col("accuracy").sort_by("layer").last(),
-        last=pl.col("layer").max(),
-    )
-    found = per_cell.group_by("task", "shots", "family").agg(
-        cells=pl.len(),
-        last_best=(pl.col("best") == pl.col("last")).sum(),
-        depth=((pl.col("best") + 1) / pl.col("num_layers")).median(),
-        gain=pl.col("gain").mean(),
-    )
-    return found.select(pl.col(n).cast(k) for n, k in BEST_SCHEMA.items()).sort("task", "shots", "family")
 
 
 def _texts(results: pl.DataFrame, name: str) -> tuple[str, ...]:

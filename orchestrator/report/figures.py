@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from orchestrator import charts
+from orchestrator import charts, effect_charts
 from orchestrator.charts import PAPER, Multiple, Spec, Style
 from orchestrator.files import write_atomically
 from orchestrator.report.facts import Facts
@@ -25,6 +25,11 @@ def charts_of(facts: Facts, panels: Sequence[Panel], style: Style) -> dict[str, 
     made |= {f"axis {axis}": charts.axis_chart(style, axis, values) for axis, values in line_axes(facts).items()}
     changes = [panel.tables["changes"]["value"].abs() for panel in panels if panel.kind == "changes"]
     made["changes"] = charts.changes_chart(style, float(pl.concat(changes).max() or 0.0) if changes else 0.0)  # type: ignore[arg-type]  # of a Float64 column
+    made |= {
+        "added": effect_charts.added_chart(style),
+        "correlations": effect_charts.correlations_chart(style),
+        "best_of_k": effect_charts.best_of_k_chart(style),
+    }
     return {kind: made[kind] for kind in sorted({panel.kind for panel in panels})}
 
 

@@ -13,7 +13,7 @@ from orchestrator.report.facts import Facts, axes_text, plain
 from orchestrator.report.words import count
 
 Kind = str
-"""Which chart draws a panel: "frontier", "layers", "changes" or "axis AXIS"."""
+"""Which chart draws a panel: "frontier", "layers", "changes", "added", "correlations", "best_of_k" or "axis AXIS"."""
 
 CURVE_POINTS = 41
 MAX_CHANGES = 24
@@ -42,8 +42,8 @@ class Panel:
     tables: Mapping[str, pl.DataFrame]
 
 
-def all_panels(facts: Facts) -> list[Panel]:
-    """Every panel of the report."""
+def study_panels(facts: Facts) -> list[Panel]:
+    """The panels of frontier, layers, axes and conflicts."""
     return [*frontier_panels(facts), *layers_panels(facts), *axis_panels(facts), *changes_panels(facts)]
 
 
@@ -63,7 +63,7 @@ def layers_panels(facts: Facts) -> list[Panel]:
     for key, rows in facts.layers.partition_by("task", "shots", as_dict=True, maintain_order=True).items():
         task, shots = str(key[0]), None if key[1] is None else int(key[1])
         tables = {"layers": rows.drop("task", "shots", "size")}
-        panels.append(Panel(kind="layers", name=task, shots=shots, title=_titled(task, shots), note="", tables=tables))
+        panels.append(Panel(kind="layers", name=task, shots=shots, title=titled(task, shots), note="", tables=tables))
     return panels
 
 
@@ -95,7 +95,7 @@ def changes_panels(facts: Facts) -> list[Panel]:
             kind="changes",
             name="changes",
             shots=shots,
-            title=_titled("Mean change of accuracy", shots),
+            title=titled("Mean change of accuracy", shots),
             note=note,
             tables={"changes": rows},
         )
@@ -110,7 +110,8 @@ def shots_text(shots: int | None) -> str:
     return "" if shots is None else f"{shots} shot{'s' if shots != 1 else ''}"
 
 
-def _titled(text: str, shots: int | None) -> str:
+def titled(text: str, shots: int | None) -> str:
+    """A heading with its number of shots."""
     return ", ".join(filter(None, [text, shots_text(shots)]))
 
 
@@ -132,7 +133,7 @@ def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.Dat
     )
     fit = task["fits"]["hull"]
     tables = {"points": points, "hull": hull, "law": _law(fit, hull, sure=task["identifiable"]), "band": _band(task)}
-    title = _titled(task["task"], task["shots"])
+    title = titled(task["task"], task["shots"])
     return Panel(
         kind="frontier", name=task["task"], shots=task["shots"], title=title, note=task["verdict"], tables=tables
     )
@@ -199,7 +200,7 @@ def _axis_panel(
         note = f"{note}, of which {MAX_LINES} are drawn"
         shown = lines.filter(pl.col("line").is_in(ids.head(MAX_LINES).implode()))
     what = "upstream accuracy" if quantity == UPSTREAM else "mean downstream accuracy"
-    title = _titled(what, shots)
+    title = titled(what, shots)
     return Panel(
         kind=f"axis {axis}",
         name=quantity,

@@ -8,6 +8,7 @@ from orchestrator.report.markup import Markup, bar, element, join
 from orchestrator.report.panels import Panel, shots_text
 from orchestrator.report.words import percent, si
 
+WIDE = ("changes", "added", "correlations")  # charts as wide as they need, alone
 NUM_SYMBOLS = 7  # colours and shapes in the style sheet
 
 
@@ -24,11 +25,11 @@ def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:
         )
         for kind, name in slots
     ]
-    return element("div", *figures, class_="wide" if "changes" in kinds else "charts")
+    return element("div", *figures, class_="wide" if set(kinds) & set(WIDE) else "charts")
 
 
 def _heading(kind: str, name: str) -> Markup:
-    if kind == "changes":
+    if kind in WIDE:
         return Markup("")
     return element("h3", kind.removeprefix("axis ") if kind.startswith("axis ") else name)
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from orchestrator.frontier import METHODS
 from orchestrator.report.conflict_section import conflict_section
+from orchestrator.report.effects_section import effects_section
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import answers, paragraph
 from orchestrator.report.markup import Column, Markup, element, escape, join, table
@@ -34,6 +35,7 @@ def sections(facts: Facts, panels: Sequence[Panel], plan: Mapping[str, Any], fil
         Section("frontier", "Downstream against upstream accuracy", _frontier(facts, panels)),
         Section("fits", "Fits and verdicts", _fits(facts)),
         Section("conflicts", "Conflicts", conflict_section(facts, panels)),
+        Section("effects", "Effects", effects_section(facts, panels)),
         Section("layers", "Layers", _layers(facts, panels)),
         Section("axes", "Axes", _axes(facts, panels)),
         Section("missing", "What is missing, and why", missing_section(facts)),
@@ -117,25 +119,29 @@ def _layers(facts: Facts, panels: Sequence[Panel]) -> Markup:
     note = (
         "Accuracy of the probe at every layer, mean over the cells of a model and over draws; thicker lines are larger "
         "models. Depth is the layer's number as a part of all, and 1 the features before the head. The ring marks the "
-        "best layer of each model. It is picked by the accuracy it is judged by, so its gain is an upper bound."
+        "best layer of each model. Below, the layer of a cell is chosen on one half of the draws and scored on the "
+        "other, so that its gain is not the luck of the draws; with one draw it is an upper bound. Drift is Spearman's "
+        "correlation of the best layer's depth with upstream accuracy."
     )
     return join([element("p", note), legend(facts), chart_slots(panels, "layers"), per_shots(facts, _best_layers)])
 
 
 def _best_layers(facts: Facts, shots: int | None) -> Markup:
-    frame = facts.best.filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
+    frame = facts.effects["layers"].filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
     found = {(row["task"], row["family"]): row for row in frame.iter_rows(named=True)}
     tasks = frame["task"].unique(maintain_order=True)
-    rows = [[task, *(_best(found.get((task, family))) for family in facts.families)] for task in tasks]
-    columns = [Column("task"), *(Column(family, "line") for family in facts.families)]
-    what = "Mean gain of the best layer over the last, its median depth, and in how many cells the last is best"
+    rows = [[task, *(_best(found.get((task, family))) for family in (None, *facts.families))] for task in tasks]
+    columns = [Column("task"), Column("all cells", "line"), *(Column(family, "line") for family in facts.families)]
+    what = "Mean gain of the best layer over the last, its median depth, drift, and in how many cells the last is best"
     return table(columns, rows, f"{what}{at(shots)}")
 
 
 def _best(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "–"
-    return f"{signed(row['gain'])} at {fixed(row['depth'], 2)}; last best in {row['last_best']} of {row['cells']}"
+    drift = "" if row["drift"] is None else f"; drift {row['drift']:+.2f}".replace("-", "−")
+    last = f"last best in {row['last_best']} of {row['cells']}"
+    return f"{signed(row['gain'])} at {fixed(row['depth'], 2)}{drift}; {last}"
 
 
 def _axes(facts: Facts, panels: Sequence[Panel]) -> Markup:

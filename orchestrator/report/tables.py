@@ -55,6 +55,7 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
         "axes": facts.changes,
         "layers": facts.layers,
         "cells": facts.cells.drop("text"),
+        **{f"effects_{name}": frame for name, frame in facts.effects.items()},
     }
     written = []
     for name, table in named.items():

@@ -12,18 +12,25 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from models.recipe import Axes
-from orchestrator import conflicts
 from orchestrator.conflicts import (
     AXES,
     CONTROLLED_SCHEMA,
+    DIRECTIONS_SCHEMA,
     STRONGEST_SCHEMA,
+    binomial,
+    controlled_directions,
     controlled_pairs,
     count_pairs,
     count_significant,
     kendall,
+    noise_of,
+    significant,
+    significant_of,
     spearman,
     strongest_pairs,
 )
+from orchestrator.conflicts.counts import count_from
+from orchestrator.conflicts.noise import student_95
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,21 +105,78 @@ def test_significant_counts_equal_brute_force(points: list[tuple[int, int]], num
         is_significant((us_N[i], us_N[j]), (ds_N[i], ds_N[j]), (num_us, num_us), (num_ds, num_ds))
         for i, j in combinations(range(us_N.size), 2)
     )
-    assert count_significant(us_N, ds_N, num_us, num_ds) == expected
+    assert count_significant(us_N, ds_N, binomial(us_N, num_us), binomial(ds_N, num_ds)) == expected
 
 
-def test_test_sets_may_differ_between_cells_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    us_N, ds_N = rng.uniform(size=(2, 90))
-    num_us_N, num_ds_N = rng.integers(5, 300, (2, 90))
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 90), st.integers(1, 40), st.sampled_from([(0, 1), (16, 2), (16, 64)]))
+def test_test_sets_may_differ_between_cells(seed: int, n: int, num_sizes: int, how: tuple[int, int]) -> None:
+    """By groups of equal test sets, and by blocks of 1, 2 or all cells."""
+    rng = np.random.default_rng(seed)
+    us_N, ds_N = rng.integers(0, 51, (2, n)) / 50
+    num_us_N, num_ds_N = rng.integers(5, 300, (2, num_sizes))[:, rng.integers(0, num_sizes, n)]
     expected = sum(
         is_significant(us_N[[i, j]], ds_N[[i, j]], num_us_N[[i, j]], num_ds_N[[i, j]])
-        for i, j in combinations(range(90), 2)
+        for i, j in combinations(range(n), 2)
     )
-    assert 0 < expected < count_pairs(us_N, ds_N).conflicts
-    for rows in (7, 90, 512):
-        monkeypatch.setattr(conflicts, "BLOCK_ROWS", rows)
-        assert count_significant(us_N, ds_N, num_us_N, num_ds_N) == expected
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(significant, "MAX_GROUPS", how[0])
+        patched.setattr(significant, "BLOCK_CELLS", how[1])
+        found = count_significant(us_N, ds_N, binomial(us_N, num_us_N), binomial(ds_N, num_ds_N))
+    assert found == expected
+
+
+@given(st.permutations(range(13)), st.lists(st.tuples(st.integers(0, 13), st.integers(0, 13)), min_size=1))
+def test_counts_in_a_prefix_equal_brute_force(values: list[int], queries: list[tuple[int, int]]) -> None:
+    prefix_Q, floor_Q = np.array(queries).T
+    found = count_from(np.array(values), prefix_Q, floor_Q)
+    assert found.tolist() == [sum(value >= floor for value in values[:prefix]) for prefix, floor in queries]
+
+
+# --- noise from seeds
+
+
+def test_without_test_sizes_the_spread_of_seeds_is_the_noise() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"epochs": float(epochs), "seed": seed, "upstream": 0.3 + 0.02 * epochs, "downstream": 0.7 - 0.02 * epochs}
+        for epochs in range(6)
+        for seed in range(4)
+    ]
+    for row in rows:
+        row["upstream"] += rng.normal(0, 0.01)
+        row["downstream"] += rng.normal(0, 0.01)
+    cells = cells_of(rows, upstream_num_test=None)
+    noise = noise_of(cells, "upstream", ["epochs", "seed"])
+    assert noise is not None
+    assert noise.source == "seeds, 18 degrees of freedom"
+    groups = [group["upstream"].to_numpy() for _, group in cells.group_by("epochs")]
+    assert noise.variance_N == pytest.approx(np.full(24, np.mean([group.var(ddof=1) for group in groups])))
+    # The downstream side knows its test sets, so that each side has its own noise.
+    bound = noise.num_errors * (2 * noise.variance_N[0]) ** 0.5
+    expected = sum(
+        (a["upstream"] - b["upstream"]) * (a["downstream"] - b["downstream"]) < 0
+        and abs(a["upstream"] - b["upstream"]) > bound
+        and abs(a["downstream"] - b["downstream"])
+        > 1.96 * (sum(c["downstream"] * (1 - c["downstream"]) for c in (a, b)) / 1000) ** 0.5
+        for a, b in combinations(rows, 2)
+    )
+    assert expected > 0
+    assert significant_of(cells) == (expected, "seeds, 18 degrees of freedom and binomial")
+
+
+@pytest.mark.parametrize("freedom", [4, 5, 8, 30, 1000])
+def test_quantiles_of_student_are_those_of_scipy(freedom: int) -> None:
+    assert student_95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.005)
+
+
+def test_few_seeds_or_seeds_that_agree_tell_no_noise() -> None:
+    one = [{"seed": seed, "upstream": 0.1 * seed, "downstream": 0.5} for seed in range(4)]
+    same = [{"seed": seed, "upstream": 0.5, "downstream": 0.5} for seed in range(9)]
+    for rows in (one, same):
+        cells = cells_of(rows, upstream_num_test=None)
+        assert noise_of(cells, "upstream", ["seed"]) is None
+        assert significant_of(cells) == (None, "unknown: neither test-set sizes nor enough seeds")
 
 
 @pytest.mark.parametrize("task", REFERENCE)
@@ -122,7 +186,8 @@ def test_public_tables_agree_with_the_reference(task: str) -> None:
     assert (counts.conflicts, counts.concordant, counts.tied) == tuple(
         expected[name] for name in ("conflict", "concord", "tied")
     )
-    assert count_significant(us_N, ds_N, 50_000, NUM_TEST[task]) == expected["conflict_sig"]
+    noises = binomial(us_N, 50_000), binomial(ds_N, NUM_TEST[task])
+    assert count_significant(us_N, ds_N, *noises) == expected["conflict_sig"]
     assert spearman(us_N, ds_N) == pytest.approx(expected["spearman"], abs=1e-12)
     assert kendall(us_N, ds_N) == pytest.approx(expected["kendall"], abs=1e-12)
 
@@ -244,12 +309,83 @@ def test_without_axes_there_are_no_controlled_conflicts() -> None:
     assert table.schema == pl.Schema(CONTROLLED_SCHEMA)
 
 
+# --- directions
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "epochs": st.sampled_from([1.0, 2.0, 4.0]),
+                "head_weight_decay": st.sampled_from([0.03, 3.0]),
+                "family": st.sampled_from(["vit", "mixer"]),
+                "upstream": st.integers(0, 5).map(lambda i: i / 5),
+                "downstream": st.integers(0, 5).map(lambda i: i / 5),
+            }
+        ),
+        min_size=1,
+        max_size=30,
+        unique_by=lambda row: (row["epochs"], row["head_weight_decay"], row["family"]),
+    )
+)
+def test_directions_take_each_line_of_cells_once_from_its_lowest_to_its_highest_value(
+    rows: list[dict[str, Any]],
+) -> None:
+    found = {row["axis"]: row for row in controlled_directions(cells_of(rows)).rows(named=True)}
+    assert "family" not in found
+    for axis, others in {
+        "epochs": ("head_weight_decay", "family"),
+        "head_weight_decay": ("epochs", "family"),
+    }.items():
+        signs = []
+        for key in {tuple(row[other] for other in others) for row in rows}:
+            line = sorted((r for r in rows if tuple(r[o] for o in others) == key), key=lambda r: r[axis])
+            if len(line) > 1:
+                signs.append(tuple(np.sign(line[-1][side] - line[0][side]) for side in ("upstream", "downstream")))
+        assert (axis in found) == bool(signs)
+        if not signs:
+            continue
+        row = found[axis]
+        up, down = signs.count((1, -1)), signs.count((-1, 1))
+        assert (row["pairs"], row["upstream_up_downstream_down"], row["upstream_down_downstream_up"]) == (
+            len(signs),
+            up,
+            down,
+        )
+        assert (row["both_up"], row["both_down"]) == (signs.count((1, 1)), signs.count((-1, -1)))
+        assert row["tied"] == sum(0 in sign for sign in signs)
+        assert row["p_value"] == pytest.approx(stats.binomtest(up, up + down).pvalue if up + down else 1.0)
+        wilson = stats.binomtest(up, len(signs)).proportion_ci(0.95, "wilson")
+        assert (row["share_low"], row["share_high"]) == pytest.approx(tuple(wilson), abs=1e-9)
+
+
+def test_one_of_two_is_no_finding_and_twenty_of_twenty_are() -> None:
+    def parting(pairs: int) -> dict[str, Any]:
+        rows = [
+            {"epochs": epochs, "batch_size": i, "upstream": 0.3 + epochs / 10, "downstream": 0.7 - epochs / 10}
+            for i in range(pairs)
+            for epochs in (1.0, 2.0)
+        ]
+        (row,) = (row for row in controlled_directions(cells_of(rows)).rows(named=True) if row["axis"] == "epochs")
+        return row
+
+    few, many = parting(2), parting(20)
+    assert (few["share"], few["p_value"]) == (1.0, 0.5)
+    assert many["p_value"] == pytest.approx(2 * 0.5**20)
+    assert controlled_directions(cells_of([{"upstream": 0.1, "downstream": 0.2}])).schema == pl.Schema(
+        DIRECTIONS_SCHEMA
+    )
+
+
 # --- strongest conflicts
 
 
 @settings(deadline=None)
-@given(POINTS.filter(lambda points: len(points) > 0), st.integers(1, 10), st.booleans())
-def test_strongest_conflicts_equal_brute_force(points: list[tuple[int, int]], limit: int, sized: bool) -> None:
+@given(POINTS.filter(lambda points: len(points) > 0), st.integers(1, 10), st.booleans(), st.integers(1, 60))
+def test_strongest_conflicts_equal_brute_force(
+    points: list[tuple[int, int]], limit: int, sized: bool, block: int
+) -> None:
     us_N, ds_N = arrays(points)
     rows = [{"upstream": u, "downstream": d} for u, d in zip(us_N.tolist(), ds_N.tolist(), strict=True)]
     cells = cells_of(rows, upstream_num_test=50 if sized else None)
@@ -265,7 +401,9 @@ def test_strongest_conflicts_equal_brute_force(points: list[tuple[int, int]], li
             )
             zs = (gain / us_se if us_se else np.inf, loss / ds_se if ds_se else np.inf)
             strengths.append(min(zs) if sized else min(gain, loss))
-    table = strongest_pairs(cells, limit)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(significant, "BLOCK_CELLS", block)
+        table = strongest_pairs(cells, limit)
     left, right = ["upstream_z", "downstream_z"] if sized else ["upstream_gain", "downstream_loss"]
     found = table.select(pl.min_horizontal(left, right)).to_series().to_list()
     assert table.schema == pl.Schema(STRONGEST_SCHEMA)

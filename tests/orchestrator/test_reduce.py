@@ -33,7 +33,9 @@ TASK_KEYS = {
     "spearman",
     "kendall",
     "conflicts",
+    "conflict_share",
     "significant_conflicts",
+    "significant_against",
     "dropped",
     "method",
 }
@@ -205,9 +207,13 @@ def test_an_imported_table_needs_four_columns_only() -> None:
 
 def test_one_unknown_test_size_makes_significance_unknown() -> None:
     rows = [row("a", 0.4, 0.8), row("b", 0.8, 0.4)]
-    assert only_task(table(*rows))["significant_conflicts"] == 1
+    known = only_task(table(*rows))
+    assert (known["significant_conflicts"], known["significant_against"]) == (1, "binomial")
+    assert known["conflict_share"] == 1.0
     rows[1]["downstream_num_test"] = None
-    assert only_task(table(*rows))["significant_conflicts"] is None
+    unknown = only_task(table(*rows))
+    assert unknown["significant_conflicts"] is None
+    assert unknown["significant_against"] == "unknown: neither test-set sizes nor enough seeds"
 
 
 # --- what is dropped

@@ -1,0 +1,51 @@
+"""Which columns are axes: those of a study by name, those of an imported table as they stand."""
+
+import polars as pl
+
+from evals.protocol import RESULT_SCHEMA
+
+AXES = (
+    "family",
+    "size",
+    "fraction",
+    "classes",
+    "epochs",
+    "batch_size",
+    "image_size",
+    "patch_size",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "head_learning_rate",
+    "head_weight_decay",
+    "warmup",
+    "label_smoothing",
+    "precision",
+    "seed",
+)
+"""The axes of a study. Those of an imported table are all of its columns that `NO_AXES` does not name."""
+NO_AXES = frozenset(
+    {
+        *RESULT_SCHEMA,
+        "last_checkpoint",
+        "upstream",
+        "downstream",
+        # What the report knows of a cell besides.
+        *("status", "cause", "attempts", "seconds", "checkpoints", "missing_evaluations", "text"),
+    }
+)
+# A value of these cannot be raised; a pair is listed once, with the smaller value (or the first by name) as `low`.
+UNORDERED = ("family", "optimizer", "precision", "seed")
+# Axes that have no value for some values of another axis (a ResNet has no patches): null then equals every value.
+DEPENDENT = {"family": ("patch_size",)}
+
+
+def axes_of(table: pl.DataFrame) -> list[str]:
+    """The axes among a table's columns: a study's in their order, then those of an imported table as they stand."""
+    others = (name for name, kind in table.schema.items() if name not in NO_AXES and not kind.is_nested())
+    return list(dict.fromkeys([*(axis for axis in AXES if axis in table.columns), *others]))
+
+
+def is_ordered(axis: str, kind: pl.DataType) -> bool:
+    """Whether the values of an axis can be raised: names cannot."""
+    return axis not in UNORDERED and kind != pl.String

@@ -1,0 +1,214 @@
+"""The best layer of each task and cell, what it gains over the last, and how it moves. Pure polars and numpy.
+
+The best layer is chosen by the accuracy that it is judged by. Where a value has one draw only, its accuracy is
+therefore optimistic. Where it has several, the layer is chosen on one half of the draws and scored on the other, both
+ways, and the mean of the two scores counts: that takes away the luck of the draws (the images that the probe learns
+from), but not that of the test images, which all draws share.
+
+Accuracies are fractions in [0, 1]. Depth is (layer + 1) / number of layers: 1 is the features before the head.
+Shape suffixes: R rows, G groups of one task, shots and cell, L layers.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from orchestrator.conflicts import spearman
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+# Accuracies are summed as whole numbers, so that a mean does not depend on the order of the rows; 2,000 draws fit.
+ONE = 2.0**42
+CELL = ("task", "shots", "cell_id")
+
+BEST_LAYERS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "cell_id": pl.String,
+    "family": pl.String,
+    "upstream": pl.Float64,
+    "layer": pl.Int64,
+    "num_layers": pl.Int64,
+    "depth": pl.Float64,
+    "accuracy": pl.Float64,
+    "last_accuracy": pl.Float64,
+    "gain": pl.Float64,
+    "is_last": pl.Boolean,
+    "split": pl.Boolean,
+}
+LAYERS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "family": pl.String,
+    "cells": pl.Int64,
+    "last_best": pl.Int64,
+    "depth": pl.Float64,
+    "gain": pl.Float64,
+    "optimistic": pl.Int64,
+    "drift": pl.Float64,
+    "n": pl.Int64,
+}
+_COLUMNS: dict[str, type[pl.DataType]] = {
+    "cell_id": pl.String,
+    "task": pl.String,
+    "layer": pl.Int64,
+    "shots": pl.Int64,
+    "draw": pl.Int64,
+    "family": pl.String,
+    "protocol": pl.String,
+    "last_checkpoint": pl.Boolean,
+    "num_layers": pl.Int64,
+}
+
+
+def best_layers(results: pl.DataFrame, protocol: str | None) -> pl.DataFrame:
+    """The best layer of every task, shots and cell at the last checkpoint: `BEST_LAYERS_SCHEMA`.
+
+    `layer` is the best over all draws (of equal ones the last), `accuracy` that of a layer chosen on half of the draws
+    and scored on the other (`split`), or the best layer's own where there is one draw. `gain` is over the last layer,
+    and below 0 where the choice does not hold. Cells with one layer have no row.
+
+    Args:
+        results: the results table; nothing comes back where it knows no layers.
+        protocol: which rows count; None for all.
+    """
+    rows = _rows(results, protocol)
+    if rows.is_empty():
+        return pl.DataFrame(schema=BEST_LAYERS_SCHEMA)
+    keys, first_GL, second_GL, mean_GL = _layer_means(rows)
+    several_G = np.isfinite(mean_GL).sum(axis=1) > 1
+    first_GL, second_GL, mean_GL = first_GL[several_G], second_GL[several_G], mean_GL[several_G]
+    best_G, last_G = _deepest_best(mean_GL), _deepest_best(np.where(np.isfinite(mean_GL), 0.0, np.nan))
+    each_G = np.arange(best_G.size)
+    crossed_G = (first_GL[each_G, _deepest_best(second_GL)] + second_GL[each_G, _deepest_best(first_GL)]) / 2
+    split_G = (np.isfinite(first_GL) & np.isfinite(second_GL) | np.isnan(mean_GL)).all(axis=1)
+    about = rows.group_by("cell_id").agg(pl.col("family", "upstream", "num_layers").max())
+    found = (
+        keys.filter(pl.Series(several_G))
+        .with_columns(
+            layer=pl.Series(best_G),
+            accuracy=pl.Series(np.where(split_G, crossed_G, mean_GL[each_G, best_G])),
+            last_accuracy=pl.Series(mean_GL[each_G, last_G]),
+            is_last=pl.Series(best_G == last_G),
+            split=pl.Series(split_G),
+            deepest=pl.Series(last_G),
+        )
+        .join(about, on="cell_id", maintain_order="left")
+        .with_columns(pl.col("num_layers").fill_null(pl.col("deepest") + 1))
+        .with_columns(
+            depth=(pl.col("layer") + 1) / pl.col("num_layers"), gain=pl.col("accuracy") - pl.col("last_accuracy")
+        )
+    )
+    return found.select(pl.col(name).cast(kind) for name, kind in BEST_LAYERS_SCHEMA.items()).sort(CELL)
+
+
+def best_layer_cells(cells: pl.DataFrame, best: pl.DataFrame) -> pl.DataFrame:
+    """`cells` with the accuracies of their best layers, for the frontier when the best layer may be used.
+
+    Cells without several layers are left out; the caller can count them from the heights.
+    """
+    scores = best.select(*CELL, pl.col("accuracy").alias("best"))
+    joined = cells.join(scores, on=CELL, nulls_equal=True).with_columns(downstream="best").drop("best")
+    return joined.sort(
+        "task", "shots", "downstream", "upstream", "cell_id", descending=[False, False, True, True, False]
+    )
+
+
+def layer_drift(best: pl.DataFrame) -> pl.DataFrame:
+    """By task and shots, over all cells (family null) and by family: `LAYERS_SCHEMA`.
+
+    In how many cells the last layer is best, the median depth of the best, its mean gain over the last, in how many
+    cells that gain is optimistic (one draw), and the drift: Spearman's correlation of the best layer's depth with
+    upstream accuracy over `n` cells, null where either is constant.
+    """
+    rows = []
+    for family in (False, True):
+        known = best.filter(pl.col("family").is_not_null()) if family else best
+        for group in known.partition_by("task", "shots", *(["family"] if family else [])):
+            judged = group.drop_nulls("upstream")
+            rows.append(
+                {
+                    "task": group["task"][0],
+                    "shots": group["shots"][0],
+                    "family": group["family"][0] if family else None,
+                    "cells": group.height,
+                    "last_best": group["is_last"].sum(),
+                    "depth": group["depth"].median(),
+                    "gain": group["gain"].mean(),
+                    "optimistic": (~group["split"]).sum(),
+                    "drift": spearman(judged["upstream"].to_numpy(), judged["depth"].to_numpy()),
+                    "n": judged.height,
+                }
+            )
+    return pl.DataFrame(rows, schema=LAYERS_SCHEMA).sort("task", "shots", "family")
+
+
+def _rows(results: pl.DataFrame, protocol: str | None) -> pl.DataFrame:
+    """Values of known layers at the last checkpoint, with `second`: whether the draw is of the second half."""
+    if "layer" not in results.columns:
+        return pl.DataFrame()
+    absent = [pl.lit(None, kind).alias(name) for name, kind in _COLUMNS.items() if name not in results.columns]
+    kept = (
+        results.lazy()
+        .with_columns(absent)
+        .select(
+            *(pl.col(name).cast(kind, strict=False) for name, kind in _COLUMNS.items()),
+            upstream=pl.col("upstream_accuracy").cast(pl.Float64).fill_nan(None),
+            accuracy=pl.col("downstream_accuracy").cast(pl.Float64).fill_nan(None),
+        )
+        .filter(pl.col("last_checkpoint").fill_null(True), pl.col("layer") >= 0, pl.col("accuracy").is_not_null())
+        .filter(pl.lit(True) if protocol is None else pl.col("protocol") == protocol)
+        .collect()
+    )
+    second = kept["draw"].drop_nulls().unique().sort()[1::2]
+    return kept.with_columns(second=pl.col("draw").is_in(second.to_list()).fill_null(False))
+
+
+def _layer_means(rows: pl.DataFrame) -> "tuple[pl.DataFrame, Floats, Floats, Floats]":
+    """Task, shots and cell of each row G, and its means by layer: of each half of the draws, and of all; NaN for none.
+
+    Keys are numbered, since sums over millions of rows by text take minutes.
+    """
+    names = {name: rows[name].unique().sort() for name in CELL}
+    number_R = np.zeros(rows.height, dtype=np.int64)
+    for name, values in names.items():
+        number_R = number_R * values.len() + _places(rows[name], values)
+    num_layers = int(rows["layer"].max()) + 1  # type: ignore[arg-type]  # of a column of whole numbers
+    groups, group_R = np.unique(number_R, return_inverse=True)
+    place_R = group_R * num_layers + rows["layer"].to_numpy()
+    value_R = np.round(rows["accuracy"].to_numpy() * ONE)
+    second_R = rows["second"].to_numpy()
+    sums, counts = (
+        [
+            np.bincount(place_R[half_R], weights, minlength=groups.size * num_layers)
+            for half_R in (~second_R, second_R)
+            for weights in [None if what is None else what[half_R]]
+        ]
+        for what in (value_R, None)
+    )
+    means = [
+        np.divide(total, count, where=count > 0, out=np.full(total.size, np.nan)).reshape(-1, num_layers) / ONE
+        for total, count in ((sums[0], counts[0]), (sums[1], counts[1]), (sums[0] + sums[1], counts[0] + counts[1]))
+    ]
+    places = np.unravel_index(groups, [values.len() for values in names.values()])
+    keys = pl.DataFrame({name: names[name].gather(place) for name, place in zip(CELL, places, strict=True)})
+    return keys, means[0], means[1], means[2]
+
+
+def _places(column: pl.Series, values: pl.Series) -> "NDArray[np.int64]":
+    """Where each value stands among the sorted ones."""
+    if column.dtype == pl.String:
+        return column.cast(pl.Enum(values)).to_physical().to_numpy().astype(np.int64)
+    # A missing number of shots sorts first, here as there.
+    return np.searchsorted(values.fill_null(-1).to_numpy(), column.fill_null(-1).to_numpy())
+
+
+def _deepest_best(accuracy_GL: "Floats") -> "NDArray[np.intp]":
+    """The layer of the highest accuracy of each row, the last of equal ones."""
+    filled_GL = np.where(np.isnan(accuracy_GL), -np.inf, accuracy_GL)
+    layer_G: NDArray[np.intp] = accuracy_GL.shape[1] - 1 - filled_GL[:, ::-1].argmax(axis=1)
+    return layer_G
