@@ -12,14 +12,11 @@ import polars as pl
 
 from models.errors import DataError, UserError
 from orchestrator import conflicts
+from orchestrator.answer import Settings, answer_task, method_text
 from orchestrator.effects import effects_of
-from orchestrator.frontier import METHODS, TRAIN_QUANTILE, Fit, find_frontier
+from orchestrator.frontier import Loss, Points
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
     TaskKey = tuple[str, int | None]
 
 REQUIRED = ("cell_id", "task", "upstream_accuracy", "downstream_accuracy")
@@ -54,43 +51,57 @@ class Selection:
     protocol: str | None
 
 
-def reduce_study(results: pl.DataFrame, *, seed: int = 0, draws: int = 200) -> dict[str, Any]:
+def reduce_study(
+    results: pl.DataFrame,
+    *,
+    seed: int = 0,
+    draws: int = 200,
+    loss: Loss = "squared",
+    points: Points = "vertices",
+    at: float | None = None,
+) -> dict[str, Any]:
     """`{"tasks": [...], "effects": {...}}`, ready for JSON: one object per task and shots, sorted; `effects_of`.
 
     The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
-    null, or the law with its intervals and errors), identifiable, verdict, spearman, kendall, conflicts, conflict_share
-    (of all pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against
-    (whose noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too
-    few cells has null fits and a verdict that says so.
+    null, or the law with its intervals, errors and verdict), identifiable, verdict, held_out (the error of every model
+    and the best one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull
+    does not reach), spearman, kendall, conflicts, conflict_share (of all pairs; null where there is none),
+    significant_conflicts (null where noise is unknown), significant_against (whose noise, in words), dropped (rows by
+    reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict that
+    says so.
 
     Args:
         results: the results table, or an imported one (see `REQUIRED` and `OPTIONAL`).
         seed: of the bootstrap over cells, and of the permutations behind the effects.
         draws: of the bootstrap.
+        loss: of the laws: squared, or Huber's.
+        points: what the laws of hull and rising part are fitted to: the vertices, or 200 equal upstream steps.
+        at: the upstream accuracy of the recipes; None for the best vertex of each hull.
 
     Raises:
         DataError: the table is empty, lacks a column, holds an accuracy outside [0, 1], or holds a cell twice.
-        UserError: fewer than one draw.
+        UserError: fewer than one draw, an unknown loss or kind of points, or no hull that reaches `at`.
     """
-    if draws < 1:
-        raise UserError(f"draws: {draws} given, at least 1 bootstrap draw is needed for an interval")
+    settings = Settings(seed=seed, draws=draws, loss=loss, points=points, at=at)
     selection = select_cells(results)
     groups = {
         (task, shots): group
         for (task, shots), group in selection.cells.partition_by("task", "shots", as_dict=True).items()
     }
     nothing = selection.cells.clear()
-    method = _method(selection.protocol, seed=seed, draws=draws)
+    method = method_text(selection.protocol, settings)
     tasks = [
         {
             "task": task,
             "shots": shots,
-            **_reduce_task(groups.get((task, shots), nothing), seed=seed, draws=draws),
+            **answer_task(groups.get((task, shots), nothing), settings),
             "dropped": dropped,
             "method": method,
         }
         for (task, shots), dropped in selection.dropped.items()
     ]
+    if at is not None and all(task["recipe"] is None for task in tasks):
+        raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))
     return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
 
 
@@ -249,53 +260,3 @@ def _count_dropped(table: pl.DataFrame, has_values: pl.Expr) -> "dict[TaskKey, d
     for task, shots, why in table.filter(~has_values).select("task", "shots", reason.alias("why")).iter_rows():
         counts[task, shots][why] += 1
     return {key: dict(sorted(counter.items())) for key, counter in counts.items()}
-
-
-def _reduce_task(cells: pl.DataFrame, *, seed: int, draws: int) -> dict[str, Any]:
-    us_N, ds_N = cells["upstream"].to_numpy(), cells["downstream"].to_numpy()
-    num_pairs, num_conflicts = cells.height * (cells.height - 1) // 2, conflicts.count_pairs(us_N, ds_N).conflicts
-    significant, noise = conflicts.significant_of(cells)
-    found = find_frontier(us_N, ds_N, seed=seed, draws=draws)
-    return {
-        "n": cells.height,
-        "hull_vertices": found.hull.size,
-        "hull": cells[found.hull.tolist()].select("cell_id", "upstream", "downstream").to_dicts(),
-        "fits": {method: _fit_object(found.fits[method]) for method in METHODS},
-        "identifiable": found.identifiable,
-        "verdict": found.verdict,
-        "spearman": conflicts.spearman(us_N, ds_N),
-        "kendall": conflicts.kendall(us_N, ds_N),
-        "conflicts": num_conflicts,
-        "conflict_share": num_conflicts / num_pairs if num_pairs else None,
-        "significant_conflicts": significant,
-        "significant_against": noise,
-    }
-
-
-def _fit_object(fit: Fit | None) -> dict[str, Any] | None:
-    if fit is None:
-        return None
-    return {
-        "k": fit.law.k,
-        "alpha": fit.law.alpha,
-        "e_ir": fit.law.e_ir,
-        "e_ir_low": fit.interval.e_ir_low,
-        "e_ir_high": fit.interval.e_ir_high,
-        "rmse": fit.law.rmse,
-        "held_out_rmse": fit.held_out_rmse,
-        "alpha_low": fit.interval.alpha_low,
-        "alpha_high": fit.interval.alpha_high,
-        "draws_failed": fit.interval.num_failed,
-        "at_bound": list(fit.law.at_bound),
-    }
-
-
-def _method(protocol: str | None, *, seed: int, draws: int) -> str:
-    """How the numbers were made, in one sentence."""
-    probe = "" if protocol is None else f", protocol {protocol}"
-    return (
-        f"last checkpoint, last layer, mean over draws{probe}; upper hull of cells; least squares on its vertices "
-        "(rising: up to the best downstream vertex; all: every cell) by variable projection; 95 % percentile intervals "
-        f"from {draws} bootstrap draws of cells, seed {seed}; held out: cells above the {TRAIN_QUANTILE:.0%} quantile "
-        f"of upstream accuracy; significant: both differences exceed the 95 % bound of their noise"
-    )

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from evals import tasks
 from models import ladder
+from orchestrator.answer import recipe_text
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
 from orchestrator.effects import frames_of
 from orchestrator.effects.summary import axis_summary, parting, sentences
+from orchestrator.frontier import METHODS
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
@@ -318,22 +320,39 @@ def _next_step(state: CellState, planned: PlannedCell, session: Session) -> str:
 
 
 def print_reduced(reduced: dict[str, Any]) -> None:
-    """One line a task and shot count, then the reasons why some have no answer."""
+    """One line a task and shot count, the reasons why some have no answer, what predicts best, and the recipes."""
+    tasks = reduced["tasks"]
     columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")
-    _table("Downstream accuracy as upstream accuracy goes to 1", columns, map(_reduced_row, reduced["tasks"]))
+    _table("Downstream accuracy as upstream accuracy goes to 1", columns, map(_reduced_row, tasks))
     reasons: dict[str, list[str]] = defaultdict(list)
-    for task in reduced["tasks"]:
+    for task in tasks:
         if not task["identifiable"]:
-            shots = f" {task['shots']}" if task["shots"] is not None else ""
-            reasons[task["verdict"]].append(f"{task['task']}{shots}")
+            reasons[task["verdict"]].append(_named(task))
     for verdict, names in reasons.items():
         print(f"{verdict}: {', '.join(names)}")
+    errors = ("task", "shots", *METHODS, "best", "its error")
+    _table("Held-out error on the 20 % of cells that are best upstream", errors, map(_held_out_row, tasks))
+    for task in tasks:
+        print(f"{_named(task)}: {recipe_text(task)}")
+
+
+def _held_out_row(task: dict[str, Any]) -> tuple[object, ...]:
+    rmse, best = task["held_out"]["rmse"], task["held_out"]["best_model"]
+    errors = ("" if rmse[name] is None else f"{rmse[name]:.4f}" for name in METHODS)
+    return task["task"], _shots(task), *errors, best or "", f"{rmse[best]:.4f}" if best else ""
+
+
+def _shots(task: dict[str, Any]) -> object:
+    return "" if task["shots"] is None else task["shots"]
+
+
+def _named(task: dict[str, Any]) -> str:
+    return f"{task['task']} {_shots(task)}".strip()
 
 
 def _reduced_row(task: dict[str, Any]) -> tuple[object, ...]:
     kendall = "" if task["kendall"] is None else f"{task['kendall']:.2f}"
-    shots = "" if task["shots"] is None else task["shots"]
-    return task["task"], shots, task["n"], task["hull_vertices"], _answer(task), kendall, task["conflicts"]
+    return task["task"], _shots(task), task["n"], task["hull_vertices"], _answer(task), kendall, task["conflicts"]
 
 
 def _answer(task: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The sections of the page, in their order: facts to HTML. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -7,16 +8,27 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.frontier import METHODS
+from orchestrator.answer import recipe_text
+from orchestrator.frontier import METHODS, MODELS
 from orchestrator.report.conflict_section import conflict_section
 from orchestrator.report.effects_section import effects_section
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import answers, paragraph
-from orchestrator.report.markup import Column, Markup, element, escape, join, table
+from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.panels import Panel, line_axes
 from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key
 from orchestrator.report.state_sections import cells_section, missing_section, operations_section
-from orchestrator.report.words import fixed, signed
+from orchestrator.report.words import fixed, listed, signed
+
+NAMES = {
+    "hull": "hull fit",
+    "rising": "rising fit",
+    "all": "all-cells fit",
+    "line": "line of logits",
+    "constant": "constant",
+    "monotone": "monotone",
+}
+"""What the page calls the models of `frontier.MODELS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +91,72 @@ def _fits(facts: Facts) -> Markup:
     if not facts.tasks:
         return empty("There is nothing to fit yet.")
     note = (
-        "The law e_DS = k e_US^α + e_IR, fitted to the vertices of the hull, to its rising part, and to all cells; the "
-        "saturation value is 1 − e_IR with its 95 % bootstrap interval. The verdict is on the hull fit: what stands in "
-        "grey is not identified by the data. Held-out error: root mean square error of the fit below the 80 % quantile "
-        "of upstream accuracy on what lies above it, each method on its own points."
+        "The law e_DS = k e_US^α + e_IR, fitted to the upper hull, to its rising part, and to all cells; the "
+        "saturation value is 1 − e_IR with its 95 % interval. What stands in grey is not identified by the data, and "
+        "has no number; tables/fits.csv has what was fitted. The recipe says which cells reach the best "
+        "point of the hull."
     )
-    columns = [Column("task"), Column("shots", "number"), Column("saturation value (hull) and verdict")]
-    headings = ("rising part", "all cells", "held out: hull", "held out: rising", "held out: all", "cells", "vertices")
-    columns += [Column(heading, "number") for heading in headings]
-    return join([element("p", note), table(columns, map(_fit_row, facts.tasks), "The fits of every task")])
+    headings = ("saturation value (hull) and verdict", "rising part", "all cells", "recipe for the best vertex")
+    columns = [Column("task"), Column("shots", "number"), *(Column(heading) for heading in headings)]
+    columns += [Column(heading, "number") for heading in ("cells", "vertices")]
+    fits = table(columns, map(_fit_row, facts.tasks), "The fits of every task")
+    return join([element("p", note), fits, element("h3", "What predicts best"), _held_out(facts)])
 
 
 def _fit_row(task: Mapping[str, Any]) -> list[object]:
-    fits, sure = task["fits"], task["identifiable"]
-    hull = [_saturation(fits["hull"]), element("br"), element("small", task["verdict"])]
+    recipe = "" if task["recipe"] and task["recipe"]["cells"] else "unsure"
     return [
         task["task"],
         "" if task["shots"] is None else task["shots"],
-        element("div", *hull, class_="verdict" if sure else "verdict unsure"),
-        *(_saturation(fits[method], element("br")) for method in METHODS if method != "hull"),
-        *(fixed((fits[method] or {}).get("held_out_rmse"), 4) for method in METHODS),
+        _judged(task["fits"]["hull"], task["verdict"]),
+        *(_judged(task["fits"][method]) for method in METHODS if method != "hull"),
+        element("div", recipe_text(task), class_=f"verdict {recipe}".strip()),
         task["n"],
         task["hull_vertices"],
     ]
 
 
-def _saturation(fit: Mapping[str, Any] | None, between: str = " ") -> Markup:
+def _judged(fit: Mapping[str, Any] | None, without: str = "no fit") -> Markup:
+    """A saturation value with its verdict; the verdict alone where the data do not identify the value."""
     if fit is None:
-        return escape("–")
-    interval = ""
-    if fit["e_ir_low"] is not None:
-        interval = f"[{fixed(1 - fit['e_ir_high'], 3)}, {fixed(1 - fit['e_ir_low'], 3)}]"
-    return join([fixed(1 - fit["e_ir"], 3), between, interval])
+        return element("div", element("small", without), class_="verdict unsure")
+    text = element("small", fit["verdict"])
+    if not fit["identifiable"]:
+        return element("div", text, class_="verdict unsure")
+    interval = f" [{fixed(1 - fit['e_ir_high'], 3)}, {fixed(1 - fit['e_ir_low'], 3)}]"
+    return element("div", fixed(1 - fit["e_ir"], 3), interval, element("br"), text, class_="verdict")
+
+
+def _held_out(facts: Facts) -> Markup:
+    """Errors of the fits and of simpler rivals, all on the same points."""
+    note = (
+        "Root mean square error on the cells above the 80 % quantile of upstream accuracy, and on the hull's vertices "
+        "among them, of models that saw the other cells only: the three fits, a straight line in logit space, a "
+        "constant, and a monotone regression. All are asked for the same points. "
+    )
+    best = Counter(task["held_out"]["best_model"] for task in facts.tasks if task["held_out"]["best_model"])
+    won = listed([f"{NAMES[name]} on {count}" for name, count in best.most_common()])
+    columns = [Column("task"), Column("shots", "number"), Column("predicts best"), Column("on")]
+    columns += [Column(NAMES[name], "number") for name in MODELS] + [Column("points", "number")]
+    rows = [row for task in facts.tasks for row in _held_out_rows(task)]
+    said = f"Best on all cells beyond, by number of tasks and shots: {won}." if won else "Nothing could be held out."
+    return join([element("p", note, said), table(columns, rows, "Held-out errors")])
+
+
+def _held_out_rows(task: Mapping[str, Any]) -> list[list[object]]:
+    held = task["held_out"]
+    shots = "" if task["shots"] is None else task["shots"]
+    return [
+        [
+            task["task"],
+            shots,
+            NAMES.get(contest["best_model"], "–"),
+            points,
+            *(fixed(contest["rmse"][name], 4) for name in MODELS),
+            contest["num_points"],
+        ]
+        for points, contest in (("cells", held), ("vertices", held["frontier"]))
+    ]
 
 
 def _layers(facts: Facts, panels: Sequence[Panel]) -> Markup:

@@ -30,6 +30,10 @@ FITS_SCHEMA: dict[str, type[pl.DataType]] = {
     "held_out_rmse": pl.Float64,
     "at_bound": pl.String,
     "draws_failed": pl.Int64,
+    "interval_over": pl.String,
+    "loss": pl.String,
+    "huber_delta": pl.Float64,
+    "points": pl.String,
     "identifiable": pl.Boolean,
     "verdict": pl.String,
     "spearman": pl.Float64,
@@ -71,12 +75,12 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
 def fits_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """One row per task, shots and fit (`FITS_SCHEMA`); a fit that could not be made is a row without numbers.
 
-    The verdict is that of the task's hull fit.
+    Each fit has its own verdict; where there is no fit, it is that of the task.
     """
     rows = []
     for task in tasks:
         for name in METHODS:
-            row = {**task, **(task["fits"][name] or {}), "fit": name}
+            row = {**task, **(task["fits"][name] or {"identifiable": False}), "fit": name}
             row["at_bound"] = ", ".join(row.get("at_bound") or [])
             rows.append({column: row.get(column) for column in FITS_SCHEMA})
     return pl.DataFrame(rows, schema=FITS_SCHEMA)

@@ -1,0 +1,43 @@
+"""The saturation frontier: upper hull, law, intervals, verdict, held-out error, recipe. Pure numpy.
+
+Source: arXiv 2110.02095 (Lemma 2.1 for the hull, section 2 for the law).
+"""
+
+from orchestrator.frontier.bootstrap import Interval, NumTest, bootstrap, percentile_bootstrap
+from orchestrator.frontier.choices import METHODS, POINTS, Choice, Method, Points, fit_points
+from orchestrator.frontier.find import Frontier, find_frontier
+from orchestrator.frontier.held_out import MODELS, TRAIN_QUANTILE, Contest, HeldOut, hold_out
+from orchestrator.frontier.hull import rising_part, upper_hull
+from orchestrator.frontier.law import LOSSES, Law, Loss, fit_law
+from orchestrator.frontier.recipe import Recipe, find_recipe
+from orchestrator.frontier.verdict import Fit, verdict
+
+__all__ = [
+    "LOSSES",
+    "METHODS",
+    "MODELS",
+    "POINTS",
+    "TRAIN_QUANTILE",
+    "Choice",
+    "Contest",
+    "Fit",
+    "Frontier",
+    "HeldOut",
+    "Interval",
+    "Law",
+    "Loss",
+    "Method",
+    "NumTest",
+    "Points",
+    "Recipe",
+    "bootstrap",
+    "find_frontier",
+    "find_recipe",
+    "fit_law",
+    "fit_points",
+    "hold_out",
+    "percentile_bootstrap",
+    "rising_part",
+    "upper_hull",
+    "verdict",
+]

@@ -1,0 +1,82 @@
+"""Everything about one task's frontier: hull, fits, intervals, verdict, held-out error. Pure numpy."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.frontier.bootstrap import NumTest, bootstrap
+from orchestrator.frontier.choices import METHODS, Choice, Method, Points, fit_points, vertices_of
+from orchestrator.frontier.held_out import HeldOut, hold_out
+from orchestrator.frontier.hull import upper_hull
+from orchestrator.frontier.law import Loss, fit_law
+from orchestrator.frontier.verdict import Fit, verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
+
+WHAT: dict[Method, str] = {"hull": "the hull", "rising": "the rising part", "all": "the cloud of all cells"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """Hull vertices (V rows of the points), the fit of each method, and what the data can say about saturation.
+
+    `identifiable` and `verdict` are those of the hull fit; every fit has its own.
+    """
+
+    hull: "Indices"
+    fits: dict[Method, Fit | None]
+    identifiable: bool
+    verdict: str
+    held_out: HeldOut
+
+
+def find_frontier(
+    us_N: "Floats",
+    ds_N: "Floats",
+    *,
+    sizes: NumTest | None = None,
+    points: Points = "vertices",
+    loss: Loss = "squared",
+    draws: int = 200,
+    seed: int = 0,
+) -> Frontier:
+    """The hull, the three fits with their intervals, the verdict, and the held-out errors.
+
+    Any number of points will do, and their order does not matter: only which of equal points stands for all does.
+
+    Args:
+        us_N: upstream accuracies, fractions in [0, 1].
+        ds_N: downstream accuracies, likewise.
+        sizes: of the test sets; None where one of them is unknown.
+        points: what the laws of hull and rising part are fitted to.
+        loss: of all three laws.
+        draws: of each bootstrap.
+        seed: of the draws.
+    """
+    hull_V = upper_hull(us_N, ds_N)
+    keys = (ds_N, us_N) if sizes is None else (sizes.ds_N, sizes.us_N, ds_N, us_N)
+    order_N = np.lexsort(keys)
+    us_N, ds_N = us_N[order_N], ds_N[order_N]
+    if sizes is not None:
+        sizes = NumTest(us_N=sizes.us_N[order_N], ds_N=sizes.ds_N[order_N])
+    held_out = hold_out(us_N, ds_N, points=points, loss=loss)
+    min_e_ds = float(1.0 - ds_N.max()) if ds_N.size else 1.0
+    fits: dict[Method, Fit | None] = {}
+    said: dict[Method, tuple[bool, str]] = {}
+    for method in METHODS:
+        choice = Choice(method=method, points=points, loss=loss)
+        law = fit_law(*fit_points(us_N, ds_N, choice), loss=loss)
+        fit = None
+        if law is not None:
+            interval = bootstrap(us_N, ds_N, choice, law, sizes=sizes, draws=draws, seed=seed)
+            fit = Fit(law=law, interval=interval, held_out_rmse=held_out.own_rmse(method))
+        num = vertices_of(us_N, ds_N, method).size
+        said[method] = verdict(fit, num_vertices=num, min_e_ds=min_e_ds, what=WHAT[method])
+        fits[method] = fit and replace(fit, identifiable=said[method][0], verdict=said[method][1])
+    identifiable, sentence = said["hull"]
+    return Frontier(hull=hull_V, fits=fits, identifiable=identifiable, verdict=sentence, held_out=held_out)
