@@ -43,8 +43,8 @@ def correlations_chart(style: Style) -> Spec:
     """
     theme = style.theme
     base = alt.Chart(alt.NamedData("correlations")).encode(
-        x=alt.X("other:N", title=None, sort=None, axis=labels(orient="top", labelAngle=-40)),
-        y=alt.Y("task:N", title=None, sort=None, axis=labels(labelLimit=260)),
+        x=alt.X("other:N", title=None, sort="ascending", axis=labels(orient="top", labelAngle=-40)),
+        y=alt.Y("task:N", title=None, sort="ascending", axis=labels(labelLimit=260)),
         tooltip=[
             alt.Tooltip("task:N"),
             alt.Tooltip("other:N", title="and"),

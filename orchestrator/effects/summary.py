@@ -49,7 +49,8 @@ def sentences(frames: Frames) -> list[str]:
 
 def _axes(axes: pl.DataFrame) -> list[str]:
     told = [
-        f"Given upstream accuracy, {row['axis']} adds information on {row['found']} of {_count(row['tests'], 'task')} "
+        f"Given upstream accuracy, {row['axis']} adds information on {row['found']} of "
+        f"{_tasks(row['tests'], axes)} "
         f"(p ≤ {LEVEL:g}; {row['by_chance']:.2g} expected by chance; median partial R² {row['partial_r2']:.2f})."
         for row in axis_summary(axes).iter_rows(named=True)
     ]
@@ -85,7 +86,7 @@ def _upstream(best: pl.DataFrame) -> list[str]:
         return []
     first, lost_N = int((best["upstream_rank"] == 1).sum()), best["lost_by_upstream"].to_numpy()
     return [
-        f"The cell with the highest upstream accuracy is the best one on {first} of {_count(best.height, 'task')}; "
+        f"The cell with the highest upstream accuracy is the best one on {first} of {_tasks(best.height, best)}; "
         f"taking it everywhere loses {lost_N.mean():.3f} of accuracy on average and {lost_N.max():.3f} at worst."
     ]
 
@@ -96,8 +97,9 @@ def _alike(correlations: pl.DataFrame) -> list[str]:
         return []
     least, values_N = known.row(0, named=True), known["spearman"].to_numpy()
     return [
-        f"Tasks rank the cells alike with a median Spearman of {np.median(values_N):.2f}; least alike are "
-        f"{least['task']} and {least['other']}{_at(least['shots'])} ({least['spearman']:.2f}, {least['n']} cells)."
+        f"Two tasks rank the cells with a median Spearman of {np.median(values_N):.2f}; least alike are "
+        f"{least['task']} and {least['other']}{_at(least['shots'])} ({least['spearman']:.2f}, "
+        f"{_count(least['n'], 'cell')})."
     ]
 
 
@@ -112,9 +114,9 @@ def _layers(layers: pl.DataFrame) -> list[str]:
     up, down = int((moves["drift"] > 0).sum()), int((moves["drift"] < 0).sum())
     hope = " An upper bound: the layer is chosen by the accuracy it is judged by." if optimistic else ""
     return [
-        f"The last layer is the best of {last:,} of {cells:,} cells × tasks; the chosen layer gains {gain:+.3f} "
-        f"over it on average.{hope} As upstream accuracy grows the best layer lies deeper on {up} and less deep on "
-        f"{down} of {_count(whole.height, 'task')} (beyond 1.96 standard errors)."
+        f"The last layer is the best in {last:,} of {cells:,} choices (a cell on a task); the chosen layer gains "
+        f"{gain:+.3f} over it on average.{hope} As upstream accuracy grows the best layer lies deeper on {up} and less "
+        f"deep on {down} of {_tasks(whole.height, whole)} (beyond 1.96 standard errors)."
     ]
 
 
@@ -135,6 +137,11 @@ def _tuned(coverage: pl.DataFrame) -> list[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _tasks(number: int, frame: pl.DataFrame) -> str:
+    """`8 tasks`, or `32 tasks × shots` where there are several numbers of shots."""
+    return _count(number, "task") + (" × shots" if frame["shots"].n_unique() > 1 else "")
 
 
 def _at(shots: int | None) -> str:

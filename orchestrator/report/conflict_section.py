@@ -60,7 +60,7 @@ def _counts(facts: Facts, shots: int | None) -> Markup:
     for task in tasks_at(facts, shots):
         pairs, significant = task["n"] * (task["n"] - 1) // 2, task["significant_conflicts"]
         shares = [share(task["conflicts"], pairs), "unknown" if significant is None else share(significant, pairs)]
-        noise = task.get("significant_against", "")
+        noise = task["significant_against"].removeprefix("unknown: ")
         rows.append([task["task"], f"{pairs:,}", *shares, noise, fixed(task["spearman"], 2), fixed(task["kendall"], 2)])
     headings = ("pairs", "conflicts", "significant", "noise", "Spearman", "Kendall")
     columns = [Column("task"), *(Column(heading, "number") for heading in headings)]

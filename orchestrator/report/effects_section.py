@@ -48,9 +48,8 @@ REGRET = (
 )
 ALIKE = "Spearman's rank correlation of downstream accuracies, over the cells that have both tasks."
 TUNED = (
-    "A scaling plot looks better where large models were tuned more. Curves show the best accuracy to expect of "
-    "k random settings of a model, without replacement; as a mean over data and resolution, which "
-    "are no hyper-parameters."
+    "A scaling plot looks better where large models were tuned more. Curves show the best accuracy to expect of k "
+    "random settings of a model, without replacement: a mean over data and resolution, which are no hyper-parameters."
 )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ from orchestrator.effects import (
     regrets,
 )
 from orchestrator.effects.layers import BEST_LAYERS_SCHEMA
+from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.frontier import find_frontier
 from orchestrator.reduce import reduce_study, select_cells
+from orchestrator.tables import print_effects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -476,3 +479,53 @@ def test_reducing_a_public_table_gives_its_effects() -> None:
     pair = effects["correlations"].filter(task="imagenet-r", other="sketch").row(0, named=True)
     wide = timm.pivot("task", index="cell_id", values="downstream_accuracy")
     assert pair["spearman"] == pytest.approx(stats.spearmanr(wide["imagenet-r"], wide["sketch"]).statistic, abs=1e-12)
+
+
+def test_findings_are_told_in_sentences() -> None:
+    results = pl.concat(
+        [
+            layered(np.random.default_rng(i).uniform(size=(30, 2, 3)), np.linspace(0.2, 0.8, 30).tolist(), task=task)
+            for i, task in enumerate(TASKS)
+        ]
+    ).with_columns(
+        family=pl.lit("vit"),
+        size=pl.when(pl.col("cell_id") == "c7").then(pl.lit("B")).otherwise(pl.lit("S")),
+        epochs=pl.col("cell_id").str.slice(1).cast(pl.Float64) % 3 + 1,
+    )
+    results = results.filter((pl.col("cell_id") != "c9") | (pl.col("task") != "pets"))
+    selection = select_cells(results)
+    frames = frames_of(effects_of(results, selection.cells, selection.protocol, permutations=19))
+    told = " ".join(sentences(frames))
+    best = frames["regret"].row(0, named=True)
+    for part in (
+        "Given upstream accuracy, epochs adds information on",
+        f"One cell for all 3 tasks at 5 shots: {best['cell_id']} loses {best['mean_regret']:.3f} of accuracy",
+        "1 cell without all tasks left out.",
+        "The cell with the highest upstream accuracy is the best one on",
+        "The last layer is the best in",
+        "Tuned with fewer hyper-parameter settings than the most (3): vit B (1).",
+    ):
+        assert part in told
+    summary = axis_summary(frames["axes"])
+    assert dict(summary.select("axis", "tests").iter_rows()) == {"epochs": 3, "size": 3}
+    assert parting(frames["directions"]).height <= frames["directions"].height
+    assert sentences(frames_of({})) == []
+
+
+def test_the_command_prints_findings(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {
+            "cell_id": f"{i} {epochs}",
+            "task": "real",
+            "epochs": epochs,
+            "batch_size": i,
+            "upstream_accuracy": 0.3 + 0.02 * i + 0.01 * epochs,
+            "downstream_accuracy": 0.7 + 0.01 * i - 0.02 * epochs,
+        }
+        for i in range(1, 16)
+        for epochs in (1.0, 2.0)
+    ]
+    print_effects(reduce_study(pl.DataFrame(rows), draws=5)["effects"])
+    printed = capsys.readouterr().out
+    assert "What an axis adds, given upstream accuracy" in printed
+    assert re.search(r"epochs +real +15 +15 +0 +6.1e-05", printed)

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from orchestrator.effects import SCHEMAS
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.results import SCHEMA
@@ -25,6 +26,7 @@ from orchestrator.results import SCHEMA
 Study = tuple[pl.DataFrame, list[dict[str, Any]]]
 Tasks = list[dict[str, Any]]
 
+KINDS = ("frontier", "layers", "changes", "added", "correlations", "best_of_k")
 TASKS = ("digits", "fashion", "hiragana", "kanji_radical", "landcover", "mnist", "noto_script", "patches")
 SHOTS = (1, 5, 10, 25)
 SIZES = {"pico": (2, 20_000), "nano": (3, 90_000), "micro": (4, 400_000)}
@@ -423,7 +425,7 @@ def test_links_every_table_and_figure(page: Page) -> None:
 def test_figures_are_real_pictures(page: Page) -> None:
     names = {path.stem for path in (page.folder / "figures").iterdir()}
     assert names == {
-        *(f"{kind}_{shots}_shots" for kind in ("frontier", "layers", "changes") for shots in (5, 25)),
+        *(f"{kind}_{shots}_shots" for kind in KINDS for shots in (5, 25)),
         *(f"axis_{axis}" for axis in ("size", "fraction", "head_weight_decay")),
     }
     for name in names:
@@ -438,7 +440,10 @@ def test_figures_are_real_pictures(page: Page) -> None:
 
 def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> None:
     tables = page.folder / "tables"
-    assert {path.stem for path in tables.iterdir()} == {"fits", "results", "conflicts", "axes", "layers", "cells"}
+    assert {path.stem for path in tables.iterdir()} == {
+        *("fits", "results", "conflicts", "axes", "layers", "cells"),
+        *(f"effects_{name}" for name in SCHEMAS),
+    }
     for path in tables.glob("*.parquet"):
         parquet = pl.read_parquet(path)
         csv = pl.read_csv(path.with_suffix(".csv"), schema=parquet.schema)
@@ -613,7 +618,7 @@ def test_a_browser_draws_every_chart_without_complaint(page: Page, tmp_path: Pat
     command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={tmp_path}", (page.folder / "index.html").as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     charts = sum(tag == "figure" for tag, _ in page.tags)
-    assert charts == 8 + 8 + 6 + 1
+    assert charts == 8 + 8 + 6 + 1 + 1 + 1 + 8
     assert 'data-drawn="yes"' in ran.stdout
     assert len(re.findall(r'<svg [^>]*class="marks"', ran.stdout)) == charts
     assert "CONSOLE" not in ran.stderr
