@@ -84,9 +84,10 @@ def _ends(cells: pl.DataFrame, axis: str, axes: "Sequence[str]") -> pl.DataFrame
     by_params = axis == "size" and "params" in cells.columns
     known = cells.filter(pl.col(axis).is_not_null())
     identity = known.select("cell_id", *axes, *(["params"] if by_params else [])).unique("cell_id")
+    others = [other for other in axes if other != axis]  # an imported axis may be called anything
     lines = identity.select(
         "cell_id",
-        line=pl.struct(pl.lit(0).alias("always"), *(other for other in axes if other != axis)).rank("dense"),
+        line=pl.struct(others).rank("dense") if others else pl.lit(1, pl.UInt32),
         place=pl.col("params" if by_params else axis).rank("dense"),
     )
     # Sorted, so that means do not depend on the order of the rows.

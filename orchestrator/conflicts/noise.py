@@ -70,9 +70,10 @@ def seed_spread(cells: pl.DataFrame, side: str, axes: "Sequence[str]") -> Noise 
     if "seed" not in axes:
         return None
     others = [axis for axis in axes if axis != "seed"]
-    seeded = cells.filter(pl.col("seed").is_not_null()).sort("cell_id").with_columns(always=pl.lit(0))
-    spread = seeded.group_by("always", *others, maintain_order=True).agg(
-        freedom=pl.len() - 1, squares=(pl.col(side) - pl.col(side).mean()).pow(2).sum()
+    alike = pl.struct(others).rank("dense") if others else pl.lit(1)
+    seeded = cells.filter(pl.col("seed").is_not_null()).sort("cell_id").select(alike=alike, value=pl.col(side))
+    spread = seeded.group_by("alike", maintain_order=True).agg(
+        freedom=pl.len() - 1, squares=(pl.col("value") - pl.col("value").mean()).pow(2).sum()
     )
     freedom, squares = int(spread["freedom"].sum()), float(spread["squares"].sum())
     if freedom < MIN_FREEDOM or squares <= 0:

@@ -55,7 +55,7 @@ def coverage(cells: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema=COVERAGE_SCHEMA)
     each = _complete(cells.unique("cell_id"), model)
     varying = [axis for axis in tuned if each[axis].n_unique() > 1]
-    setting = pl.struct(pl.lit(0).alias("always"), *varying).n_unique()
+    setting = pl.struct(varying).n_unique() if varying else pl.lit(1)
     counts = each.group_by(MODEL).agg(
         params=pl.col("params").mean(),
         cells=pl.len(),

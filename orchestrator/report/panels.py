@@ -256,7 +256,9 @@ def _changes(facts: Facts, shots: int | None) -> tuple[pl.DataFrame, str]:
     both = pl.concat([upstream.select(by_task.columns), by_task], how="vertical_relaxed")
     text = [f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "−.") for value in both["value"]]
     hidden = rows.select(keys).n_unique() - shown.height
-    note = f"{count(hidden, 'further change')} not drawn here; tables/axes.csv has all." if hidden else ""
+    note = (
+        f"Those with the most pairs are drawn; {count(hidden, 'further change')} in tables/axes.csv." if hidden else ""
+    )
     return both.with_columns(pl.Series("text", text, dtype=pl.String)), note
 
 

@@ -16,7 +16,9 @@ from orchestrator.conflicts import (
     AXES,
     CONTROLLED_SCHEMA,
     DIRECTIONS_SCHEMA,
+    NO_AXES,
     STRONGEST_SCHEMA,
+    axes_of,
     binomial,
     controlled_directions,
     controlled_pairs,
@@ -31,6 +33,8 @@ from orchestrator.conflicts import (
 )
 from orchestrator.conflicts.counts import count_from
 from orchestrator.conflicts.noise import student_95
+from orchestrator.report.facts import STATE_SCHEMA
+from orchestrator.results import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,6 +212,27 @@ def test_correlations_equal_scipy_and_are_unknown_for_constants(points: list[tup
 
 def test_axes_are_those_of_a_study() -> None:
     assert tuple(Axes.model_fields) == AXES
+
+
+def test_columns_that_nobody_else_uses_are_axes() -> None:
+    table = cells_of([{"seed": 1, "crop": 0.9, "family": "vit", "params": 5, "model": "a", "tags": ["x"]}])
+    assert axes_of(table) == ["family", "seed", "crop", "model"]
+    assert not set(AXES) & NO_AXES
+    assert {*SCHEMA, *STATE_SCHEMA} - set(AXES) <= NO_AXES
+
+
+def test_axes_of_an_imported_table_may_have_any_name_and_gaps() -> None:
+    cells = cells_of(
+        [
+            {"low": 1, "low_high": "a", "always": None, "upstream": 0.4, "downstream": 0.4},
+            {"low": 2, "low_high": "a", "always": None, "upstream": 0.5, "downstream": 0.3},
+            {"low": 2, "low_high": "b", "always": None, "upstream": 0.6, "downstream": 0.2},
+            {"low": 2, "low_high": None, "always": 1, "upstream": 0.6, "downstream": 0.2},
+        ]
+    )
+    rows = controlled_pairs(cells).select("axis", "low", "high", "ordered", "upstream_up_downstream_down").rows()
+    assert rows == [("low", "1", "2", True, 1), ("low_high", "a", "b", False, 1)]
+    assert strongest_pairs(cells, 1)["differs_on"].to_list() == ["low, low_high"]
 
 
 def test_one_axis_at_a_time_is_counted() -> None:

@@ -137,7 +137,7 @@ def test_tasks_with_the_same_cells_and_tasks_on_their_own_get_the_same_answer() 
 def test_cells_without_a_value_of_the_axis_are_left_out() -> None:
     cells = gaussian(7)
     holes = cells.with_columns(epochs=pl.when(pl.col("family") != "f0").then("epochs"))
-    (row,) = axis_effects(holes, ["epochs"], permutations=9).rows(named=True)
+    (row,) = axis_effects(holes, permutations=9).filter(axis="epochs").rows(named=True)
     kept = holes.filter(pl.col("epochs").is_not_null())
     assert row["n"] == kept.height < cells.height
     assert row["f"] == pytest.approx(reference_f(kept, np.log(kept["epochs"].to_numpy())[:, None])[0], rel=1e-8)
@@ -145,9 +145,9 @@ def test_cells_without_a_value_of_the_axis_are_left_out() -> None:
 
 def test_size_is_the_logarithm_of_parameters_where_they_are_known() -> None:
     cells = gaussian(8).with_columns(size=pl.col("family"), params=pl.col("epochs") * 1000)
-    row = axis_effects(cells, ["size"], permutations=9).row(0, named=True)
+    row = axis_effects(cells, permutations=9).filter(axis="size").row(0, named=True)
     assert (row["form"], row["numerator"]) == ("log params", 1)
-    unknown = axis_effects(cells.drop("params"), ["size"], permutations=9).row(0, named=True)
+    unknown = axis_effects(cells.drop("params"), permutations=9).filter(axis="size").row(0, named=True)
     assert (unknown["form"], unknown["numerator"]) == ("categories", 2)
 
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_compared_says_why() -> None:
         "optimizer": "60 categories, at most 50 are compared",
         "weight_decay": None,
     }
-    few = axis_effects(cells_of(rows[:7]), ["optimizer", "batch_size"], permutations=9)
+    few = axis_effects(cells_of(rows[:7]), permutations=9).filter(pl.col("axis").is_in(["optimizer", "batch_size"]))
     assert dict(few.select("axis", "reason").iter_rows()) == {
         "optimizer": "7 cells are too few for 7 parameters",
         "batch_size": "7 cells are too few for 5 parameters",
@@ -181,11 +181,11 @@ def test_what_cannot_be_compared_says_why() -> None:
     assert few["p_value"].null_count() == few.height
     # Upstream accuracy itself, as an axis, and a task that lies on the curve.
     copied = cells_of([row | {"epochs": float(i % 4), "upstream": 0.2 + 0.1 * (i % 4)} for i, row in enumerate(rows)])
-    assert axis_effects(copied, ["epochs"], permutations=9)["reason"].to_list() == [
+    assert axis_effects(copied, permutations=9).filter(axis="epochs")["reason"].to_list() == [
         "its value follows from upstream accuracy"
     ]
     exact = cells_of([row | {"downstream": row["upstream"]} for row in rows])
-    assert axis_effects(exact, ["batch_size"], permutations=9)["reason"].to_list() == [
+    assert axis_effects(exact, permutations=9).filter(axis="batch_size")["reason"].to_list() == [
         "upstream accuracy leaves nothing to explain"
     ]
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from models.errors import DataError, UnknownNameError, UserError
 from orchestrator.importing import Imported, import_tables, to_json, write_results
 from orchestrator.reduce import controlled_conflicts, reduce_study, strongest_conflicts
+from orchestrator.report.facts import gather
+from orchestrator.report.panels import changes_panels
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
 DATA = Path(__file__).parent / "data"
@@ -377,6 +379,18 @@ def test_where_something_is_wrong_nothing_is_written(output: str, table: str, me
     assert message in upshot("import", path, *words, code=2)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == table
+
+
+def test_a_report_draws_steps_between_values_that_have_pairs(tmp_path: Path) -> None:
+    cells = (("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 3), ("c", 3), ("c", 5), ("d", 4))
+    rows = [f"{model},{px},.{i + 1},.{9 - i}" for i, (model, px) in enumerate(cells)]
+    results = imported(tmp_path, "\n".join(["model,px,us,ds", *rows]), ids=["model,px"]).results
+    (panel,) = changes_panels(gather(results, reduce_study(results, draws=5), []))
+    drawn = panel.tables["changes"].filter(pl.col("change").str.starts_with("px"))["change"].unique().sort().to_list()
+    assert drawn == ["px 1 to 2", "px 2 to 3", "px 3 to 5"]
+    num_models = controlled_conflicts(results).filter(axis="model").height
+    assert panel.tables["changes"]["change"].n_unique() == 3 + num_models
+    assert panel.note == "Those with the most pairs are drawn; 1 further change in tables/axes.csv."
 
 
 def test_a_report_copes_with_axes_of_any_name(tmp_path: Path) -> None:
