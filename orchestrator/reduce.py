@@ -65,8 +65,8 @@ def reduce_study(
     law with its intervals, errors and verdict), identifiable, verdict, held_out (the error of every model and the best
     one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull does not
     reach), spearman, kendall, conflicts, significant_conflicts (null where a test-set size is unknown), dropped (rows
-    by reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict that
-    says so.
+    by reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict
+    that says so.
 
     Args:
         results: the results table, or an imported one (see `REQUIRED` and `OPTIONAL`).
