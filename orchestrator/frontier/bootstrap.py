@@ -47,6 +47,7 @@ Source = Literal["models", "models and evaluation noise"]
 
 PART_OF_MODELS: dict[Method, float] = {"hull": 0.125, "rising": 0.25}
 MIN_MODELS = 20
+FEW_POINTS = 64
 NUM_CACHED = 2
 
 
@@ -238,12 +239,15 @@ def _fit_hulls(us_DV: "Floats", ds_DV: "Floats", used_DV: "Bools", choice: Choic
 
 def _fit_all(us_N: "Floats", ds_N: "Floats", counts_DN: "Floats", delta: float | None) -> Fits:
     """One fit for each draw that can be fitted."""
-    # With three points of different accuracy, only draws that miss nearly all models fail: few points need the count.
     order_N = np.argsort(us_N, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], np.diff(us_N[order_N]) != 0]))
     distinct_D = np.logical_or.reduceat(counts_DN[:, order_N] > 0, starts, axis=1).sum(axis=1)
     can_D = distinct_D >= MIN_POINTS
-    return fit_draws(1.0 - us_N, 1.0 - ds_N, counts_DN if can_D.all() else counts_DN[can_D], delta=delta)
+    counts_DN = counts_DN if can_D.all() else counts_DN[can_D]
+    if us_N.size > FEW_POINTS:
+        return fit_draws(1.0 - us_N, 1.0 - ds_N, counts_DN, delta=delta)
+    e_us_DN, e_ds_DN = (np.broadcast_to(1.0 - side_N, counts_DN.shape) for side_N in (us_N, ds_N))
+    return fit_rows(e_us_DN, e_ds_DN, counts_DN, delta=delta)
 
 
 def _alphas(fits: Fits) -> "Floats":

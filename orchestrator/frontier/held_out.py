@@ -49,7 +49,7 @@ class HeldOut:
     frontier: Contest
 
     def own_rmse(self, method: "Method") -> float | None:
-        """A method's error on its own kind of points: all cells beyond for "all", the vertices for the others."""
+        """A method's error on its own kind of points: all cells beyond for "all", vertices beyond for the others."""
         return (self.cells if method == "all" else self.frontier).rmse[method]
 
 

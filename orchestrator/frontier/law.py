@@ -8,7 +8,7 @@ Errors are 1 - accuracy, in [0, 1].
 Shape suffixes: N points, D rows (one fit each), V points of a row, A values of alpha.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -122,13 +122,19 @@ def fit_rows(e_us_DV: "Floats", e_ds_DV: "Floats", weights_DV: "Floats", *, delt
         weights_DV: how often a point counts; 0 for none.
         delta: Huber's, in accuracy; None for the squared loss.
     """
-    num_rows = max(1, MAX_BLOCK // (NUM_ALPHAS * e_us_DV.shape[1]))
+    num_rows = max(1, MAX_BLOCK // (NUM_ALPHAS * max(1, e_us_DV.shape[1])))
     blocks = [
         _fit_block(e_us_DV[i : i + num_rows], e_ds_DV[i : i + num_rows], weights_DV[i : i + num_rows], delta)
         for i in range(0, e_us_DV.shape[0], num_rows)
     ]
-    if len(blocks) == 1:
-        return blocks[0]
+    return joined(blocks)
+
+
+def joined(blocks: "list[Fits]") -> Fits:
+    """The fits of several blocks of rows, or of none, as one."""
+    if not blocks:
+        nothing = np.empty(0)
+        return Fits(nothing, nothing, nothing, nothing, np.empty(0, dtype=np.bool_))
     return Fits(*(np.concatenate([getattr(fits, name) for fits in blocks]) for name in Fits.__slots__))
 
 
@@ -138,7 +144,8 @@ def reweighted(
     """The law of each row under Huber's loss, by iteratively reweighted least squares from the least-squares law.
 
     Each step fits the weights delta / |residual| beyond delta, which never raises the loss (Huber 1981, section 7.8);
-    the law is searched anew in each. It ends where no alpha or e_IR moves any more, or after 200 steps.
+    the law is searched anew in each. It ends where no alpha or e_IR moves any more, or after 200 steps. The root mean
+    square residual is that of all points as they count.
 
     Args:
         fit: the least-squares fit for given weights.
@@ -153,7 +160,8 @@ def reweighted(
         moved_D = abs(fits.e_ir - before.e_ir) + abs(fits.alpha / before.alpha - 1.0)
         if moved_D.max() < 1e-9:
             break
-    return fits
+    rmse_D = np.sqrt(_dot(weights_DV, residuals(fits) ** 2) / weights_DV.sum(axis=1))
+    return replace(fits, rmse=rmse_D)
 
 
 def bounded_line(
@@ -173,7 +181,7 @@ def bounded_line(
     """
     var_D, cov_D = np.maximum(xx_D - x_D**2 / w_D, 0.0), xy_D - x_D * y_D / w_D
     k_D = np.maximum(np.divide(cov_D, var_D, where=var_D > 0, out=np.zeros_like(var_D)), 0.0)
-    e_D = (y_D - k_D * x_D) / w_D
+    e_D: Floats = (y_D - k_D * x_D) / w_D
     floored_D = np.divide(xy_D, xx_D, where=xx_D > 0, out=np.zeros_like(xx_D))
     return np.where(e_D < 0, floored_D, k_D), np.maximum(e_D, 0.0)
 
@@ -184,7 +192,8 @@ def sum_of_squares(
     """The least sum of squares that `bounded_line` reaches."""
     k_D, e_D = bounded_line(w_D, x_D, y_D, xx_D, xy_D)
     cov_D = xy_D - x_D * y_D / w_D
-    return np.where(e_D > 0, yy_D - y_D**2 / w_D - k_D * cov_D, yy_D - k_D * xy_D)
+    sse_D: Floats = np.where(e_D > 0, yy_D - y_D**2 / w_D - k_D * cov_D, yy_D - k_D * xy_D)
+    return sse_D
 
 
 def alpha_grid(scale: float) -> "Floats":
@@ -212,11 +221,7 @@ def _fit_block(e_us_DV: "Floats", e_ds_DV: "Floats", weights_DV: "Floats", delta
         residual_DV: Floats = k_D1 * np.exp(fits.alpha[:, None] * log_DV) + fits.e_ir[:, None] - e_ds_DV
         return residual_DV
 
-    if delta is None:
-        return fit(weights_DV)
-    fits = reweighted(fit, residuals, weights_DV, delta)
-    rmse_D = np.sqrt(_dot(weights_DV, residuals(fits) ** 2) / weights_DV.sum(axis=1))
-    return Fits(fits.k, fits.alpha, fits.e_ir, rmse_D, fits.unbounded)
+    return fit(weights_DV) if delta is None else reweighted(fit, residuals, weights_DV, delta)
 
 
 def _least_squares(log_DV: "Floats", y_DV: "Floats", weights_DV: "Floats", scale_D: "Floats") -> Fits:

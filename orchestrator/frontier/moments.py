@@ -1,4 +1,4 @@
-"""The law of many draws that share their points: one matrix product in place of a fit a draw. Pure numpy.
+"""The law of many draws that share their many points: one matrix product in place of a fit a draw. Pure numpy.
 
 A fit needs the sums of w x^alpha and w x^alpha y only, where x = e_US / max(e_US) (those of x^(2 alpha) are the former
 at twice the alpha). As functions of alpha they are smooth: each octave of alpha gets a Chebyshev polynomial through 16
@@ -18,6 +18,7 @@ from orchestrator.frontier.law import (
     Fits,
     alpha_grid,
     bounded_line,
+    joined,
     reweighted,
     scaled_log,
     sum_of_squares,
@@ -37,12 +38,16 @@ MAX_BLOCK = 2_000_000
 def fit_draws(e_us_N: "Floats", e_ds_N: "Floats", weights_DN: "Floats", *, delta: float | None = None) -> Fits:
     """The law of each draw, with alpha and e_IR to about 1e-8; at least three different e_US must have a weight.
 
+    It takes draws that have some of the points with the largest e_US: use `law.fit_rows` for few points.
+
     Args:
         e_us_N: upstream errors.
         e_ds_N: downstream errors.
         weights_DN: how often each draw has each point.
         delta: Huber's, in accuracy; None for the squared loss.
     """
+    if not weights_DN.shape[0]:
+        return joined([])
     search = _Search(e_us_N, e_ds_N)
     if delta is None:
         return search.fit(weights_DN)
@@ -51,7 +56,7 @@ def fit_draws(e_us_N: "Floats", e_ds_N: "Floats", weights_DN: "Floats", *, delta
         reweighted(search.fit, search.residuals, weights_DN[i : i + num_rows], delta)
         for i in range(0, weights_DN.shape[0], num_rows)
     ]
-    return Fits(*(np.concatenate([getattr(fits, name) for fits in blocks]) for name in Fits.__slots__))
+    return joined(blocks)
 
 
 class _Search:

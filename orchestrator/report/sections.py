@@ -93,8 +93,7 @@ def _fits(facts: Facts) -> Markup:
     note = (
         "The law e_DS = k e_US^α + e_IR, fitted to the upper hull, to its rising part, and to all cells; the "
         "saturation value is 1 − e_IR with its 95 % interval. What stands in grey is not identified by the data, and "
-        "has no number; tables/fits.csv has what was fitted. The recipe says which cells reach the best "
-        "point of the hull."
+        "has no number; tables/fits.csv has what was fitted. The recipe names the best cell of the hull."
     )
     headings = ("saturation value (hull) and verdict", "rising part", "all cells", "recipe for the best vertex")
     columns = [Column("task"), Column("shots", "number"), *(Column(heading) for heading in headings)]

@@ -127,7 +127,7 @@ def test_nothing_of_a_live_cell_goes(tmp_path):
     upshot("submit", small.path, "--runs", small.runs, *TWO_CELLS, "--set", "grid.epochs=200")
     store = small.store
     try:
-        set_aside = [store.checkpoints(cell_id) / "corrupt-step_00000001" for cell_id in store.cell_ids()]
+        set_aside = [store.checkpoints(cell.cell_id) / "corrupt-step_00000001" for cell in store.cells()]
         for path in set_aside:
             path.mkdir(parents=True)
         assert "free" in upshot("clean", store.root, "-y")

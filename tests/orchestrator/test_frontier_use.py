@@ -1,0 +1,136 @@
+"""What is done with a frontier: held-out error beside rivals, and recipes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LinearRegression
+
+from models.errors import UserError
+from orchestrator.frontier import MODELS, NumTest, find_recipe, hold_out, upper_hull
+from orchestrator.frontier.held_out import line, monotone
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+DATA = Path(__file__).parent / "data"
+REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
+POINTS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=2, max_size=40)
+
+
+def timm(task: str) -> tuple["Floats", "Floats"]:
+    table = pl.read_parquet(DATA / "timm_top1.parquet").filter(pl.col("task") == task)
+    return table["upstream"].to_numpy() / 100, table["downstream"].to_numpy() / 100
+
+
+# --- held-out error
+
+
+@pytest.mark.parametrize("task", REFERENCE)
+def test_held_out_error_of_public_tables_agrees_with_the_reference(task: str) -> None:
+    found = hold_out(*timm(task))
+    assert found.frontier.rmse["hull"] == pytest.approx(REFERENCE[task]["holdout_hull_rmse"], abs=1e-8)
+    assert found.cells.rmse["all"] == pytest.approx(REFERENCE[task]["holdout_all_rmse"], abs=1e-8)
+    assert (found.own_rmse("hull"), found.own_rmse("all")) == (found.frontier.rmse["hull"], found.cells.rmse["all"])
+
+
+def test_all_models_are_asked_for_the_same_points_and_the_best_is_named() -> None:
+    found = hold_out(*timm("imagenetv2-matched-frequency"))
+    for contest in (found.cells, found.frontier):
+        assert tuple(contest.rmse) == MODELS
+        assert contest.best_model == "line", "the law is not the best on this table"
+        assert min(error for error in contest.rmse.values() if error is not None) == contest.rmse["line"]
+    assert (found.cells.num_points, found.frontier.num_points) == (310, 3)
+
+
+def test_the_law_wins_where_the_cells_lie_on_it() -> None:
+    us_N = np.linspace(0.1, 0.9, 60)
+    found = hold_out(us_N, 1 - (0.7 * (1 - us_N) ** 2 + 0.15))
+    assert found.cells.best_model in ("hull", "rising", "all")
+    assert found.cells.rmse["hull"] == pytest.approx(0, abs=1e-9)
+
+
+def test_held_out_error_is_unknown_where_nothing_can_be_fitted_or_held_out() -> None:
+    three = hold_out(np.array([0.2, 0.4, 0.9]), np.array([0.2, 0.4, 0.9]))
+    assert [three.cells.rmse[name] for name in ("hull", "rising", "all")] == [None] * 3
+    assert three.cells.rmse["constant"] == pytest.approx(0.6)
+    for n in (0, 1):
+        nothing = hold_out(np.full(n, 0.5), np.full(n, 0.5))
+        assert (nothing.cells.num_points, nothing.cells.best_model) == (0, None)
+
+
+@given(POINTS, st.lists(st.integers(-5, 105), min_size=1, max_size=9))
+def test_monotone_regression_is_the_one_of_scikit_learn(points: list[tuple[int, int]], at: list[int]) -> None:
+    us_N, ds_N = np.array(points, dtype=np.float64).T / 100
+    at_B = np.array(at) / 100
+    expected = IsotonicRegression(out_of_bounds="clip").fit(us_N, ds_N).predict(at_B)
+    np.testing.assert_allclose(monotone(us_N, ds_N)(at_B), expected, atol=1e-6)
+
+
+def test_line_is_straight_in_logit_space() -> None:
+    rng = np.random.default_rng(0)
+    us_N, ds_N = rng.uniform(0.1, 0.9, (2, 50))
+    logit = lambda a: np.log(a / (1 - a))  # noqa: E731  # a formula
+    model = LinearRegression().fit(logit(us_N)[:, None], logit(ds_N))
+    np.testing.assert_allclose(logit(line(us_N, ds_N)(us_N)), model.predict(logit(us_N)[:, None]))
+    assert line(np.full(3, 0.5), np.array([0.2, 0.2, 0.2]))(np.array([0.9])) == pytest.approx(0.2)
+
+
+# --- recipe
+
+
+@settings(max_examples=40, deadline=None)
+@given(POINTS, st.floats(0, 1))
+def test_a_recipe_mixes_two_cells_to_a_point_of_the_hull(points: list[tuple[int, int]], part: float) -> None:
+    us_N, ds_N = np.array(points, dtype=np.float64).T / 100
+    hull_V = upper_hull(us_N, ds_N)
+    upstream = float(us_N.min() + part * (us_N.max() - us_N.min()))
+    recipe = find_recipe(us_N, ds_N, upstream, draws=10)
+    assert {recipe.left, recipe.right} <= set(hull_V.tolist())
+    assert 0 <= recipe.p_left <= 1
+    p_N = np.array([recipe.p_left, 1 - recipe.p_left])
+    rows = [recipe.left, recipe.right]
+    assert p_N @ us_N[rows] == pytest.approx(upstream)
+    assert p_N @ ds_N[rows] == pytest.approx(recipe.downstream)
+    assert recipe.downstream == pytest.approx(float(np.interp(upstream, us_N[hull_V], ds_N[hull_V])))
+
+
+def test_on_a_vertex_the_recipe_is_that_cell() -> None:
+    us_N, ds_N = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.6, 0.7])
+    recipe = find_recipe(us_N, ds_N, 0.5)
+    assert (recipe.left, recipe.right, recipe.p_left, recipe.downstream) == (1, 1, 1.0, 0.6)
+
+
+def test_interval_of_a_recipe_is_that_of_its_two_cells_where_test_sizes_are_known() -> None:
+    us_N, ds_N = np.array([0.2, 0.6]), np.array([0.3, 0.7])
+    sizes = NumTest(us_N=np.array([1000, 1000]), ds_N=np.array([400, 100]))
+    recipe = find_recipe(us_N, ds_N, 0.3, sizes=sizes, draws=20_000)
+    assert (recipe.source, recipe.num_failed) == ("evaluation noise", 0)
+    half = 1.96 * np.sqrt(0.75**2 * 0.3 * 0.7 / 400 + 0.25**2 * 0.7 * 0.3 / 100)
+    assert (recipe.low, recipe.high) == pytest.approx((0.4 - half, 0.4 + half), abs=0.002)
+
+
+def test_interval_of_a_recipe_is_over_models_otherwise() -> None:
+    us_N, ds_N = timm("sketch")
+    recipe = find_recipe(us_N, ds_N, 0.8)
+    assert recipe.source == "models"
+    assert recipe.low is not None
+    assert recipe.high is not None
+    assert recipe.low < recipe.downstream
+    assert recipe.high == pytest.approx(recipe.downstream), "no resample has a higher hull"
+    edge = find_recipe(us_N, ds_N, float(us_N.max()), draws=200)
+    assert 40 < edge.num_failed < 110, "a third of the resamples lack the last cell"
+
+
+@pytest.mark.parametrize("upstream", [0.1, 0.95])
+def test_a_recipe_beyond_the_hull_is_refused_with_its_range(upstream: float) -> None:
+    us_N = np.array([0.2, 0.5, 0.9])
+    with pytest.raises(UserError, match=r"it reaches from 0\.2 to 0\.9"):
+        find_recipe(us_N, us_N, upstream)
