@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.import_command import import_command
+from orchestrator.reduce_command import reduce_command
 
 if TYPE_CHECKING:
     from orchestrator.observe import Observation
@@ -223,43 +224,6 @@ def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
 
 
 @app.command()
-def reduce(
-    source: Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")] = STUDY,
-    runs: RunsOption = RUNS,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws behind each interval.")] = 200,
-    loss: Annotated[str, typer.Option(help="Of the fits: squared or huber.")] = "squared",
-    points: Annotated[
-        str, typer.Option(help="Fit the hull's vertices, or 200 equal upstream steps along it: vertices or dense.")
-    ] = "vertices",
-    at: Annotated[
-        str | None, typer.Option(help="Which cells to mix for this upstream accuracy: upstream=0.8 (else: the best).")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Answer the study: hull, law, interval and verdict, recipe, conflicts, for each task and shot count."""
-    from orchestrator import tables
-    from orchestrator.answer import parse_at
-    from orchestrator.reduce import reduce_study
-    from orchestrator.results import read_results
-
-    results = read_results(source) if source.suffix == ".parquet" else _open_submitted(source, runs).collect()
-    reduced = reduce_study(
-        results.collect(),
-        seed=seed,
-        draws=draws,
-        loss=loss,  # type: ignore[arg-type]  # reduce_study lists the known ones
-        points=points,  # type: ignore[arg-type]  # likewise
-        at=None if at is None else parse_at(at),
-    )
-    if as_json:
-        _print_json(reduced)
-    else:
-        tables.print_reduced(reduced)
-        tables.print_effects(reduced["effects"])
-
-
-@app.command()
 def report(
     source: Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")] = STUDY,
     runs: RunsOption = RUNS,
@@ -274,6 +238,7 @@ def report(
 
 
 app.command("import")(import_command)
+app.command("reduce")(reduce_command)
 
 
 @app.command()

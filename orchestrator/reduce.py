@@ -52,7 +52,7 @@ class Selection:
 
 
 def reduce_study(
-    results: pl.DataFrame,
+    results: pl.DataFrame | pl.LazyFrame,
     *,
     seed: int = 0,
     draws: int = 200,
@@ -105,7 +105,7 @@ def reduce_study(
     return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
 
 
-def controlled_conflicts(results: pl.DataFrame) -> pl.DataFrame:
+def controlled_conflicts(results: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """What raising one axis did to both accuracies, over pairs of cells that differ on that axis only.
 
     Returns:
@@ -117,7 +117,7 @@ def controlled_conflicts(results: pl.DataFrame) -> pl.DataFrame:
     return conflicts.controlled_pairs(select_cells(results).cells)
 
 
-def strongest_conflicts(results: pl.DataFrame, limit: int = 20) -> pl.DataFrame:
+def strongest_conflicts(results: pl.DataFrame | pl.LazyFrame, limit: int = 20) -> pl.DataFrame:
     """The strongest conflicts of each task and shots, at most `limit` of each, and how many are not listed.
 
     Returns:
@@ -132,18 +132,15 @@ def strongest_conflicts(results: pl.DataFrame, limit: int = 20) -> pl.DataFrame:
     return conflicts.strongest_pairs(select_cells(results).cells, limit)
 
 
-def select_cells(results: pl.DataFrame) -> Selection:
+def select_cells(results: pl.DataFrame | pl.LazyFrame) -> Selection:
     """One value per task, shots and cell, and what had to be left out.
+
+    Of a lazy table only the rows of last checkpoints and last layers come into memory.
 
     Raises:
         DataError: as `reduce_study`.
     """
-    table, protocol = _choose_protocol(_complete(results))
-    table = table.filter(pl.col("last_checkpoint").fill_null(True), pl.col("last_layer").fill_null(True))
-    if table.is_empty():
-        raise DataError(
-            "results: no row is of a last checkpoint and a last layer (columns last_checkpoint, last_layer)"
-        )
+    table, protocol = _choose_protocol(_complete(results.lazy()))
     _check_range(table)
     _check_test_sizes(table)
     has_values = pl.all_horizontal(pl.col(ACCURACIES).is_not_null())
@@ -152,22 +149,32 @@ def select_cells(results: pl.DataFrame) -> Selection:
     return Selection(cells=_mean_over_draws(kept), dropped=_count_dropped(table, has_values), protocol=protocol)
 
 
-def _complete(results: pl.DataFrame) -> pl.DataFrame:
-    """The table with every optional column, and NaN as null."""
-    missing = [name for name in REQUIRED if name not in results.columns]
+def _complete(results: pl.LazyFrame) -> pl.DataFrame:
+    """The rows of last checkpoints and last layers, with every optional column, and NaN as null."""
+    columns = results.collect_schema().names()
+    missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise DataError(f"results: no column {', '.join(missing)} (needed: {', '.join(REQUIRED)})")
-    if results.is_empty():
+    if not results.select(pl.len()).collect().item():
         raise DataError("results: the table is empty, so there is nothing to reduce")
-    absent = {name: kind for name, kind in OPTIONAL.items() if name not in results.columns}
+    absent = {name: kind for name, kind in OPTIONAL.items() if name not in columns}
     try:
-        table = results.with_columns(
+        lazy = results.with_columns(
             pl.col("cell_id", "task").cast(pl.String), pl.col(ACCURACIES).cast(pl.Float64).fill_nan(None)
         )
-        table = table.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
-        table = table.with_columns(pl.col(name).cast(kind) for name, kind in OPTIONAL.items())
+        last = [pl.col(name).fill_null(True) for name in ("last_checkpoint", "last_layer")]
+        table = (
+            lazy.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
+            .with_columns(pl.col(name).cast(kind) for name, kind in OPTIONAL.items())
+            .filter(*last)
+            .collect(engine="streaming")
+        )
     except pl.exceptions.PolarsError as error:
         raise DataError(f"results: a column holds values of a wrong kind: {error}") from error
+    if table.is_empty():
+        raise DataError(
+            "results: no row is of a last checkpoint and a last layer (columns last_checkpoint, last_layer)"
+        )
     for name in ("cell_id", "task"):
         if table[name].has_nulls():
             raise DataError(f"results: {table[name].null_count()} rows have no {name}")

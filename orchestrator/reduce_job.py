@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from orchestrator.answer import Settings
 from orchestrator.files import write_atomically
 from orchestrator.session import Session, open_submitted
 from orchestrator.store import Store
@@ -18,7 +19,7 @@ def answer_path(store: Store) -> Path:
     return store.results_path.with_name("reduced.json")
 
 
-def submit_reduce(session: Session, **options: Any) -> str:
+def submit_reduce(session: Session, options: dict[str, Any]) -> str:
     """The id of the job that reduces the study, submitted now or already in the queue.
 
     Args:
@@ -26,16 +27,14 @@ def submit_reduce(session: Session, **options: Any) -> str:
         options: of `orchestrator.reduce.reduce_study`.
 
     Raises:
-        UserError: the study runs on this machine.
+        UserError: an option is wrong, or the study runs on this machine.
         SlurmError: the scheduler does not answer or refuses.
     """
+    Settings(**options)  # what is wrong with them is said now
     return submit_for_study(session, "reduce", run_reduce, (options,), mem_gb=MEM_GB, num_cpus=NUM_CPUS)
 
 
 def run_reduce(study_dir: str, options: dict[str, Any]) -> None:
     """What the job runs: collects the results, and writes the answer beside them."""
-    from orchestrator.reduce import reduce_study
-
     session = open_submitted(Path(study_dir), Path(study_dir).parent)
-    reduced = reduce_study(session.collect().collect(), **options)
-    write_atomically(answer_path(session.store), json.dumps(reduced, indent=1))
+    write_atomically(answer_path(session.store), json.dumps(session.reduced(**options), indent=1))

@@ -1,5 +1,7 @@
 """A study as the commands see it: its file, its folder, its cluster profile."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,7 @@ from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
+from orchestrator.state import ENDED_WELL, CellState
 from orchestrator.store import Store
 from orchestrator.study import StudyFile, load_study
 from slurm.cluster import Profile, load_profile
@@ -49,9 +52,13 @@ class Session:
         """The results table, collected anew."""
         return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
 
-    def reduced(self) -> dict[str, Any]:
-        """The reducer's answer over the collected results."""
-        return _reduced(self.collect().collect())
+    def reduced(self, **options: Any) -> dict[str, Any]:
+        """The reducer's answer over the collected results, and how far the study has come (`progress_of`).
+
+        Args:
+            options: of `reduce_study`.
+        """
+        return _reduced(self.collect(), self.observe().states, **options)
 
     def report(self) -> Path:
         """The page of the report, written anew."""
@@ -62,7 +69,7 @@ class Session:
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
-            reduced=_reduced(results),
+            reduced=_reduced(results, seen.states),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary={
@@ -82,8 +89,22 @@ class Session:
         return len(ran), []
 
 
-def _reduced(results: pl.DataFrame) -> dict[str, Any]:
-    return reduce_study(results) if results.height else {"tasks": []}
+def _reduced(results: pl.DataFrame | pl.LazyFrame, states: Sequence[CellState], **options: Any) -> dict[str, Any]:
+    has_rows = results.lazy().select(pl.len()).collect().item()
+    reduced = reduce_study(results, **options) if has_rows else {"tasks": []}
+    progress = progress_of(states)
+    if not progress["finished"]:
+        for task in reduced["tasks"]:
+            task["verdict"] += f" (so far: {task['n']} of {progress['cells']} cells)"
+    return {**reduced, "study": progress}
+
+
+def progress_of(states: Sequence[CellState]) -> dict[str, Any]:
+    """How far a study has come: cells in all, by status, failed ones by cause, and whether all have ended well."""
+    by_status = Counter(str(state.status) for state in states)
+    causes = Counter(str(state.cause) for state in states if state.cause is not None)
+    finished = all(state.status in ENDED_WELL for state in states)
+    return {"cells": len(states), "by_status": dict(by_status), "failed": dict(causes), "finished": finished}
 
 
 def open_session(study: Path, runs: Path, sets: list[str]) -> Session:

@@ -321,7 +321,13 @@ def _next_step(state: CellState, planned: PlannedCell, session: Session) -> str:
 
 def print_reduced(reduced: dict[str, Any]) -> None:
     """One line a task and shot count, the reasons why some have no answer, what predicts best, and the recipes."""
-    tasks = reduced["tasks"]
+    tasks, study = reduced["tasks"], reduced.get("study", {"finished": True})
+    if not study["finished"]:
+        ended = ", ".join(f"{number} {status}" for status, number in sorted(study["by_status"].items()))
+        causes = ", ".join(f"{number} of {cause}" for cause, number in sorted(study["failed"].items()))
+        print(
+            f"The study is not finished: of {study['cells']} cells {ended}" + (f" (failed: {causes})" if causes else "")
+        )
     columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")
     _table("Downstream accuracy as upstream accuracy goes to 1", columns, map(_reduced_row, tasks))
     reasons: dict[str, list[str]] = defaultdict(list)

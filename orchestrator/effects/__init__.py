@@ -53,7 +53,7 @@ SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
 
 
 def effects_of(
-    results: pl.DataFrame,
+    results: pl.DataFrame | pl.LazyFrame,
     cells: pl.DataFrame,
     protocol: str | None,
     *,

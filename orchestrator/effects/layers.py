@@ -65,7 +65,7 @@ _COLUMNS: dict[str, type[pl.DataType]] = {
 }
 
 
-def best_layers(results: pl.DataFrame, protocol: str | None) -> pl.DataFrame:
+def best_layers(results: pl.DataFrame | pl.LazyFrame, protocol: str | None) -> pl.DataFrame:
     """The best layer of every task, shots and cell at the last checkpoint: `BEST_LAYERS_SCHEMA`.
 
     `layer` is the best over all draws (of equal ones the last), `accuracy` that of a layer chosen on half of the draws
@@ -76,7 +76,7 @@ def best_layers(results: pl.DataFrame, protocol: str | None) -> pl.DataFrame:
         results: the results table; nothing comes back where it knows no layers.
         protocol: which rows count; None for all.
     """
-    rows = _rows(results, protocol)
+    rows = _rows(results.lazy(), protocol)
     if rows.is_empty():
         return pl.DataFrame(schema=BEST_LAYERS_SCHEMA)
     keys, first_GL, second_GL, mean_GL = _layer_means(rows)
@@ -147,14 +147,14 @@ def layer_drift(best: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=LAYERS_SCHEMA).sort("task", "shots", "family")
 
 
-def _rows(results: pl.DataFrame, protocol: str | None) -> pl.DataFrame:
+def _rows(results: pl.LazyFrame, protocol: str | None) -> pl.DataFrame:
     """Values of known layers at the last checkpoint, with `second`: whether the draw is of the second half."""
-    if "layer" not in results.columns:
+    columns = results.collect_schema().names()
+    if "layer" not in columns:
         return pl.DataFrame()
-    absent = [pl.lit(None, kind).alias(name) for name, kind in _COLUMNS.items() if name not in results.columns]
+    absent = [pl.lit(None, kind).alias(name) for name, kind in _COLUMNS.items() if name not in columns]
     kept = (
-        results.lazy()
-        .with_columns(absent)
+        results.with_columns(absent)
         .select(
             *(pl.col(name).cast(kind, strict=False) for name, kind in _COLUMNS.items()),
             upstream=pl.col("upstream_accuracy").cast(pl.Float64).fill_nan(None),
@@ -162,7 +162,7 @@ def _rows(results: pl.DataFrame, protocol: str | None) -> pl.DataFrame:
         )
         .filter(pl.col("last_checkpoint").fill_null(True), pl.col("layer") >= 0, pl.col("accuracy").is_not_null())
         .filter(pl.lit(True) if protocol is None else pl.col("protocol") == protocol)
-        .collect()
+        .collect(engine="streaming")
     )
     second = kept["draw"].drop_nulls().unique().sort()[1::2]
     return kept.with_columns(second=pl.col("draw").is_in(second.to_list()).fill_null(False))

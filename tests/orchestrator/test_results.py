@@ -7,6 +7,10 @@ from evals.protocol import RESULT_SCHEMA
 from models.errors import DataError
 from orchestrator import results
 from orchestrator.results import SCHEMA, collect
+from orchestrator.session import Session
+from orchestrator.tables import print_reduced
+from slurm.cluster import local_profile
+from slurm.failures import Cause
 from tests.orchestrator.ledger import TRAIN
 
 
@@ -118,3 +122,16 @@ def test_a_damaged_result_file_is_named_and_the_table_stays(evaluated):
     assert pl.read_parquet(evaluated.store.results_path).equals(before)
     path.unlink()
     assert table(evaluated).height == 6
+
+
+def test_an_answer_over_a_half_finished_study_says_so(evaluated, small, capsys):
+    session = Session(small.file, small.store, local_profile())
+    evaluated.start(3)
+    evaluated.die(Cause.CODE_ERROR, 3)
+    found = session.reduced(draws=5)
+    assert found["study"]["finished"] is False
+    assert found["study"]["cells"] == len(small.cells)
+    assert found["study"]["failed"] == {"code-error": 1}
+    assert all("so far: 1 of 4 cells" in task["verdict"] for task in found["tasks"])
+    print_reduced(found)
+    assert "Not finished: of 4 cells" in capsys.readouterr().out
