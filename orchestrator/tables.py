@@ -325,9 +325,7 @@ def print_reduced(reduced: dict[str, Any]) -> None:
     if not study["finished"]:
         ended = ", ".join(f"{number} {status}" for status, number in sorted(study["by_status"].items()))
         causes = ", ".join(f"{number} of {cause}" for cause, number in sorted(study["failed"].items()))
-        print(
-            f"The study is not finished: of {study['cells']} cells {ended}" + (f" (failed: {causes})" if causes else "")
-        )
+        print(f"Not finished: of {study['cells']} cells {ended}" + (f" (failed: {causes})" if causes else ""))
     columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")
     _table("Downstream accuracy as upstream accuracy goes to 1", columns, map(_reduced_row, tasks))
     reasons: dict[str, list[str]] = defaultdict(list)

@@ -126,7 +126,8 @@ def test_a_damaged_result_file_is_named_and_the_table_stays(evaluated):
 
 def test_an_answer_over_a_half_finished_study_says_so(evaluated, small, capsys):
     session = Session(small.file, small.store, local_profile())
-    evaluated.start(3)
+    evaluated.finalise(2, 4)
+    evaluated.run("failed", 3)
     evaluated.die(Cause.CODE_ERROR, 3)
     found = session.reduced(draws=5)
     assert found["study"]["finished"] is False
