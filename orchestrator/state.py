@@ -271,13 +271,16 @@ def _told(
     covered: frozenset[int | None] = frozenset(),
 ) -> StageState:
     """What the ledger tells of a stage whatever its status: attempts, seconds, deaths."""
+    token = submitted[-1].manifest.token if submitted else None
+    if not attempts:  # as for thousands of cells that wait in the queue
+        return StageState(status=Status.NEW, token=token, covered=covered, job=job)
     counted = {s.manifest.token for s in submitted}
     return StageState(
         status=Status.NEW,
         num_attempts=sum(attempt.number > 0 for attempt in attempts),
         seconds=sum(attempt.seconds for attempt in attempts),
-        token=submitted[-1].manifest.token if submitted else None,
-        last=attempts[-1] if attempts else None,
+        token=token,
+        last=attempts[-1],
         deaths=tuple(a.death for a in attempts if a.death is not None),
         recent=tuple(a.death for a in attempts if a.death is not None and not a.forgiven and a.token in counted),
         covered=covered,
