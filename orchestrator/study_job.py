@@ -48,6 +48,7 @@ def submit_for_study(
     if profile.scheduler != "slurm":
         raise UserError(f"this study runs on this machine, without Slurm: `upshot {purpose}` does it here")
     partition = driver_partition(profile)
+    place = profile.partitions[partition]
     refuse(profile, discover(), partitions={partition})
     live = [job for job in jobs.query_live(name).values() if job.name == name]
     if live:
@@ -65,9 +66,9 @@ def submit_for_study(
             job_name=name,
             resources=Resources(
                 partition=partition,
-                num_cpus=num_cpus,
-                mem_gb=mem_gb,
-                time_min=min(profile.driver.time_min, profile.partitions[partition].max_time_min),
+                num_cpus=min(num_cpus, place.cpus_per_node),
+                mem_gb=min(mem_gb, place.memory_gb_per_node),
+                time_min=min(profile.driver.time_min, place.max_time_min),
             ),
             profile=profile,
             setup=[*export_lines(job_environment(code)), shell_check(folder)],

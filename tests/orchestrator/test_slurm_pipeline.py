@@ -1,5 +1,7 @@
 """The same way on a real private Slurm cluster: arrays, dependencies, failures, adoption."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -53,6 +55,10 @@ def test_a_study_goes_from_the_command_line_to_the_report(small, monkeypatch):
     page = upshot("report", small.store.root).strip()
     assert page.endswith("index.html")
     assert "nothing to submit" in submit(small)
+    assert "reduces the study" in upshot("reduce", small.store.root, "--submit", "--draws", "20")
+    answer = small.store.root / "results" / "reduced.json"
+    wait_until(answer.exists, "the job has reduced the study", timeout_s=120)
+    assert json.loads(answer.read_text()) == upshot_json("reduce", small.store.root, "--draws", "20")
 
 
 def test_a_cell_that_fails_takes_only_its_own_evaluation_with_it(small):
