@@ -4,7 +4,9 @@ A cell counts with its last checkpoint, last layer, and the mean over its draws.
 dropped and counted by reason. Accuracies are fractions in [0, 1].
 """
 
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ OPTIONAL: dict[str, type[pl.DataType]] = {
 }
 ACCURACIES = ("upstream_accuracy", "downstream_accuracy")
 DEFAULT_PROTOCOL = "ridge"
+MAX_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +93,13 @@ def reduce_study(
     }
     nothing = selection.cells.clear()
     method = method_text(selection.protocol, settings)
+    cells = [groups.get(key, nothing) for key in selection.dropped]
+    # Threads, since numpy works without the interpreter's lock; few, since this is a login node.
+    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        answers = list(pool.map(lambda group: answer_task(group, settings), cells))
     tasks = [
-        {
-            "task": task,
-            "shots": shots,
-            **answer_task(groups.get((task, shots), nothing), settings),
-            "dropped": dropped,
-            "method": method,
-        }
-        for (task, shots), dropped in selection.dropped.items()
+        {"task": task, "shots": shots, **answer, "dropped": dropped, "method": method}
+        for ((task, shots), dropped), answer in zip(selection.dropped.items(), answers, strict=True)
     ]
     if at is not None and all(task["recipe"] is None for task in tasks):
         raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))

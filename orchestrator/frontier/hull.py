@@ -141,34 +141,45 @@ class _Layers:
 
 
 def _wrap(us_DN: "Floats", ds_DN: "Floats", present_DN: "Bools") -> "Indices":
-    rows = np.arange(present_DN.shape[0])
-    us_DN, ds_DN = np.broadcast_to(us_DN, present_DN.shape), np.broadcast_to(ds_DN, present_DN.shape)
-    left_DN = np.where(present_DN, us_DN, np.inf)
-    at_D = np.where(left_DN == left_DN.min(axis=1, keepdims=True), ds_DN, -np.inf).argmax(axis=1)
-    columns = [at_D]
-    hull_D = np.arange(rows.size)
-    while rows.size:
-        dx_DN, dy_DN = (
-            us_DN - us_DN[np.arange(rows.size), at_D][:, None],
-            ds_DN - ds_DN[np.arange(rows.size), at_D][:, None],
-        )
-        ahead_DN = present_DN & (dx_DN > 0)
-        more_D = ahead_DN.any(axis=1)
-        if not more_D.all():
-            rows, us_DN, ds_DN, present_DN = rows[more_D], us_DN[more_D], ds_DN[more_D], present_DN[more_D]
-            dx_DN, dy_DN, ahead_DN = dx_DN[more_D], dy_DN[more_D], ahead_DN[more_D]
+    # What is absent lies to the left of everything, so that it is never ahead.
+    us_DN = np.where(present_DN, us_DN, -np.inf)
+    ds_DN = np.broadcast_to(ds_DN, present_DN.shape)
+    left_D1 = np.where(present_DN, us_DN, np.inf).min(axis=1, keepdims=True)
+    at_D = np.where(us_DN == left_D1, ds_DN, -np.inf).argmax(axis=1)
+    right_D = us_DN.max(axis=1)
+    columns, num_draws, rows = [at_D], at_D.size, np.arange(at_D.size)
+    while True:
+        has_more_D = right_D[rows] > us_DN[np.arange(rows.size), at_D]
+        if not has_more_D.all():
+            rows, us_DN, ds_DN, at_D = rows[has_more_D], us_DN[has_more_D], ds_DN[has_more_D], at_D[has_more_D]
         if not rows.size:
-            break
-        slope_DN = np.divide(dy_DN, dx_DN, where=ahead_DN, out=np.full(dx_DN.shape, -np.inf))
-        best_D1 = slope_DN.argmax(axis=1)[:, None]
-        bx_D1, by_D1 = np.take_along_axis(dx_DN, best_D1, 1), np.take_along_axis(dy_DN, best_D1, 1)
-        # Of points on one line up to rounding, the farthest is the vertex (as in `_is_above`).
-        above_DN = by_D1 * dx_DN - bx_D1 * dy_DN > 1e-15 * (bx_D1 + abs(by_D1) + dx_DN + abs(dy_DN))
-        at_D = np.where(ahead_DN & ~above_DN & (dx_DN >= bx_D1), dx_DN, -np.inf).argmax(axis=1)
-        column = np.full(hull_D.size, -1)
+            return np.stack(columns, axis=1)
+        at_D = _next_vertex(us_DN, ds_DN, at_D)
+        column = np.full(num_draws, -1)
         column[rows] = at_D
         columns.append(column)
-    return np.stack(columns, axis=1)
+
+
+def _next_vertex(us_DN: "Floats", ds_DN: "Floats", at_D: "Indices") -> "Indices":
+    """The point ahead of each row's vertex to which the line is steepest; of points on one line, the farthest."""
+    rows = np.arange(at_D.size)
+    best_D: Indices
+    dx_DN, dy_DN = us_DN - us_DN[rows, at_D][:, None], ds_DN - ds_DN[rows, at_D][:, None]
+    slope_DN = np.divide(dy_DN, dx_DN, where=dx_DN > 0, out=np.full(dx_DN.shape, -np.inf))
+    best_D = slope_DN.argmax(axis=1)
+    best_D1 = best_D[:, None]
+    steepest_D1 = np.take_along_axis(slope_DN, best_D1, 1)
+    # Rows where another point may lie on the line up to rounding.
+    bx_D1, by_D1 = np.take_along_axis(dx_DN, best_D1, 1), np.take_along_axis(dy_DN, best_D1, 1)
+    slack_D1 = 1e-14 * (2.0 + abs(by_D1) / bx_D1) * (1.0 + 1.0 / bx_D1)
+    shared_D = np.count_nonzero(slope_DN >= steepest_D1 - slack_D1, axis=1) > 1
+    if shared_D.any():
+        bx_D1, by_D1, dx_DN, dy_DN = bx_D1[shared_D], by_D1[shared_D], dx_DN[shared_D], dy_DN[shared_D]
+        # As in `_is_above`: what the steepest point lies above is not on the line.
+        with np.errstate(invalid="ignore"):
+            above_DN = by_D1 * dx_DN - bx_D1 * dy_DN > 1e-15 * (bx_D1 + abs(by_D1) + dx_DN + abs(dy_DN))
+        best_D[shared_D] = np.where(~above_DN & (dx_DN >= bx_D1), dx_DN, -np.inf).argmax(axis=1)
+    return best_D
 
 
 def _chain(us_N: "Floats", ds_N: "Floats") -> list[int]:

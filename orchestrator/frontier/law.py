@@ -30,7 +30,7 @@ ALPHA_LOW, ALPHA_HIGH = 0.01, 100.0
 MAX_LOG10_K = 290.0
 # Neighbours on the grid differ by 7.5 %: the bracket that bisection starts from.
 NUM_ALPHAS = 128
-NUM_BISECTIONS = 40
+NUM_BISECTIONS = 34
 # exp(alpha * LOG_OF_ZERO) is 0 for every allowed alpha, and 0 * LOG_OF_ZERO is 0 where 0 * -inf would be NaN.
 LOG_OF_ZERO = -1e5
 # Sums of squares that differ by less than this part of sum(e_DS^2) are equal up to rounding.

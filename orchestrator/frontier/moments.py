@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 NUM_NODES = 16
-NUM_BISECTIONS = 36
+NUM_BISECTIONS = 30
 # Draws x points held at once where Huber's weights differ from draw to draw.
 MAX_BLOCK = 2_000_000
 
