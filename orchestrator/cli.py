@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `upshot --help` answers 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 STUDY = Path("study.toml")
 RUNS = Path("runs")
 ASK_ABOVE_CELLS = 100
+MAX_WORKERS = 4  # processes of a reduction: others work on the login node too
 
 
 @app.command()
@@ -246,6 +248,7 @@ def reduce(
         loss=loss,  # type: ignore[arg-type]  # reduce_study lists the known ones
         points=points,  # type: ignore[arg-type]  # likewise
         at=None if at is None else parse_at(at),
+        workers=min(MAX_WORKERS, os.cpu_count() or 1),
     )
     if as_json:
         _print_json(reduced)

@@ -414,7 +414,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(method: Method) -> None:
         assert interval.e_ir_low is not None
         assert interval.e_ir_high is not None
         covered.append(interval.e_ir_low <= e_ir <= interval.e_ir_high)
-    assert 53 <= sum(covered)
+    assert sum(covered) >= 53
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -566,7 +566,7 @@ def test_all_reasons_are_given() -> None:
 def test_public_tables_identify_saturation_on_one_task_only() -> None:
     found = {task: find_frontier(*timm(task), draws=200) for task in REFERENCE}
     assert [task for task, result in found.items() if result.identifiable] == ["imagenet-real"]
-    assert found["imagenet-real"].verdict == "saturates at 0.95 [0.94, 0.97]"
+    assert found["imagenet-real"].verdict == "saturates at 0.95 [0.95, 0.97]"
     assert found["imagenet-a"].verdict == "not identifiable: the hull has 2 vertices"
 
 
