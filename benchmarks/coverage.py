@@ -43,8 +43,8 @@ WORLDS = (
 
 TEXT = """# How often the intervals cover the truth
 
-The output of `python -m benchmarks.coverage > docs/coverage.md`: {trials} synthetic studies of each law, {draws} bootstrap
-draws each. A cell's upstream accuracy is uniform from 0.05 to 0.9, its downstream accuracy that of the law less an
+The output of `python -m benchmarks.coverage > docs/coverage.md`: {trials} synthetic studies of each law, {draws}
+bootstrap draws each. A cell's upstream accuracy is uniform from 0.05 to 0.9, its downstream accuracy that of the law less an
 exponential loss of mean 0.03 (what an unlucky choice of hyper-parameters costs), or none. There are 500 cells unless a
 row says otherwise. "Measured" means that both accuracies are counted on test sets of {upstream:,} and {downstream:,}
 images, whose sizes are known.
@@ -58,16 +58,16 @@ worst to the best of the {laws} laws of the ladder, and their mean. The laws (k,
 READING = """
 ## How to read this
 
-- **Cells at or below the law, without noise**: what the fits of the hull and of its rising part are for. Their intervals
-  cover. That of all cells does not: the mean cell is not on the frontier.
+- **Cells at or below the law, without noise**: what the fits of the hull and of its rising part are for. Their
+  intervals cover. That of all cells does not: the mean cell is not on the frontier.
 - **Cells on the law, measured**: what the fit of all cells is for. The hull follows the luckiest measurements and lies
   above the law; the noise in its interval makes up for a part of that only.
 - **Cells at or below the law, measured**: the intervals of hull and rising part allow for noise, but cover less often
   than they say. Larger test sets mend this; more cells do not.
 - Plain percentile intervals of the hull fit hardly ever cover: the hull of a resample lies at or below that of the
   sample, which lies below the frontier already.
-- Nothing here covers a truth of another form than the law, cells that are no fair sample (all tuned for one task), or an
-  upstream range that ends far from where the curve bends.
+- Nothing here covers a truth of another form than the law, cells that are no fair sample (all tuned for one task), or
+  an upstream range that ends far from where the curve bends.
 """
 
 
