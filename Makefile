@@ -26,6 +26,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	sh tests/install_slurm.sh --accounting
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.scale
 
 clean:

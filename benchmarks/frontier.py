@@ -1,8 +1,8 @@
 """The bootstrap of frontiers against a plain scipy script, and the size of the paper's study; prints one line each.
 
-The rival is what one writes first: for each draw `scipy.spatial.ConvexHull` and `least_squares` from many starts. It runs
-fewer draws, and its time is scaled to as many; ours runs all of them. Both are timed in turn, in one run, on one thread
-(the size of the paper's study: on the threads of `reduce_study`).
+The rival is what one writes first: for each draw `scipy.spatial.ConvexHull` and `least_squares` from many starts. It
+runs fewer draws, and its time is scaled to as many; ours runs all. Both are timed in turn, in one run, on one thread
+(the size of the paper's study: a process a core).
 """
 
 import os
@@ -59,7 +59,7 @@ def timm() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def against_scipy() -> None:
-    """The five timm tasks: hull, rising part and all points with intervals, verdict and rivals, against the hull alone."""
+    """The five timm tasks: hull, rising part and all points with verdicts and rivals, against the hull alone."""
     tasks = timm()
     find_frontier(*tasks[0], draws=DRAWS)  # warms up
     ratios, ours_s, rival_s = [], [], []
@@ -107,10 +107,11 @@ def whole_study() -> None:
     """The paper's study through `reduce_study`."""
     table = synthetic_study()
     began = time.perf_counter()
-    tasks = reduce_study(table, draws=DRAWS)["tasks"]
+    tasks = reduce_study(table, draws=DRAWS, workers=os.cpu_count() or 1)["tasks"]
     seconds = time.perf_counter() - began
     vertices = [task["hull_vertices"] for task in tasks]
-    memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    here, each = (resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    memory_gb = here + each * (os.cpu_count() or 1)
     print(
         f"{NUM_CELLS:,} cells x {NUM_TASKS} tasks x {len(SHOTS)} shots x {DRAWS:,} draws: {seconds:.1f} s on "
         f"{os.cpu_count()} cores, at most {memory_gb:.1f} GiB; hulls of {min(vertices)} to {max(vertices)} vertices"

@@ -4,10 +4,11 @@ A cell counts with its last checkpoint, last layer, and the mean over its draws.
 dropped and counted by reason. Accuracies are fractions in [0, 1].
 """
 
-import os
+import multiprocessing
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -35,7 +36,8 @@ OPTIONAL: dict[str, type[pl.DataType]] = {
 }
 ACCURACIES = ("upstream_accuracy", "downstream_accuracy")
 DEFAULT_PROTOCOL = "ridge"
-MAX_THREADS = 4
+# Cells x draws, of all tasks, below which processes take longer to start than they save.
+MANY_DRAWS = 30_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ def reduce_study(
     loss: Loss = "squared",
     points: Points = "vertices",
     at: float | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """`{"tasks": [...], "effects": {...}}`, ready for JSON: one object per task and shots, sorted; `effects_of`.
 
@@ -80,6 +83,8 @@ def reduce_study(
         loss: of the laws: squared, or Huber's.
         points: what the laws of hull and rising part are fitted to: the vertices, or 200 equal upstream steps.
         at: the upstream accuracy of the recipes; None for the best vertex of each hull.
+        workers: at most this many processes, where there is enough to do; they change no number. With more than one, a
+            script must be guarded by `if __name__ == "__main__"`, as `multiprocessing` demands.
 
     Raises:
         DataError: the table is empty, lacks a column, holds an accuracy outside [0, 1], or holds a cell twice.
@@ -93,10 +98,7 @@ def reduce_study(
     }
     nothing = selection.cells.clear()
     method = method_text(selection.protocol, settings)
-    cells = [groups.get(key, nothing) for key in selection.dropped]
-    # Threads, since numpy works without the interpreter's lock; few, since this is a login node.
-    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as pool:
-        answers = list(pool.map(lambda group: answer_task(group, settings), cells))
+    answers = _answers([groups.get(key, nothing) for key in selection.dropped], settings, workers)
     tasks = [
         {"task": task, "shots": shots, **answer, "dropped": dropped, "method": method}
         for ((task, shots), dropped), answer in zip(selection.dropped.items(), answers, strict=True)
@@ -104,6 +106,16 @@ def reduce_study(
     if at is not None and all(task["recipe"] is None for task in tasks):
         raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))
     return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
+
+
+def _answers(groups: list[pl.DataFrame], settings: Settings, workers: int) -> list[dict[str, Any]]:
+    work = settings.draws * sum(group.height for group in groups)
+    if min(workers, len(groups)) <= 1 or work < MANY_DRAWS:
+        return [answer_task(group, settings) for group in groups]
+    # Spawned, since a process that has run polars must not be forked.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=context) as pool:
+        return list(pool.map(answer_task, groups, repeat(settings)))
 
 
 def controlled_conflicts(results: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:

@@ -1,10 +1,13 @@
 """`upshot reduce`: parses, calls the library, prints."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+MAX_WORKERS = 4  # processes of a reduction: others work on the login node too
 
 
 def reduce_command(
@@ -48,6 +51,7 @@ def reduce_command(
         session = open_submitted(source, runs)
         print(f"job {submit_reduce(session, options)} reduces the study; see {answer_path(session.store)}")
         return
+    options["workers"] = min(MAX_WORKERS, os.cpu_count() or 1)
     reduced = (
         reduce_study(read_results(source), **options) if is_table else open_submitted(source, runs).reduced(**options)
     )

@@ -37,4 +37,4 @@ def submit_reduce(session: Session, options: dict[str, Any]) -> str:
 def run_reduce(study_dir: str, options: dict[str, Any]) -> None:
     """What the job runs: collects the results, and writes the answer beside them."""
     session = open_submitted(Path(study_dir), Path(study_dir).parent)
-    write_atomically(answer_path(session.store), json.dumps(session.reduced(**options), indent=1))
+    write_atomically(answer_path(session.store), json.dumps(session.reduced(**options, workers=NUM_CPUS), indent=1))

@@ -214,7 +214,10 @@ def _present(picks_DM: "Indices", num_points: int) -> "Bools":
 
 def noisy(accuracy_DM: "Floats", num_DM: "NDArray[np.int64]", rng: np.random.Generator) -> "Floats":
     """Accuracies with normal noise of binomial variance, kept in [0, 1]."""
-    noise_DM = rng.standard_normal(accuracy_DM.shape) * np.sqrt(accuracy_DM * (1.0 - accuracy_DM) / num_DM)
+    # Seven digits are more than enough for noise, and drawn twice as fast.
+    noise_DM = rng.standard_normal(accuracy_DM.shape, dtype=np.float32) * np.sqrt(
+        accuracy_DM * (1.0 - accuracy_DM) / num_DM
+    )
     noisy_DM: Floats = np.clip(accuracy_DM + noise_DM, 0.0, 1.0)
     return noisy_DM
 

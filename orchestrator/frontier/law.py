@@ -42,7 +42,9 @@ MIN_POINTS = 3
 # 1.345 standard deviations make Huber's estimate 95 % efficient under normal noise (Holland and Welsch 1977); 1.4826
 # median absolute residuals are one standard deviation of such noise (Huber 1981).
 HUBER_SIGMAS, MAD_SIGMA = 1.345, 1.4826
-NUM_REWEIGHTINGS = 200
+NUM_REWEIGHTINGS, MOVED = 200, 1e-7
+# How far alpha may move in one such step.
+STEP = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,26 +141,29 @@ def joined(blocks: "list[Fits]") -> Fits:
 
 
 def reweighted(
-    fit: "Callable[[Floats], Fits]", residuals: "Callable[[Fits], Floats]", weights_DV: "Floats", delta: float
+    fit: "Callable[[Floats, Fits | None], Fits]",
+    residuals: "Callable[[Fits], Floats]",
+    weights_DV: "Floats",
+    delta: float,
 ) -> Fits:
     """The law of each row under Huber's loss, by iteratively reweighted least squares from the least-squares law.
 
-    Each step fits the weights delta / |residual| beyond delta, which never raises the loss (Huber 1981, section 7.8);
-    the law is searched anew in each. It ends where no alpha or e_IR moves any more, or after 200 steps. The root mean
-    square residual is that of all points as they count.
+    Each step fits the weights delta / |residual| beyond delta, which never raises the loss (Huber 1981, section 7.8).
+    It ends where no alpha or e_IR moves any more, or after 200 steps. The root mean square residual is that of all
+    points as they count.
 
     Args:
-        fit: the least-squares fit for given weights.
+        fit: the least-squares fit for given weights, near an earlier one where there is one.
         residuals: of fits, like the weights.
         weights_DV: how often a point counts.
         delta: in accuracy.
     """
-    fits = fit(weights_DV)
+    fits = fit(weights_DV, None)
     for _ in range(NUM_REWEIGHTINGS if delta > 0 else 0):
         before, size_DV = fits, abs(residuals(fits))
-        fits = fit(weights_DV * np.divide(delta, size_DV, where=size_DV > delta, out=np.ones_like(size_DV)))
+        fits = fit(weights_DV * np.divide(delta, size_DV, where=size_DV > delta, out=np.ones_like(size_DV)), before)
         moved_D = abs(fits.e_ir - before.e_ir) + abs(fits.alpha / before.alpha - 1.0)
-        if moved_D.max() < 1e-9:
+        if moved_D.max() < MOVED:
             break
     rmse_D = np.sqrt(_dot(weights_DV, residuals(fits) ** 2) / weights_DV.sum(axis=1))
     return replace(fits, rmse=rmse_D)
@@ -213,31 +218,50 @@ def _fit_block(e_us_DV: "Floats", e_ds_DV: "Floats", weights_DV: "Floats", delta
     scale_D = np.where(weights_DV > 0, e_us_DV, 0.0).max(axis=1)
     log_DV = scaled_log(np.where(weights_DV > 0, e_us_DV, scale_D[:, None]), scale_D[:, None])
 
-    def fit(weights_DV: "Floats") -> Fits:
-        return _least_squares(log_DV, e_ds_DV, weights_DV, scale_D)
+    def fit(weights_DV: "Floats", before: Fits | None) -> Fits:
+        # One grid for all rows: that of the smallest scale, which only errors below 0.001 shorten.
+        alphas_A = alpha_grid(float(scale_D.min()))
+        if before is None:
+            left_D, right_D, unbounded_D = _search(log_DV, e_ds_DV, weights_DV, alphas_A)
+        else:
+            left_D, right_D = (np.clip(before.alpha * by, alphas_A[0], alphas_A[-1]) for by in (1.0 / STEP, STEP))
+            unbounded_D = before.unbounded
+        return _least_squares(log_DV, e_ds_DV, weights_DV, scale_D, (left_D, right_D), unbounded_D)
 
     def residuals(fits: Fits) -> "Floats":
         k_D1 = (fits.k * scale_D**fits.alpha)[:, None]
         residual_DV: Floats = k_D1 * np.exp(fits.alpha[:, None] * log_DV) + fits.e_ir[:, None] - e_ds_DV
         return residual_DV
 
-    return fit(weights_DV) if delta is None else reweighted(fit, residuals, weights_DV, delta)
+    return fit(weights_DV, None) if delta is None else reweighted(fit, residuals, weights_DV, delta)
 
 
-def _least_squares(log_DV: "Floats", y_DV: "Floats", weights_DV: "Floats", scale_D: "Floats") -> Fits:
-    # One grid for all rows: that of the smallest scale, which only errors below 0.001 shorten.
-    alphas_A = alpha_grid(float(scale_D.min()))
+def _search(
+    log_DV: "Floats", y_DV: "Floats", weights_DV: "Floats", alphas_A: "Floats"
+) -> tuple["Floats", "Floats", "Bools"]:
+    """The alphas between which each row's best one lies, and whether the largest fits as well."""
     sse_DA, slack_D = _grid(log_DV, y_DV, weights_DV, alphas_A)
     good_DA = sse_DA <= (sse_DA.min(axis=1) + slack_D)[:, None]
     best_D = good_DA.argmax(axis=1)
     left_D, right_D = alphas_A[np.maximum(best_D - 1, 0)], alphas_A[np.minimum(best_D + 1, NUM_ALPHAS - 1)]
-    alpha_D = _bisect(log_DV, y_DV, weights_DV, left_D, right_D)
+    return left_D, right_D, good_DA[:, -1]
+
+
+def _least_squares(
+    log_DV: "Floats",
+    y_DV: "Floats",
+    weights_DV: "Floats",
+    scale_D: "Floats",
+    between: tuple["Floats", "Floats"],
+    unbounded_D: "Bools",
+) -> Fits:
+    alpha_D = _bisect(log_DV, y_DV, weights_DV, *between)
     x_DV = np.exp(alpha_D[:, None] * log_DV)
     k_D, e_ir_D = _centred_line(x_DV, y_DV, weights_DV)
     residual_DV = k_D[:, None] * x_DV + e_ir_D[:, None] - y_DV
     rmse_D = np.sqrt(_dot(weights_DV, residual_DV**2) / weights_DV.sum(axis=1))
     alpha_D = np.where(k_D > 0, alpha_D, 1.0)
-    return Fits(k_D / scale_D**alpha_D, alpha_D, e_ir_D, rmse_D, good_DA[:, -1])
+    return Fits(k_D / scale_D**alpha_D, alpha_D, e_ir_D, rmse_D, unbounded_D)
 
 
 def _grid(log_DV: "Floats", y_DV: "Floats", weights_DV: "Floats", alphas_A: "Floats") -> tuple["Floats", "Floats"]:

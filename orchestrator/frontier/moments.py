@@ -1,9 +1,9 @@
 """The law of many draws that share their many points: one matrix product in place of a fit a draw. Pure numpy.
 
 A fit needs the sums of w x^alpha and w x^alpha y only, where x = e_US / max(e_US) (those of x^(2 alpha) are the former
-at twice the alpha). As functions of alpha they are smooth: each octave of alpha gets a Chebyshev polynomial through 16
-nodes, which reproduces exp(-s t) on t in [1, 2] to 5e-11 for every s >= 0 (its remainder is at most
-2 (s / 4)^16 exp(-s) / 16!).
+at twice the alpha). As functions of alpha they are smooth: each octave of alpha gets a Chebyshev polynomial through 12
+nodes, which reproduces exp(-s t) on t in [1, 2] to 2e-8 for every s >= 0 (its remainder is at most
+2 (s / 4)^12 exp(-s) / 12!).
 
 Shape suffixes: N points, D draws, P octaves of alpha, J nodes of an octave.
 """
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-NUM_NODES = 16
-NUM_BISECTIONS = 30
+NUM_NODES = 12
+NUM_BISECTIONS = 26
 # Draws x points held at once where Huber's weights differ from draw to draw.
 MAX_BLOCK = 2_000_000
 
 
 def fit_draws(e_us_N: "Floats", e_ds_N: "Floats", weights_DN: "Floats", *, delta: float | None = None) -> Fits:
-    """The law of each draw, with alpha and e_IR to about 1e-8; at least three different e_US must have a weight.
+    """The law of each draw, with alpha and e_IR to about 1e-7; at least three different e_US must have a weight.
 
     It takes draws that have some of the points with the largest e_US: use `law.fit_rows` for few points.
 
@@ -50,7 +50,7 @@ def fit_draws(e_us_N: "Floats", e_ds_N: "Floats", weights_DN: "Floats", *, delta
         return joined([])
     search = _Search(e_us_N, e_ds_N)
     if delta is None:
-        return search.fit(weights_DN)
+        return search.fit(weights_DN, None)
     num_rows = max(1, MAX_BLOCK // e_us_N.size)
     blocks = [
         reweighted(search.fit, search.residuals, weights_DN[i : i + num_rows], delta)
@@ -77,7 +77,7 @@ class _Search:
         powers = np.exp(np.outer(self.log_N, self.alphas_PJ.ravel()))
         self.powers = np.concatenate([powers, powers * e_ds_N[:, None]], axis=1)
 
-    def fit(self, weights_DN: "Floats") -> Fits:
+    def fit(self, weights_DN: "Floats", _before: Fits | None) -> Fits:
         w_D, y_D, yy_D = weights_DN.sum(axis=1), weights_DN @ self.y_N, weights_DN @ self.y_N**2
         sums = (weights_DN @ self.powers).reshape(w_D.size, 2, self.num_octaves, NUM_NODES)
         x_DPJ, xy_DPJ = sums[:, 0, :-1], sums[:, 1, :-1]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 MIN_VERTICES = 4
 MAX_WIDTH = 0.1
 NARROW = 0.02
+# Three digits print less as 0.
+ZERO = 0.0005
 MAX_FAILED = 0.1
 
 
@@ -82,7 +84,7 @@ def _interval_reasons(fit: Fit, min_e_ds: float) -> list[str]:
         reasons.append(f"the interval of e_IR is {high - low:.2f} wide")
     if a_low <= ALPHA_LOW and a_high >= ALPHA_HIGH:
         reasons.append("the interval of alpha holds every value that is allowed")
-    if low <= 0:
+    if low < ZERO:
         reasons.append("e_IR is not separated from 0")
     if high >= min_e_ds and high - low > NARROW:
         reasons.append("e_IR is not separated from the lowest downstream error")

@@ -4,6 +4,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.main import get_command
 
@@ -155,3 +156,41 @@ def test_looking_records_nothing(deadly):
     for words, code in ((("status",), 1), (("plan",), 0), (("why", deadly.cells[0].cell_id), 0)):
         upshot(*words, deadly.store.root, code=code)
     assert {path: path.read_bytes() for path in deadly.store.root.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def imported(tmp_path):
+    rows = [
+        {"cell_id": f"m{i}", "task": "real", "upstream_accuracy": us, "downstream_accuracy": 0.8 - 0.5 * (1 - us) ** 3}
+        for i, us in enumerate((0.1, 0.3, 0.5, 0.7, 0.9))
+    ]
+    path = tmp_path / "results.parquet"
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def test_reduce_says_which_cells_reach_an_upstream_accuracy(imported):
+    said = upshot("reduce", imported, "--at", "upstream=0.8", "--draws", "20")
+    assert "real: m3 (p = 0.500) and m4 (p = 0.500) reach 0.793" in said
+    assert "not identifiable" in said
+    assert "Held-out error" in said
+    (task,) = upshot_json("reduce", imported, "--at", "upstream=0.8", "--draws", "20")["tasks"]
+    assert [cell["cell_id"] for cell in task["recipe"]["cells"]] == ["m3", "m4"]
+
+
+def test_reduce_stores_loss_and_points(imported):
+    (task,) = upshot_json("reduce", imported, "--loss", "huber", "--points", "dense", "--draws", "5")["tasks"]
+    assert {(fit["loss"], fit["points"]) for fit in task["fits"].values()} == {("huber", "dense")}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--at", "upstream=0.95"), "it reaches from 0.1 to 0.9"),
+        (("--at", "0.8"), "such as --at upstream=0.8"),
+        (("--loss", "l1"), "choose squared or huber"),
+        (("--points", "edges"), "choose vertices or dense"),
+    ],
+)
+def test_reduce_refuses_what_makes_no_sense(imported, words, message):
+    assert message in upshot("reduce", imported, *words, code=2)

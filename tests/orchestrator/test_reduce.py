@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import DataError, UserError
+from orchestrator import reduce
+from orchestrator.answer import parse_at
 from orchestrator.reduce import controlled_conflicts, reduce_study, select_cells, strongest_conflicts
 
 DATA = Path(__file__).parent / "data"
@@ -53,8 +55,8 @@ FIT_KEYS = {
     "alpha_low",
     "alpha_high",
     "draws_failed",
-    "at_bound",
     "interval_over",
+    "at_bound",
     "loss",
     "huber_delta",
     "points",
@@ -137,6 +139,8 @@ def test_public_tables_agree_with_the_reference(name: str, reduced: dict[str, An
     assert (fit is None) == (expected["hull_rmse"] is None)
     if fit:
         assert (fit["alpha"], fit["e_ir"]) == pytest.approx((expected["hull_alpha"], expected["hull_eIR"]), abs=1e-5)
+        assert fit["e_ir_low"] < fit["e_ir_high"]
+        assert fit["interval_over"] == "models and evaluation noise"
         assert fit["held_out_rmse"] == pytest.approx(expected["holdout_hull_rmse"], abs=1e-8)
 
 
@@ -166,6 +170,61 @@ def test_each_number_of_shots_is_a_task_of_its_own() -> None:
     results = table(row("a", 0.5, 0.4, shots=1), row("a", 0.5, 0.6, shots=5), row("b", 0.6, 0.7, shots=5))
     tasks = reduce_study(results)["tasks"]
     assert [(task["task"], task["shots"], task["n"]) for task in tasks] == [("mnist", 1, 1), ("mnist", 5, 2)]
+
+
+def test_loss_and_points_are_in_every_fit_and_in_the_method() -> None:
+    results = timm().filter(task="imagenet-real")
+    plain, other = (only_task(results, draws=5, **options) for options in ({}, {"loss": "huber", "points": "dense"}))
+    assert {(fit["loss"], fit["points"], fit["huber_delta"]) for fit in plain["fits"].values()} == {
+        ("squared", "vertices", None)
+    }
+    for fit in other["fits"].values():
+        assert (fit["loss"], fit["points"]) == ("huber", "dense")
+        assert fit["huber_delta"] > 0
+    assert "least squares on its vertices" in plain["method"]
+    assert "Huber loss (delta in each fit) on 200 equal upstream steps along it" in other["method"]
+
+
+def test_held_out_errors_name_the_best_model_of_this_data(reduced: dict[str, Any]) -> None:
+    assert {name: task["held_out"]["best_model"] for name, task in reduced.items()} == {
+        "imagenet-a": "hull",
+        "imagenet-r": "hull",
+        "imagenet-real": "all",
+        "imagenetv2-matched-frequency": "line",
+        "sketch": "line",
+    }
+    held = reduced["sketch"]["held_out"]
+    assert set(held["rmse"]) == set(held["frontier"]["rmse"])
+    assert (held["num_points"], held["frontier"]["num_points"]) == (310, 3)
+
+
+def test_a_recipe_says_which_cells_to_mix() -> None:
+    results = timm().filter(task="imagenet-a")
+    recipe = only_task(results, at=0.8, draws=20)["recipe"]
+    assert recipe["upstream"] == 0.8
+    assert sum(cell["p"] for cell in recipe["cells"]) == pytest.approx(1)
+    assert sum(cell["p"] * cell["upstream"] for cell in recipe["cells"]) == pytest.approx(0.8)
+    assert sum(cell["p"] * cell["downstream"] for cell in recipe["cells"]) == pytest.approx(recipe["downstream"])
+    assert recipe["downstream_low"] < recipe["downstream"] < recipe["downstream_high"]
+    (best,) = only_task(results, draws=20)["recipe"]["cells"]
+    assert (best["cell_id"], best["p"]) == ("eva02_large_patch14_448.mim_m38m_ft_in22k_in1k@448", 1.0)
+
+
+def test_a_recipe_that_no_hull_reaches_is_refused_and_one_that_some_reach_is_not() -> None:
+    far = [row(f"c{i}", us, us, shots=shots) for shots in (1, 5) for i, us in enumerate((0.2, 0.3, 0.1 * shots + 0.35))]
+    with pytest.raises(UserError, match=r"upstream=0\.9: the hull does not reach there; it reaches from 0\.2 to 0\.45"):
+        reduce_study(table(*far), at=0.9, draws=5)
+    few, many = reduce_study(table(*far), at=0.8, draws=5)["tasks"]
+    assert few["recipe"] is None
+    assert "from 0.2 to 0.45" in few["recipe_reason"]
+    assert many["recipe"]["downstream"] == pytest.approx(0.8)
+
+
+def test_processes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = timm().filter(pl.col("task").is_in(["imagenet-real", "sketch"]))
+    alone = reduce_study(results, draws=5)
+    monkeypatch.setattr(reduce, "MANY_DRAWS", 1)
+    assert reduce_study(results, draws=5, workers=2) == alone
 
 
 # --- which rows count
@@ -285,6 +344,26 @@ def test_tables_that_make_no_sense_are_refused(results: pl.DataFrame, message: s
     for read in (reduce_study, select_cells, controlled_conflicts, strongest_conflicts):
         with pytest.raises(DataError, match=message):
             read(results)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "l1"}, "loss: 'l1' is not known; choose squared or huber"),
+        ({"points": "edges"}, "points: 'edges' is not known; choose vertices or dense"),
+        ({"at": 80.0}, r"upstream=80 is no accuracy; give a fraction in \[0, 1\]"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        reduce_study(table(row()), **options)
+
+
+@pytest.mark.parametrize("text", ["0.8", "upstream", "upstream=much", "downstream=0.8", "upstream=nan"])
+def test_a_place_for_a_recipe_is_an_upstream_accuracy(text: str) -> None:
+    assert parse_at("upstream=0.8") == 0.8
+    with pytest.raises(UserError, match=r"such as --at upstream=0\.8"):
+        parse_at(text)
 
 
 def test_counts_below_one_are_refused() -> None:

@@ -254,17 +254,53 @@ def test_points_are_the_means_of_last_layer_and_checkpoint(page: Page, study: St
         assert shown == pytest.approx(expected, abs=6e-5)
 
 
-def test_law_passes_through_the_saturation_value_at_upstream_one(page: Page, tasks: Tasks) -> None:
-    identified = [task for task in tasks if task["identifiable"]]
-    assert identified
-    for task in identified:
-        law = page.rows("frontier", task["task"], task["shots"], "law")
-        end = max(law, key=lambda row: row["upstream"])
-        assert (end["upstream"], end["part"]) == (1.0, "beyond")
-        assert end["downstream"] == pytest.approx(1 - task["fits"]["hull"]["e_ir"], abs=1e-4)
-        (band,) = page.rows("frontier", task["task"], task["shots"], "band")
-        assert band["low"] <= band["value"] <= band["high"]
-        assert band["low"] == pytest.approx(1 - task["fits"]["hull"]["e_ir_high"], abs=1e-4)
+def test_law_passes_through_the_saturation_value_at_upstream_one(tmp_path: Path) -> None:
+    results = on_a_law()
+    page, (task,) = write(tmp_path, results, []), reduce_study(results, draws=50)["tasks"]
+    assert task["identifiable"]
+    law = page.rows("frontier", task["task"], task["shots"], "law")
+    end = max(law, key=lambda row: row["upstream"])
+    assert (end["upstream"], end["part"]) == (1.0, "beyond")
+    assert end["downstream"] == pytest.approx(1 - task["fits"]["hull"]["e_ir"], abs=1e-4)
+    (band,) = page.rows("frontier", task["task"], task["shots"], "band")
+    assert band["low"] <= band["value"] <= band["high"]
+    assert band["low"] == pytest.approx(1 - task["fits"]["hull"]["e_ir_high"], abs=1e-4)
+    assert f"{1 - task['fits']['hull']['e_ir']:.3f}" in page.text
+
+
+def on_a_law() -> pl.DataFrame:
+    """An imported table of 200 cells whose frontier is the law."""
+    rng = np.random.default_rng(0)
+    us_N = rng.uniform(0.1, 0.9, 200)
+    lost_N = rng.exponential(0.005, 200)
+    return pl.DataFrame(
+        {
+            "cell_id": [f"m{i}" for i in range(200)],
+            "task": "real",
+            "upstream_accuracy": us_N,
+            "downstream_accuracy": 1 - (0.6 * (1 - us_N) ** 4 + 0.2) - lost_N,
+        }
+    )
+
+
+def test_fits_that_the_data_do_not_identify_have_no_number(page: Page, tasks: Tasks) -> None:
+    section = page.text.partition("Fits and verdicts")[2].partition("What predicts best")[0]
+    for task in tasks:
+        for fit in task["fits"].values():
+            value = f"{1 - fit['e_ir']:.3f} ["
+            assert fit["verdict"] in section
+            assert value in section or not fit["identifiable"]
+    numbers = {f"{1 - task['fits']['hull']['e_ir']:.3f} [" for task in tasks}
+    sure = {f"{1 - f['e_ir']:.3f} [" for task in tasks for f in task["fits"].values() if f["identifiable"]}
+    assert not any(number in section for number in numbers - sure)
+
+
+def test_the_report_says_what_predicts_best_and_which_cell_to_take(page: Page, tasks: Tasks) -> None:
+    section = page.text.partition("What predicts best")[2].partition("Conflicts")[0]
+    assert "Best on all cells beyond, by number of tasks and shots: " in section
+    for task in tasks:
+        assert f"{min(filter(None, task['held_out']['rmse'].values())):.4f}" in section
+        assert f"{task['recipe']['cells'][0]['cell_id']} (p = 1.000)" in page.text
 
 
 def test_an_unidentified_task_has_no_band_and_a_dotted_law(page: Page, tasks: Tasks) -> None:
@@ -454,7 +490,7 @@ def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> 
     for task in tasks:
         for name, fit in task["fits"].items():
             row = fits.filter(task=task["task"], shots=task["shots"], fit=name).row(0, named=True)
-            assert row["verdict"] == task["verdict"]
+            assert row["verdict"] == (fit or task)["verdict"]
             assert row["e_ir"] == (fit or {}).get("e_ir")
             assert row["held_out_rmse"] == (fit or {}).get("held_out_rmse")
     cells = pl.read_parquet(tables / "cells.parquet")
