@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from models.errors import DataError, UserError
@@ -20,6 +21,8 @@ from orchestrator.effects import effects_of
 from orchestrator.frontier import Loss, Points
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     TaskKey = tuple[str, int | None]
 
 REQUIRED = ("cell_id", "task", "upstream_accuracy", "downstream_accuracy")
@@ -34,6 +37,7 @@ OPTIONAL: dict[str, type[pl.DataType]] = {
     "downstream_num_test": pl.Int64,
     "reason": pl.String,
 }
+CELL = ("task", "shots", "cell_id")
 ACCURACIES = ("upstream_accuracy", "downstream_accuracy")
 DEFAULT_PROTOCOL = "ridge"
 # Cells x draws, of all tasks, below which processes take longer to start than they save.
@@ -172,14 +176,17 @@ def _complete(results: pl.LazyFrame) -> pl.DataFrame:
         raise DataError("results: the table is empty, so there is nothing to reduce")
     absent = {name: kind for name, kind in OPTIONAL.items() if name not in columns}
     try:
-        lazy = results.with_columns(
+        last = [
+            pl.col(name).cast(pl.Boolean).fill_null(True)
+            for name in ("last_checkpoint", "last_layer")
+            if name in columns
+        ]
+        lazy = (results.filter(*last) if last else results).with_columns(
             pl.col("cell_id", "task").cast(pl.String), pl.col(ACCURACIES).cast(pl.Float64).fill_nan(None)
         )
-        last = [pl.col(name).fill_null(True) for name in ("last_checkpoint", "last_layer")]
         table = (
             lazy.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items())
             .with_columns(pl.col(name).cast(kind) for name, kind in OPTIONAL.items())
-            .filter(*last)
             .collect(engine="streaming")
         )
     except pl.exceptions.PolarsError as error:
@@ -228,12 +235,14 @@ def _check_test_sizes(table: pl.DataFrame) -> None:
 
 def _check_unique(kept: pl.DataFrame) -> None:
     """Each draw of a cell is there once, and all agree on the cell's upstream accuracy."""
+    upstream = pl.col("upstream_accuracy")
+    agree = kept.group_by(CELL).agg(same=upstream.min() == upstream.max())["same"].all()
+    if agree and not kept.select(*CELL, "draw").is_duplicated().any():
+        return
     groups = kept.group_by("task", "shots", "cell_id", maintain_order=True).agg(
         repeats=pl.struct("draw").is_duplicated().sum(), upstreams=pl.col("upstream_accuracy").n_unique()
     )
     repeated = groups.filter((pl.col("repeats") > 0) | (pl.col("upstreams") > 1))
-    if repeated.is_empty():
-        return
     row = repeated.row(0, named=True)
     what = "rows of the same draw" if row["repeats"] else "different upstream accuracies"
     shots = "" if row["shots"] is None else f", {row['shots']} shots"
@@ -250,8 +259,8 @@ def _mean_over_draws(kept: pl.DataFrame) -> pl.DataFrame:
     """
     extra = [*conflicts.axes_of(kept), *(["params"] if "params" in kept.columns else [])]
     return (
-        kept.sort("task", "shots", "cell_id", "draw")
-        .group_by("task", "shots", "cell_id", maintain_order=True)
+        _in_order(kept, (*CELL, "draw"))
+        .group_by(CELL, maintain_order=True)
         .agg(
             upstream=pl.col("upstream_accuracy").first(),
             downstream=pl.col("downstream_accuracy").mean(),
@@ -261,6 +270,22 @@ def _mean_over_draws(kept: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("task", "shots", "downstream", "upstream", "cell_id", descending=[False, False, True, True, False])
     )
+
+
+def _in_order(table: pl.DataFrame, names: "Sequence[str]") -> pl.DataFrame:
+    """The rows sorted by some columns, nulls first: by one number, since millions of rows by several columns take long.
+
+    The names in a column, and its numbers, are few.
+    """
+    place = np.zeros(table.height, dtype=np.int64)
+    for name in names:
+        values = table[name].drop_nulls().unique().sort()
+        if values.dtype == pl.String:
+            codes = table[name].cast(pl.Enum(values)).to_physical()
+        else:
+            codes = values.search_sorted(table[name])
+        place = place * (values.len() + 1) + np.where(table[name].is_null(), 0, codes.fill_null(0).to_numpy() + 1)
+    return table[np.argsort(place, kind="stable")]
 
 
 def _count_dropped(table: pl.DataFrame, has_values: pl.Expr) -> "dict[TaskKey, dict[str, int]]":
