@@ -46,8 +46,8 @@ TEXT = """# How often the intervals cover the truth
 The output of `python -m benchmarks.coverage > docs/coverage.md`: {trials} synthetic studies of each law, {draws}
 bootstrap draws each. A cell's upstream accuracy is uniform from 0.05 to 0.9, its downstream accuracy that of the law
 less an exponential loss of mean 0.03 (what an unlucky choice of hyper-parameters costs), or none. There are 500 cells
-unless a row says otherwise. "Measured" means that both accuracies are counted on test sets of {upstream:,} and {downstream:,}
-images, whose sizes are known.
+unless a row says otherwise. "Measured" means that both accuracies are counted on test sets of {upstream:,} and
+{downstream:,} images, whose sizes are known.
 
 The numbers are the per cent of studies in which the 95 % interval of e_IR, and of alpha, holds the true value: from the
 worst to the best of the {laws} laws of the ladder, and their mean. The laws (k, alpha, e_IR) are {ladder}.
