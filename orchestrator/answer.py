@@ -211,7 +211,7 @@ def method_text(protocol: str | None, settings: Settings) -> str:
     return (
         f"last checkpoint, last layer, mean over draws{probe}; upper hull of cells; {loss} on {points} "
         "(rising: up to the best downstream vertex; all: every cell) by variable projection; 95 % intervals from "
-        f"{settings.draws} bootstrap draws, seed {settings.seed} (hull: a tenth of the cells, rising: a fifth, "
+        f"{settings.draws} bootstrap draws, seed {settings.seed} (hull: a tenth of the n cells, rising: n^0.72, "
         "without replacement, reflected; all: with replacement, percentile), with evaluation noise in hull and rising "
         f"where all test-set sizes are known; held out: cells above the {TRAIN_QUANTILE:.0%} quantile of upstream "
         "accuracy; significant: both differences exceed the 95 % bound of their noise"
