@@ -28,6 +28,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.conflicts
+	$(BIN)/python -m benchmarks.reduction
 
 clean:
 	rm -rf $(VENV) build *.egg-info
