@@ -113,6 +113,8 @@ def run_queue(study_dir: str, tokens: str, worker: str) -> None:
         while waiting and not stop and not local.is_stopped(store.job_folder(queue[0].token)):
             waiting, took = _take_one(store, waiting, queue[0].token, worker, stop)
             if not took and waiting:
+                if not store.root.exists():  # removed under its workers: nothing will ever be ready
+                    return
                 time.sleep(IDLE_S)
 
 
