@@ -57,24 +57,19 @@ worst to the best of the {laws} laws of the ladder, and their mean. The laws (k,
 """
 
 READING = """
-## How to read this
-
-- **Cells at or below the law, without noise**: what the fits of the hull and of its rising part are for. Their
-  intervals cover. That of all cells does not: the mean cell is not on the frontier.
-- **Cells on the law, measured**: what the fit of all cells is for. The hull follows the luckiest measurements and lies
-  above the law; the noise in its interval makes up for a part of that only.
-- **Cells at or below the law, measured**: the intervals of hull and rising part allow for noise, but cover less often
-  than they say. Larger test sets mend this; more cells do not.
-- Plain percentile intervals of the hull fit hardly ever cover: the hull of a resample lies at or below that of the
-  sample, which lies below the frontier already.
-- Nothing here covers a truth of another form than the law, cells that are no fair sample (all tuned for one task), or
-  an upstream range that ends far from where the curve bends.
+The parts of the models that hull and rising part draw (a tenth, n^0.72) were chosen on synthetic studies of this kind.
+Nothing here covers a truth of another form than the law, cells that are no fair sample (all tuned for one task), or an
+upstream range that ends far from where the curve bends.
 """
+
+
+FRESH = 2
+"""Studies that the intervals were not tuned on: those had seeds alone."""
 
 
 def sample(world: World, law: tuple[float, float, float], seed: int) -> tuple[np.ndarray, np.ndarray, NumTest | None]:
     """Upstream and downstream accuracies of one study, and the sizes of its test sets where it is measured."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([FRESH, seed])
     k, alpha, e_ir = law
     us_N = rng.uniform(0.05, 0.9, world.num_cells)
     lost_N = rng.exponential(world.mean_loss, world.num_cells) * (rng.random(world.num_cells) >= world.part_on_law)
