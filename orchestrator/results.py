@@ -73,6 +73,8 @@ def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
     draft = store.results_path.with_name(f".results.{os.getpid()}.draft")
     try:
         table.sink_parquet(draft)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())  # as `write_atomically`: after a power cut it is the old table or the new one
         draft.replace(store.results_path)
     finally:
         draft.unlink(missing_ok=True)
