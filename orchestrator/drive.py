@@ -20,7 +20,7 @@ from orchestrator.queue import local_tasks
 from orchestrator.sizing import Cost
 from orchestrator.snapshot import job_environment, take_snapshot
 from orchestrator.state import CellState
-from orchestrator.store import Manifest, Store, new_token, parse_unit
+from orchestrator.store import PURPOSES, Manifest, Store, new_token, parse_unit, study_job_name
 from orchestrator.study import StudyFile
 from slurm import jobs, local
 from slurm.cluster import Profile, ProfileError
@@ -360,7 +360,8 @@ def cancel(store: Store) -> int:
     for manifest in live:
         store.write_manifest(replace(manifest, cancelled=True))  # first, so that no driver starts them again
     ids = [queued[manifest.job_name] for manifest in live if manifest.executor == "slurm"]
-    ids += [queued[name] for name in {f"upshot-{m.study}-watch" for m in manifests} & queued.keys()]
+    of_study = {study_job_name(manifest.study, purpose) for manifest in manifests for purpose in PURPOSES}
+    ids += [queued[name] for name in of_study & queued.keys()]
     if ids:
         jobs.cancel(ids)
     for home in {m.job_id or m.token for m in live if m.executor == "local"}:

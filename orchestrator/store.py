@@ -32,6 +32,8 @@ from slurm.cluster import Profile
 
 Stage = Literal["train", "evaluate"]
 STAGES: tuple[Stage, ...] = ("train", "evaluate")
+Purpose = Literal["watch", "reduce"]  # of the jobs that belong to a study as a whole
+PURPOSES: tuple[Purpose, ...] = ("watch", "reduce")
 RESUME = "resume"  # below a cell's checkpoints: those that are only for going on from
 
 
@@ -307,6 +309,11 @@ def _holds(path: Path, text: str) -> bool:
         return path.read_bytes() == text.encode()
     except FileNotFoundError:
         return False
+
+
+def study_job_name(study: str, purpose: Purpose) -> str:
+    """The name in the queue of the job that watches, or reduces, a study."""
+    return f"upshot-{study}-{purpose}"
 
 
 class DriverBusyError(UserError):

@@ -2,28 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 from models.errors import UserError
 from orchestrator.files import write_atomically
 from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
 from orchestrator.session import Session
 from orchestrator.snapshot import job_environment, take_snapshot
-from orchestrator.store import Store
+from orchestrator.store import PURPOSES, Purpose, Store, study_job_name
 from slurm import jobs
 from slurm.cluster import driver_partition
 from slurm.limits import discover, refuse
 from slurm.resources import Resources
 from slurm.submit import submit_job
 
-Purpose = Literal["watch", "reduce"]
-PURPOSES: tuple[Purpose, ...] = ("watch", "reduce")
 CODE_FILE = "code"  # in the job's folder below jobs/; names its snapshot
-
-
-def job_name(study: str, purpose: Purpose) -> str:
-    """The name that the job has in the queue."""
-    return f"upshot-{study}-{purpose}"
 
 
 def submit_for_study(
@@ -44,7 +37,7 @@ def submit_for_study(
         DriverBusyError: to watch, and another driver is at work.
         SlurmError: the scheduler does not answer or refuses.
     """
-    profile, store, name = session.profile, session.store, job_name(session.file.study.name, purpose)
+    profile, store, name = session.profile, session.store, study_job_name(session.file.study.name, purpose)
     if profile.scheduler != "slurm":
         raise UserError(f"this study runs on this machine, without Slurm: `upshot {purpose}` does it here")
     partition = driver_partition(profile)
