@@ -12,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy loads its matrix l
 import resource
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,8 +20,8 @@ from scipy.spatial import ConvexHull
 
 from orchestrator.frontier import find_frontier
 from orchestrator.reduce import reduce_study
+from tests.orchestrator.timm_tables import top1
 
-TABLE = Path(__file__).parents[1] / "tests" / "orchestrator" / "data" / "timm_top1.parquet"
 DRAWS, RIVAL_DRAWS, RUNS = 1000, 10, 3
 NUM_CELLS, NUM_TASKS, SHOTS = 4800, 25, (1, 5, 10, 25)
 
@@ -54,7 +53,7 @@ def rival(us_N: np.ndarray, ds_N: np.ndarray, draws: int) -> list[np.ndarray | N
 def timm() -> list[tuple[np.ndarray, np.ndarray]]:
     return [
         (table["upstream"].to_numpy() / 100, table["downstream"].to_numpy() / 100)
-        for table in pl.read_parquet(TABLE).partition_by("task", maintain_order=True)
+        for table in top1().partition_by("task", maintain_order=True)
     ]
 
 

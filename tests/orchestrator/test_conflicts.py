@@ -1,7 +1,6 @@
 """Conflicts against brute force, scipy and published tables."""
 
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from orchestrator.conflicts.counts import count_from
 from orchestrator.conflicts.noise import student_95
 from orchestrator.report.facts import STATE_SCHEMA
 from orchestrator.results import SCHEMA
+from tests.orchestrator.timm_tables import NUM_TEST, REFERENCE, accuracies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,15 +43,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-DATA = Path(__file__).parent / "data"
-REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
-NUM_TEST = {
-    "imagenet-real": 46_837,
-    "imagenetv2-matched-frequency": 10_000,
-    "sketch": 50_889,
-    "imagenet-a": 7_500,
-    "imagenet-r": 30_000,
-}
 # Few levels, so that ties are common.
 POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=50)
 
@@ -59,11 +50,6 @@ POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=50
 def arrays(points: "Sequence[tuple[int, int]]") -> tuple["Floats", "Floats"]:
     us_N, ds_N = np.array(points, dtype=np.float64).reshape(-1, 2).T / 20
     return us_N, ds_N
-
-
-def timm(task: str) -> tuple["Floats", "Floats"]:
-    table = pl.read_parquet(DATA / "timm_top1.parquet").filter(pl.col("task") == task)
-    return table["upstream"].to_numpy() / 100, table["downstream"].to_numpy() / 100
 
 
 def cells_of(rows: list[dict[str, Any]], **constant: Any) -> pl.DataFrame:
@@ -185,7 +171,7 @@ def test_few_seeds_or_seeds_that_agree_tell_no_noise() -> None:
 
 @pytest.mark.parametrize("task", REFERENCE)
 def test_public_tables_agree_with_the_reference(task: str) -> None:
-    (us_N, ds_N), expected = timm(task), REFERENCE[task]
+    (us_N, ds_N), expected = accuracies(task), REFERENCE[task]
     counts = count_pairs(us_N, ds_N)
     assert (counts.conflicts, counts.concordant, counts.tied) == tuple(
         expected[name] for name in ("conflict", "concord", "tied")

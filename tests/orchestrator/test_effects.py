@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +32,13 @@ from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.frontier import find_frontier
 from orchestrator.reduce import reduce_study, select_cells
 from orchestrator.tables import print_effects
+from tests.orchestrator.timm_tables import top1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-DATA = Path(__file__).parent / "data"
 TASKS = ("cars", "mnist", "pets")
 
 
@@ -460,7 +459,7 @@ def test_effects_are_strict_json_with_declared_columns_whatever_the_table_knows(
 
 
 def test_reducing_a_public_table_gives_its_effects() -> None:
-    timm = pl.read_parquet(DATA / "timm_top1.parquet").select(
+    timm = top1().select(
         "task",
         cell_id=pl.format("{}@{}", "model", "img_size"),
         image_size="img_size",

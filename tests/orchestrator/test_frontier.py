@@ -1,10 +1,8 @@
 """The frontier against independent references: qhull, multistart least squares, and published tables."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,14 +30,13 @@ from orchestrator.frontier.bootstrap import denoised, resamples
 from orchestrator.frontier.hull import resampled_hulls, upper_hulls
 from orchestrator.frontier.law import fit_rows
 from orchestrator.frontier.moments import fit_draws
+from tests.orchestrator.timm_tables import REFERENCE, accuracies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-DATA = Path(__file__).parent / "data"
-REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
 # arXiv 2110.02095, 25 shots, JFT upstream, digitised from the authors' figure: k, alpha, e_IR of the hull fit.
 PAPER = {
     "pets": (0.866, 9.72, 0.040),
@@ -53,11 +50,6 @@ PAPER = {
 }
 # Multiples of 1/1000 make collinear points, ties and duplicates likely.
 POINTS = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=60)
-
-
-def timm(task: str) -> tuple["Floats", "Floats"]:
-    table = pl.read_parquet(DATA / "timm_top1.parquet").filter(pl.col("task") == task)
-    return table["upstream"].to_numpy() / 100, table["downstream"].to_numpy() / 100
 
 
 def arrays(points: list[tuple[int, int]]) -> tuple["Floats", "Floats"]:
@@ -98,7 +90,7 @@ def multistart(us_N: "Floats", ds_N: "Floats", **loss: Any) -> tuple[float, floa
 
 @pytest.mark.parametrize("task", REFERENCE)
 def test_hull_of_public_tables_has_the_reference_vertices(task: str) -> None:
-    us_N, ds_N = timm(task)
+    us_N, ds_N = accuracies(task)
     hull = upper_hull(us_N, ds_N)
     assert us_N.size == REFERENCE[task]["n"]
     assert hull.size == REFERENCE[task]["hull"]
@@ -179,7 +171,7 @@ def test_rising_part_ends_at_the_first_best_vertex() -> None:
     ids=str,
 )
 def test_law_of_public_tables_agrees_with_the_reference(task: str, choice: Choice, prefix: str) -> None:
-    us_N, ds_N = timm(task)
+    us_N, ds_N = accuracies(task)
     law, expected = fit_law(*fit_points(us_N, ds_N, choice)), REFERENCE[task]
     if expected[f"{prefix}_rmse"] is None:
         assert law is None
@@ -336,7 +328,7 @@ def test_hulls_that_reach_below_the_first_layers_are_found_too() -> None:
 @pytest.mark.parametrize("task", REFERENCE)
 @pytest.mark.parametrize("huber", [False, True])
 def test_draws_of_all_points_are_fitted_as_one_by_one(task: str, huber: bool) -> None:
-    us_N, ds_N = (side[::8] for side in timm(task))
+    us_N, ds_N = (side[::8] for side in accuracies(task))
     counts_DN = np.random.default_rng(1).poisson(1.0, (12, us_N.size)).astype(np.float64)
     delta = 0.02 if huber else None
     together = fit_draws(1 - us_N, 1 - ds_N, counts_DN, delta=delta)
@@ -352,7 +344,7 @@ def test_draws_of_all_points_are_fitted_as_one_by_one(task: str, huber: bool) ->
 
 @pytest.mark.parametrize("task", REFERENCE)
 def test_percentile_bootstrap_of_public_tables_agrees_with_the_reference(task: str) -> None:
-    interval = percentile_bootstrap(*timm(task), Choice(method="hull"), draws=200, seed=0)
+    interval = percentile_bootstrap(*accuracies(task), Choice(method="hull"), draws=200, seed=0)
     expected = REFERENCE[task]
     assert interval.num_draws - interval.num_failed == expected["boot"]
     assert interval.e_ir_low == pytest.approx(expected["eIR_lo"], abs=1e-5)
@@ -373,7 +365,7 @@ def test_percentile_bootstrap_of_public_tables_agrees_with_the_reference(task: s
 def test_percentile_bootstrap_equals_a_loop_that_fits_each_resampled_table(
     method: Method, points: Any, stride: int
 ) -> None:
-    us_N, ds_N = (side[::stride] for side in timm("imagenet-r"))
+    us_N, ds_N = (side[::stride] for side in accuracies("imagenet-r"))
     choice = Choice(method=method, points=points)
     picks_DN = np.random.default_rng(7).integers(0, us_N.size, (25, us_N.size))
     laws = [fit_law(*fit_points(us_N[picks], ds_N[picks], choice)) for picks in picks_DN]
@@ -385,7 +377,7 @@ def test_percentile_bootstrap_equals_a_loop_that_fits_each_resampled_table(
 
 
 def interval_of(task: str, choice: Choice, **options: Any) -> Interval:
-    us_N, ds_N = timm(task)
+    us_N, ds_N = accuracies(task)
     law = fit_law(*fit_points(us_N, ds_N, choice), loss=choice.loss)
     assert law is not None
     return bootstrap(us_N, ds_N, choice, law, **options)
@@ -427,7 +419,7 @@ def test_intervals_are_fixed_by_their_seed(method: Method, loss: Any) -> None:
 
 
 def test_interval_of_the_hull_is_reflected_since_hulls_of_samples_lie_too_low() -> None:
-    us_N, ds_N = timm("imagenet-real")
+    us_N, ds_N = accuracies("imagenet-real")
     choice = Choice(method="rising")
     reflected = interval_of("imagenet-real", choice, draws=100)
     plain = percentile_bootstrap(us_N, ds_N, choice, draws=100)
@@ -437,7 +429,7 @@ def test_interval_of_the_hull_is_reflected_since_hulls_of_samples_lie_too_low() 
 
 
 def test_evaluation_noise_is_in_the_interval_where_test_sizes_are_known() -> None:
-    us_N, _ = timm("imagenet-real")
+    us_N, _ = accuracies("imagenet-real")
     sizes = {num: NumTest(us_N=np.full(us_N.size, num), ds_N=np.full(us_N.size, num)) for num in (500, 10**9)}
     choice = Choice(method="hull")
     none, little, much = (interval_of("imagenet-real", choice, sizes=s) for s in (None, sizes[10**9], sizes[500]))
@@ -564,7 +556,7 @@ def test_all_reasons_are_given() -> None:
 
 
 def test_public_tables_identify_saturation_on_one_task_only() -> None:
-    found = {task: find_frontier(*timm(task), draws=200) for task in REFERENCE}
+    found = {task: find_frontier(*accuracies(task), draws=200) for task in REFERENCE}
     assert [task for task, result in found.items() if result.identifiable] == ["imagenet-real"]
     assert found["imagenet-real"].verdict == "saturates at 0.95 [0.95, 0.97]"
     assert found["imagenet-a"].verdict == "not identifiable: the hull has 2 vertices"

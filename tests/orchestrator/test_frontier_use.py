@@ -1,10 +1,8 @@
 """What is done with a frontier: held-out error beside rivals, and recipes."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,20 +12,14 @@ from sklearn.linear_model import LinearRegression
 from models.errors import UserError
 from orchestrator.frontier import MODELS, NumTest, find_recipe, hold_out, upper_hull
 from orchestrator.frontier.held_out import line, monotone
+from tests.orchestrator.timm_tables import REFERENCE, accuracies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-DATA = Path(__file__).parent / "data"
-REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
 POINTS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=2, max_size=40)
-
-
-def timm(task: str) -> tuple["Floats", "Floats"]:
-    table = pl.read_parquet(DATA / "timm_top1.parquet").filter(pl.col("task") == task)
-    return table["upstream"].to_numpy() / 100, table["downstream"].to_numpy() / 100
 
 
 # --- held-out error
@@ -35,14 +27,14 @@ def timm(task: str) -> tuple["Floats", "Floats"]:
 
 @pytest.mark.parametrize("task", REFERENCE)
 def test_held_out_error_of_public_tables_agrees_with_the_reference(task: str) -> None:
-    found = hold_out(*timm(task))
+    found = hold_out(*accuracies(task))
     assert found.frontier.rmse["hull"] == pytest.approx(REFERENCE[task]["holdout_hull_rmse"], abs=1e-8)
     assert found.cells.rmse["all"] == pytest.approx(REFERENCE[task]["holdout_all_rmse"], abs=1e-8)
     assert (found.own_rmse("hull"), found.own_rmse("all")) == (found.frontier.rmse["hull"], found.cells.rmse["all"])
 
 
 def test_all_models_are_asked_for_the_same_points_and_the_best_is_named() -> None:
-    found = hold_out(*timm("imagenetv2-matched-frequency"))
+    found = hold_out(*accuracies("imagenetv2-matched-frequency"))
     for contest in (found.cells, found.frontier):
         assert tuple(contest.rmse) == MODELS
         assert contest.best_model == "line", "the law is not the best on this table"
@@ -118,7 +110,7 @@ def test_interval_of_a_recipe_is_that_of_its_two_cells_where_test_sizes_are_know
 
 
 def test_interval_of_a_recipe_is_over_models_otherwise() -> None:
-    us_N, ds_N = timm("sketch")
+    us_N, ds_N = accuracies("sketch")
     recipe = find_recipe(us_N, ds_N, 0.8)
     assert recipe.source == "models"
     assert recipe.low is not None

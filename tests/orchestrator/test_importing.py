@@ -14,18 +14,10 @@ from orchestrator.importing import Imported, import_tables, to_json, write_resul
 from orchestrator.reduce import controlled_conflicts, reduce_study, strongest_conflicts
 from orchestrator.report.facts import gather
 from orchestrator.report.panels import changes_panels
+from tests.orchestrator.timm_tables import DATA, NUM_TEST, REFERENCE
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
-DATA = Path(__file__).parent / "data"
 TIMM = DATA / "timm"
-REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
-NUM_TEST = {
-    "imagenet-real": 46_837,
-    "imagenetv2-matched-frequency": 10_000,
-    "sketch": 50_889,
-    "imagenet-a": 7_500,
-    "imagenet-r": 30_000,
-}
 SIZES = ",".join(f"results-{task}={number}" for task, number in NUM_TEST.items())
 OF_TIMM = {"ids": ["model,img_size"], "upstream": "results-imagenet:top1", "downstream": ["top1"], "unit": "percent"}
 

@@ -1,7 +1,6 @@
 """The reducer: which rows count, what is dropped, what is refused, and the JSON that comes out."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -13,16 +12,8 @@ from models.errors import DataError, UserError
 from orchestrator import reduce
 from orchestrator.answer import parse_at
 from orchestrator.reduce import controlled_conflicts, reduce_study, select_cells, strongest_conflicts
+from tests.orchestrator.timm_tables import NUM_TEST, NUM_UPSTREAM, REFERENCE, top1
 
-DATA = Path(__file__).parent / "data"
-REFERENCE = {row["task"]: row for row in pl.read_csv(DATA / "reference_timm.csv").iter_rows(named=True)}
-NUM_TEST = {
-    "imagenet-real": 46_837,
-    "imagenetv2-matched-frequency": 10_000,
-    "sketch": 50_889,
-    "imagenet-a": 7_500,
-    "imagenet-r": 30_000,
-}
 TASK_KEYS = {
     "task",
     "shots",
@@ -66,12 +57,12 @@ FIT_KEYS = {
 
 
 def timm() -> pl.DataFrame:
-    return pl.read_parquet(DATA / "timm_top1.parquet").select(
+    return top1().select(
         "task",
         cell_id=pl.format("{}@{}", "model", "img_size"),
         upstream_accuracy=pl.col("upstream") / 100,
         downstream_accuracy=pl.col("downstream") / 100,
-        upstream_num_test=pl.lit(50_000),
+        upstream_num_test=pl.lit(NUM_UPSTREAM),
         downstream_num_test=pl.col("task").replace_strict(NUM_TEST),
     )
 

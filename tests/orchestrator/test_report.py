@@ -22,6 +22,7 @@ from orchestrator.effects import SCHEMAS
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.results import SCHEMA
+from tests.orchestrator.timm_tables import top1
 
 Study = tuple[pl.DataFrame, list[dict[str, Any]]]
 Tasks = list[dict[str, Any]]
@@ -547,8 +548,7 @@ def last_layer_only() -> Study:
 
 
 def imported() -> Study:
-    table = pl.read_parquet(Path(__file__).parent / "data" / "timm_top1.parquet").drop_nulls()
-    return table.select(
+    return top1().select(
         pl.format("{} {}", "model", "img_size").alias("cell_id"),
         "task",
         upstream_accuracy=pl.col("upstream") / 100,
