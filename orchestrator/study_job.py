@@ -1,4 +1,4 @@
-"""One-CPU jobs that belong to a study as a whole: that which watches it, that which reduces it."""
+"""Jobs of few CPUs that belong to a study as a whole: that which watches it, that which reduces it."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
