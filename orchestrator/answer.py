@@ -88,7 +88,8 @@ def recipe_text(task: Mapping[str, Any]) -> str:
     cells = " and ".join(f"{cell['cell_id']} (p = {cell['p']:.3f})" for cell in recipe["cells"])
     known = recipe["downstream_low"] is not None
     interval = f" [{recipe['downstream_low']:.3f}, {recipe['downstream_high']:.3f}]" if known else ""
-    return f"{cells} reach {recipe['downstream']:.3f}{interval} at {recipe['upstream']:.3f} upstream"
+    reach = "reach" if len(recipe["cells"]) > 1 else "reaches"
+    return f"{cells} {reach} {recipe['downstream']:.3f}{interval} at {recipe['upstream']:.3f} upstream"
 
 
 def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:

@@ -23,9 +23,7 @@ def reduce_command(
     points: Annotated[
         str, typer.Option(help="Fit the hull's vertices, or 200 equal upstream steps along it: vertices or dense.")
     ] = "vertices",
-    at: Annotated[
-        str | None, typer.Option(help="Which cells to mix for this upstream accuracy: upstream=0.8 (else: the best).")
-    ] = None,
+    at: Annotated[str | None, typer.Option(help="Which cells to mix for this upstream accuracy: upstream=0.8.")] = None,
     submit: Annotated[
         bool, typer.Option("--submit", help="As a Slurm job; its answer lands in results/reduced.json.")
     ] = False,
@@ -58,6 +56,6 @@ def reduce_command(
     if as_json:
         print(json.dumps(reduced, indent=1))
         return
-    tables.print_reduced(reduced)
+    tables.print_reduced(reduced, recipes=at is not None)
     if "effects" in reduced:
         tables.print_effects(reduced["effects"])

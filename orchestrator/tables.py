@@ -319,8 +319,8 @@ def _next_step(state: CellState, planned: PlannedCell, session: Session) -> str:
 # --- reduce --------------------------------------------------------------------------------------------------------
 
 
-def print_reduced(reduced: dict[str, Any]) -> None:
-    """One line a task and shot count, the reasons why some have no answer, what predicts best, and the recipes."""
+def print_reduced(reduced: dict[str, Any], *, recipes: bool = False) -> None:
+    """One line a task and shot count, the reasons why some have no answer, what predicts best; recipes if asked for."""
     tasks, study = reduced["tasks"], reduced.get("study", {"finished": True})
     if not study["finished"]:
         ended = ", ".join(f"{number} {status}" for status, number in sorted(study["by_status"].items()))
@@ -336,7 +336,7 @@ def print_reduced(reduced: dict[str, Any]) -> None:
         print(f"{verdict}: {', '.join(names)}")
     errors = ("task", "shots", *METHODS, "best", "its error")
     _table("Held-out error on the 20 % of cells that are best upstream", errors, map(_held_out_row, tasks))
-    for task in tasks:
+    for task in tasks if recipes else ():
         print(f"{_named(task)}: {recipe_text(task)}")
 
 

@@ -59,7 +59,7 @@ table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-num
 th,td{text-align:left;vertical-align:top;padding:.25rem .9rem .25rem 0;border-bottom:1px solid var(--line)}
 thead th{vertical-align:bottom;font-weight:600}
 tbody th{font-weight:500;white-space:nowrap}
-.verdict{width:25rem;line-height:1.35}.cell{min-width:12rem;line-height:1.35}
+.verdict{width:12.5rem;line-height:1.35;overflow-wrap:anywhere}.cell{min-width:12rem;line-height:1.35}
 .line{white-space:nowrap}
 .number{text-align:right;white-space:nowrap}
 thead .number{white-space:normal}

@@ -16,7 +16,7 @@ from orchestrator.report.facts import Facts
 from orchestrator.report.headline import answers, paragraph
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.panels import Panel, line_axes
-from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key
+from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key, tasks_at
 from orchestrator.report.state_sections import cells_section, missing_section, operations_section
 from orchestrator.report.words import fixed, listed, signed
 
@@ -95,18 +95,21 @@ def _fits(facts: Facts) -> Markup:
         "saturation value is 1 − e_IR with its 95 % interval. What stands in grey is not identified by the data, and "
         "has no number; tables/fits.csv has what was fitted. The recipe names the best cell of the hull."
     )
-    headings = ("saturation value (hull) and verdict", "rising part", "all cells", "recipe for the best vertex")
-    columns = [Column("task"), Column("shots", "number"), *(Column(heading) for heading in headings)]
-    columns += [Column(heading, "number") for heading in ("cells", "vertices")]
-    fits = table(columns, map(_fit_row, facts.tasks), "The fits of every task")
+    fits = per_shots(facts, _fit_table)
     return join([element("p", note), fits, element("h3", "What predicts best"), _held_out(facts)])
+
+
+def _fit_table(facts: Facts, shots: int | None) -> Markup:
+    headings = ("saturation value (hull) and verdict", "rising part", "all cells", "recipe for the best vertex")
+    columns = [Column("task"), *(Column(heading) for heading in headings)]
+    columns += [Column(heading, "number") for heading in ("cells", "vertices")]
+    return table(columns, map(_fit_row, tasks_at(facts, shots)), f"The fits of every task{at(shots)}")
 
 
 def _fit_row(task: Mapping[str, Any]) -> list[object]:
     recipe = "" if task["recipe"] and task["recipe"]["cells"] else "unsure"
     return [
         task["task"],
-        "" if task["shots"] is None else task["shots"],
         _judged(task["fits"]["hull"], task["verdict"]),
         *(_judged(task["fits"][method]) for method in METHODS if method != "hull"),
         element("div", recipe_text(task), class_=f"verdict {recipe}".strip()),
@@ -135,20 +138,22 @@ def _held_out(facts: Facts) -> Markup:
     )
     best = Counter(task["held_out"]["best_model"] for task in facts.tasks if task["held_out"]["best_model"])
     won = listed([f"{NAMES[name]} on {count}" for name, count in best.most_common()])
-    columns = [Column("task"), Column("shots", "number"), Column("predicts best"), Column("on")]
-    columns += [Column(NAMES[name], "number") for name in MODELS] + [Column("points", "number")]
-    rows = [row for task in facts.tasks for row in _held_out_rows(task)]
     said = f"Best on all cells beyond, by number of tasks and shots: {won}." if won else "Nothing could be held out."
-    return join([element("p", note, said), table(columns, rows, "Held-out errors")])
+    return join([element("p", note, said), per_shots(facts, _held_out_table)])
+
+
+def _held_out_table(facts: Facts, shots: int | None) -> Markup:
+    columns = [Column("task"), Column("predicts best"), Column("on")]
+    columns += [Column(NAMES[name], "number") for name in MODELS] + [Column("points", "number")]
+    rows = [row for task in tasks_at(facts, shots) for row in _held_out_rows(task)]
+    return table(columns, rows, f"Held-out errors{at(shots)}")
 
 
 def _held_out_rows(task: Mapping[str, Any]) -> list[list[object]]:
     held = task["held_out"]
-    shots = "" if task["shots"] is None else task["shots"]
     return [
         [
             task["task"],
-            shots,
             NAMES.get(contest["best_model"], "–"),
             points,
             *(fixed(contest["rmse"][name], 4) for name in MODELS),
