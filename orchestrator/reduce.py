@@ -19,9 +19,10 @@ from orchestrator import conflicts
 from orchestrator.answer import Settings, answer_task, method_text
 from orchestrator.effects import effects_of
 from orchestrator.frontier import Loss, Points
+from orchestrator.kept import answer_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import MutableMapping, Sequence
 
     TaskKey = tuple[str, int | None]
 
@@ -69,6 +70,7 @@ def reduce_study(
     points: Points = "vertices",
     at: float | None = None,
     workers: int = 1,
+    kept: "MutableMapping[str, Any] | None" = None,
 ) -> dict[str, Any]:
     """`{"tasks": [...], "effects": {...}}`, ready for JSON: one object per task and shots, sorted; `effects_of`.
 
@@ -89,6 +91,8 @@ def reduce_study(
         at: the upstream accuracy of the recipes; None for the best vertex of each hull.
         workers: at most this many processes, where there is enough to do; they change no number. With more than one, a
             script must be guarded by `if __name__ == "__main__"`, as `multiprocessing` demands.
+        kept: answers of an earlier reduction (`orchestrator.kept`), which stand for tasks whose cells, settings and
+            code are the same; afterwards it holds those of this reduction.
 
     Raises:
         DataError: the table is empty, lacks a column, holds an accuracy outside [0, 1], or holds a cell twice.
@@ -102,7 +106,7 @@ def reduce_study(
     }
     nothing = selection.cells.clear()
     method = method_text(selection.protocol, settings)
-    answers = _answers([groups.get(key, nothing) for key in selection.dropped], settings, workers)
+    answers = _known_answers([groups.get(key, nothing) for key in selection.dropped], settings, workers, kept)
     tasks = [
         {"task": task, "shots": shots, **answer, "dropped": dropped, "method": method}
         for ((task, shots), dropped), answer in zip(selection.dropped.items(), answers, strict=True)
@@ -110,6 +114,21 @@ def reduce_study(
     if at is not None and all(task["recipe"] is None for task in tasks):
         raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))
     return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
+
+
+def _known_answers(
+    groups: list[pl.DataFrame], settings: Settings, workers: int, kept: "MutableMapping[str, Any] | None"
+) -> list[dict[str, Any]]:
+    """Answers of an earlier reduction where nothing has changed, and new ones for the rest."""
+    if kept is None:
+        return _answers(groups, settings, workers)
+    keys = [answer_key(group, settings) for group in groups]
+    new = {key: group for key, group in zip(keys, groups, strict=True) if key not in kept}
+    made = dict(zip(new, _answers(list(new.values()), settings, workers), strict=True))
+    found = {key: made.get(key) or kept[key] for key in keys}
+    kept.clear()
+    kept.update(found)
+    return [found[key] for key in keys]
 
 
 def _answers(groups: list[pl.DataFrame], settings: Settings, workers: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import polars as pl
 from models.errors import StudyError
 from orchestrator import drive
 from orchestrator.grid import cells
+from orchestrator.kept import read_kept, write_kept
 from orchestrator.node import mirror_cell
 from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.reduce import reduce_study
@@ -58,7 +59,7 @@ class Session:
         Args:
             options: of `reduce_study`.
         """
-        return _reduced(self.collect(), self.observe().states, **options)
+        return self._reduced(self.collect(), self.observe().states, **options)
 
     def report(self) -> Path:
         """The page of the report, written anew."""
@@ -69,7 +70,7 @@ class Session:
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
-            reduced=_reduced(results, seen.states),
+            reduced=self._reduced(results, seen.states),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary={
@@ -88,15 +89,19 @@ class Session:
                 return done, [f"{state.cell.cell_id}: {result.error}"]
         return len(ran), []
 
-
-def _reduced(results: pl.DataFrame | pl.LazyFrame, states: Sequence[CellState], **options: Any) -> dict[str, Any]:
-    has_rows = results.lazy().select(pl.len()).collect().item()
-    reduced = reduce_study(results, **options) if has_rows else {"tasks": []}
-    progress = progress_of(states)
-    if not progress["finished"]:
-        for task in reduced["tasks"]:
-            task["verdict"] += f" (so far: {task['n']} of {progress['cells']} cells)"
-    return {**reduced, "study": progress}
+    def _reduced(
+        self, results: pl.DataFrame | pl.LazyFrame, states: Sequence[CellState], **options: Any
+    ) -> dict[str, Any]:
+        progress = progress_of(states)
+        if not results.lazy().select(pl.len()).collect().item():
+            return {"tasks": [], "study": progress}
+        kept = read_kept(self.store.kept_answers_path)
+        reduced = reduce_study(results, **options, kept=kept)
+        write_kept(self.store.kept_answers_path, kept)
+        if not progress["finished"]:
+            for task in reduced["tasks"]:
+                task["verdict"] += f" (so far: {task['n']} of {progress['cells']} cells)"
+        return {**reduced, "study": progress}
 
 
 def progress_of(states: Sequence[CellState]) -> dict[str, Any]:

@@ -268,6 +268,11 @@ class Store:
         return self.root / "results" / "results.parquet"
 
     @property
+    def kept_answers_path(self) -> Path:
+        """Answers of tasks, for the next reduction (`orchestrator.kept`)."""
+        return self.root / "results" / "answers.json"
+
+    @property
     def report_folder(self) -> Path:
         """The report and its figures and tables."""
         return self.root / "report"

@@ -1,6 +1,7 @@
 """The reducer: which rows count, what is dropped, what is refused, and the JSON that comes out."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from models.errors import DataError, UserError
 from orchestrator import reduce
 from orchestrator.answer import parse_at
+from orchestrator.kept import read_kept, write_kept
 from orchestrator.reduce import controlled_conflicts, reduce_study, select_cells, strongest_conflicts
 from tests.orchestrator.timm_tables import NUM_TEST, NUM_UPSTREAM, REFERENCE, top1
 
@@ -389,3 +391,52 @@ def test_at_most_the_limit_is_listed_and_the_rest_is_counted() -> None:
     for conflict in listed.rows(named=True):
         assert conflict["conflicts"] == REFERENCE[conflict["task"]]["conflict"]
         assert conflict["not_listed"] == conflict["conflicts"] - 3
+
+
+# --- answers that are kept
+
+
+def two_tasks(mnist_of_b: float = 0.6) -> pl.DataFrame:
+    rows = [
+        row(cell_id, upstream, downstream, task=task)
+        for task in ("mnist", "svhn")
+        for cell_id, upstream, downstream in (("a", 0.2, 0.3), ("b", 0.5, 0.6), ("c", 0.6, 0.65), ("d", 0.7, 0.66))
+    ]
+    rows[1]["downstream_accuracy"] = mnist_of_b
+    return table(*rows)
+
+
+def test_kept_answers_stand_for_tasks_whose_cells_did_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answer = reduce.answer_task
+
+    def noting(group: pl.DataFrame, how: reduce.Settings) -> dict[str, Any]:
+        asked.append(group["task"][0])
+        return answer(group, how)
+
+    monkeypatch.setattr(reduce, "answer_task", noting)
+    kept: dict[str, Any] = {}
+    first = reduce_study(two_tasks(), draws=20, kept=kept)
+    assert asked == ["mnist", "svhn"]
+
+    kept = json.loads(json.dumps(kept))
+    assert reduce_study(two_tasks(), draws=20, kept=kept) == first
+    assert asked == ["mnist", "svhn"]
+
+    changed = reduce_study(two_tasks(0.4), draws=20, kept=kept)
+    assert asked == ["mnist", "svhn", "mnist"]
+    assert changed == reduce_study(two_tasks(0.4), draws=20)
+    del asked[:]
+    reduce_study(two_tasks(0.4), draws=21, kept=kept)
+    assert asked == ["mnist", "svhn"]
+    assert len(kept) == 2, "answers of earlier reductions do not pile up"
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[1]", "\x00"])
+def test_damaged_kept_answers_are_made_anew(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / "results" / "answers.json"
+    assert read_kept(path) == {}
+    write_kept(path, {"a": {"n": 1}})
+    assert read_kept(path) == {"a": {"n": 1}}
+    path.write_text(damaged)
+    assert read_kept(path) == {}
