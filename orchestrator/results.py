@@ -1,5 +1,6 @@
 """The study folder to one results table: a row for each cell x checkpoint x task x protocol x shots x draw x layer."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -42,6 +43,8 @@ SCHEMA = {"cell_id": pl.String, **AXIS_SCHEMA, **RESULT_SCHEMA, "last_checkpoint
 
 assert list(AXIS_SCHEMA) == list(Axes.model_fields), "every axis has its column"
 
+UNUSED_S = 3600.0
+
 
 def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
     """The results of every cell that has some, in `results/results.parquet`.
@@ -60,8 +63,7 @@ def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
     for cell in sorted(cells, key=lambda cell: cell.cell_id):
         files.setdefault(cell.cell_id[:2], []).extend(result_files(store, study, cell.cell_id))
     parts = [_part(store.results_path.with_name("parts"), prefix, found) for prefix, found in files.items() if found]
-    for path in set(store.results_path.with_name("parts").glob("*.parquet")) - set(parts):
-        path.unlink()
+    _remove_unused(parts)
     measured = pl.scan_parquet(parts) if parts else pl.LazyFrame(schema=RESULT_SCHEMA)
     identity = _axes_table(cells).join(_final_steps(store, cells), on="cell_id", how="left")
     table = (
@@ -108,12 +110,25 @@ def _part(folder: Path, prefix: str, files: list[ResultFile]) -> Path:
     """The rows of some cells in one file, made if it is not there; its name tells what it was made of."""
     digest = hashlib.sha256(repr([RESULT_SCHEMA, *(file.signature for file in files)]).encode()).hexdigest()[:16]
     path = folder / f"{prefix}-{digest}.parquet"
-    if not path.exists():
+    try:
+        os.utime(path)  # in use
+    except FileNotFoundError:
         rows = pl.concat([_read(file.path) for file in files])
         buffer = io.BytesIO()
         rows.sort("cell_id", "step", "task", "shots", "draw", "layer").write_parquet(buffer)
         write_atomically(path, buffer.getvalue())
     return path
+
+
+def _remove_unused(parts: list[Path]) -> None:
+    """Removes parts that nobody has used for an hour: another `collect` may be about to read them."""
+    if not parts:
+        return
+    now = max(path.stat().st_mtime for path in parts)  # by the clock of the file system
+    for path in parts[0].parent.glob("*.parquet"):
+        with contextlib.suppress(FileNotFoundError):  # another `collect` removes them too
+            if path.stat().st_mtime < now - UNUSED_S:
+                path.unlink()
 
 
 def read_results(path: Path) -> pl.LazyFrame:

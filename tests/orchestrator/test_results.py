@@ -1,5 +1,8 @@
 """The results table: every wanted result file once, and none read twice."""
 
+import os
+import time
+
 import polars as pl
 import pytest
 
@@ -104,8 +107,25 @@ def test_only_what_changed_is_read_again(evaluated, monkeypatch):
     assert found.filter(pl.col("downstream_accuracy") == 0.75).height == 2
     changed.unlink()
     assert table(evaluated).height == 6
-    parts = list(evaluated.store.results_path.with_name("parts").iterdir())
-    assert len(parts) == len({cell.cell_id[:2] for cell in evaluated.cells[:2]})
+
+
+def test_parts_that_another_collection_may_be_reading_stay_for_an_hour(evaluated):
+    def parts():
+        return set(evaluated.store.results_path.with_name("parts").iterdir())
+
+    table(evaluated)
+    before = parts()
+    write(evaluated, 1, 4, "mnist", accuracy=0.75)
+    table(evaluated)
+    assert before < parts()
+    (unused,) = (part for part in before if part.name.startswith(evaluated.cells[1].cell_id[:2]))
+    os.utime(unused, (time.time() - 3601,) * 2)
+    table(evaluated)
+    assert unused not in parts()
+    for part in parts():
+        os.utime(part, (time.time() - 36000,) * 2)
+    table(evaluated)
+    assert len(parts()) == len({cell.cell_id[:2] for cell in evaluated.cells[:2]}), "what is used is young again"
 
 
 def test_what_the_study_no_longer_asks_for_is_left_out(evaluated):
