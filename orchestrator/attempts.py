@@ -60,6 +60,19 @@ def read_attempts(events: Iterable[Event]) -> list[Attempt]:
     return list(found.values())
 
 
+def work_seconds(attempts: Iterable[Attempt]) -> float:
+    """What a stage takes from its first step to its last, by what its attempts recorded; 0 where none did.
+
+    Failed attempts do not count, steps that were taken twice count once, and those of a killed attempt, whose time
+    nobody recorded, take as long as the others.
+    """
+    ends = [attempt.end for attempt in attempts if attempt.end and attempt.outcome != "failed"]
+    seconds = sum(float(end.get("seconds", 0.0)) for end in ends)
+    spans = [(end["first_step"], end["step"]) for end in ends if "first_step" in end and "step" in end]
+    taken = sum(last - first for first, last in spans)
+    return seconds * max(last for _, last in spans) / taken if taken > 0 else seconds
+
+
 def _with_event(attempt: Attempt, kind: str, event: Event) -> Attempt:
     values: dict[str, Any] = {}
     if kind == "start":

@@ -195,8 +195,8 @@ class Observer:
             planned, family = self._planned_sizes[state.cell.cell_id], state.cell.recipe.family
             for stage in STAGES:
                 now = state.train if stage == "train" else state.evaluate
-                if now.status in ENDED_WELL and now.seconds:
-                    ended.append((stage, family, planned.cost(stage).planned_hours * 3600, now.seconds))
+                if now.status in ENDED_WELL and now.work_seconds:
+                    ended.append((stage, family, planned.cost(stage).planned_hours * 3600, now.work_seconds))
         if len(ended) < max(1, 2 * self._num_measured):
             return
         self._num_measured = len(ended)

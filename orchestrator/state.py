@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from evals.protocol import Protocol
-from orchestrator.attempts import Attempt, read_attempts
+from orchestrator.attempts import Attempt, read_attempts, work_seconds
 from orchestrator.grid import Cell
 from orchestrator.store import STAGES, Stage, Store
 from orchestrator.study import Study
@@ -38,6 +38,7 @@ LIVE = (Status.PENDING, Status.RUNNING, Status.UNKNOWN)
 class StageState:
     """One stage of one cell.
 
+    `seconds` are those of all attempts, `work_seconds` those that the work itself takes (`attempts.work_seconds`).
     `deaths` are all that it ever died of, oldest first, `recent` those since somebody last asked for a retry. `covered`
     are the checkpoints that live evaluations judge, each alone; None among them stands for the whole cell.
     """
@@ -47,6 +48,7 @@ class StageState:
     detail: str = ""
     num_attempts: int = 0
     seconds: float = 0.0
+    work_seconds: float = 0.0
     token: str | None = None
     last: Attempt | None = None
     deaths: tuple[Death, ...] = ()
@@ -279,6 +281,7 @@ def _told(
         status=Status.NEW,
         num_attempts=sum(attempt.number > 0 for attempt in attempts),
         seconds=sum(attempt.seconds for attempt in attempts),
+        work_seconds=work_seconds(attempts),
         token=token,
         last=attempts[-1],
         deaths=tuple(a.death for a in attempts if a.death is not None),

@@ -1,6 +1,7 @@
 import pytest
 
 from models.errors import DataError
+from orchestrator.attempts import read_attempts, work_seconds
 from orchestrator.plan import decide
 from orchestrator.state import Status
 from orchestrator.submissions import Task
@@ -300,3 +301,24 @@ def test_deaths_before_somebody_asked_again_are_no_longer_recent(ledger):
     state = ledger.state().train
     assert [death.cause for death in state.deaths] == [Cause.KILLED, Cause.OUT_OF_MEMORY]
     assert [death.cause for death in state.recent] == [Cause.OUT_OF_MEMORY]
+
+
+def _ended(number: int, outcome: str, seconds: float, **more: int) -> list[dict[str, object]]:
+    common = {"stage": "train", "attempt": number, "token": "t"}
+    start, end = {"event": "start", "time": 0.0}, {"event": "end", "outcome": outcome, "seconds": seconds, **more}
+    return [{**common, **start}, {**common, **end}]
+
+
+def test_what_the_work_takes_leaves_out_failures_and_steps_taken_twice():
+    killed = [{"event": "start", "time": 0.0, "stage": "train", "attempt": 2, "token": "t"}]
+    failed, stopped = _ended(1, "failed", 500.0), _ended(3, "interrupted", 40.0, first_step=20, step=60)
+    again, whole = _ended(4, "done", 80.0, first_step=20, step=100), _ended(1, "done", 100.0, first_step=0, step=100)
+
+    def measured(*events):
+        return work_seconds(read_attempts([event for attempt in events for event in attempt]))
+
+    assert measured(whole) == 100.0
+    assert measured(failed, killed, stopped, again) == 100.0
+    assert measured(failed) == 0.0
+    assert measured(_ended(1, "done", 7.0)) == 7.0
+    assert measured(_ended(1, "interrupted", 3.0, first_step=0, step=0)) == 3.0
