@@ -38,6 +38,7 @@ __all__ = [
     "controlled_pairs",
     "count_pairs",
     "count_significant",
+    "crowded_axes",
     "is_ordered",
     "kendall",
     "noise_of",
@@ -47,6 +48,7 @@ __all__ = [
     "strongest_pairs",
 ]
 
+MAX_VALUES = 50
 CONTROLLED_SCHEMA: dict[str, pl.DataType] = {
     "task": pl.String(),
     "shots": pl.Int64(),
@@ -82,23 +84,30 @@ def controlled_pairs(cells: pl.DataFrame) -> pl.DataFrame:
     """What raising one axis from `low` to `high`, all else equal, did to both accuracies: `CONTROLLED_SCHEMA`.
 
     One row per task, shots, axis and pair of values. `size` is ordered by parameters where they are known. Values are
-    text, since axes are numbers and names.
+    text, since axes are numbers and names. Cells that agree on all axes count as one, with their mean accuracies. An
+    axis of more than 50 values is not compared value by value (`crowded_axes`).
     """
     known = axes_of(cells)
-    identity = cells.select("cell_id", *known, *(["params"] if "params" in cells.columns else [])).unique("cell_id")
-    frames = [_pairs_along(identity, axis, known) for axis in known]
-    pairs = pl.concat(frames) if frames else pl.DataFrame(schema={"cell_id": pl.String})
+    crowded = crowded_axes(cells)
+    identity, values = _settings(cells, known)
+    frames = [_pairs_along(identity, axis, known) for axis in known if axis not in crowded]
+    pairs = pl.concat(frames) if frames else pl.DataFrame(schema={"setting": pl.UInt32})
     if pairs.is_empty():
         return pl.DataFrame(schema=CONTROLLED_SCHEMA)
-    values = cells.select("task", "shots", "cell_id", "upstream", "downstream")
-    both = pairs.join(values, on="cell_id").join(
+    both = pairs.join(values, on="setting").join(
         values,
-        left_on=["cell_id_high", "task", "shots"],
-        right_on=["cell_id", "task", "shots"],
+        left_on=["setting_high", "task", "shots"],
+        right_on=["setting", "task", "shots"],
         nulls_equal=True,
         suffix="_high",
     )
     return _tally(both).cast(dict(CONTROLLED_SCHEMA.items()))
+
+
+def crowded_axes(cells: pl.DataFrame) -> dict[str, int]:
+    """Axes with too many values for a row a pair of them, and how many those are."""
+    numbers = {axis: cells[axis].drop_nulls().n_unique() for axis in axes_of(cells)}
+    return {axis: number for axis, number in numbers.items() if number > MAX_VALUES}
 
 
 def controlled_directions(cells: pl.DataFrame) -> pl.DataFrame:
@@ -178,14 +187,28 @@ def _differing_axes(ahead: pl.DataFrame, behind: pl.DataFrame, axes: "Sequence[s
     return pl.Series(names, dtype=pl.String)
 
 
+def _settings(cells: pl.DataFrame, known: "Sequence[str]") -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Settings of all axes by number, and the mean accuracies of each by task and shots."""
+    numbered = cells.with_columns(setting=pl.struct(known).rank("dense") if known else pl.lit(1, pl.UInt32))
+    extra = ["params"] if "params" in cells.columns else []
+    identity = numbered.select("setting", *known, *extra).unique("setting")
+    # Sorted, so that means do not depend on the order of the rows.
+    values = (
+        numbered.sort("upstream", "downstream")
+        .group_by("task", "shots", "setting", maintain_order=True)
+        .agg(pl.col("upstream", "downstream").mean())
+    )
+    return identity, values
+
+
 def _pairs_along(identity: pl.DataFrame, axis: str, known: "Sequence[str]") -> pl.DataFrame:
-    """Pairs of cells that differ on one axis only: cell_id, cell_id_high, axis, low, high, ordered."""
+    """Pairs of settings that differ on one axis only: setting, setting_high, axis, low, high, ordered."""
     loose = [other for other in DEPENDENT.get(axis, ()) if other in known]
     keys = [other for other in known if other not in (axis, *loose)]
     by_params = axis == "size" and "params" in identity.columns and not identity["params"].has_nulls()
     # Columns have names of their own here, since an imported axis may be called anything.
     cells = identity.select(
-        "cell_id",
+        "setting",
         alike=pl.struct(keys).rank("dense") if keys else pl.lit(0),
         order=pl.col("params" if by_params else axis),
         value=pl.col(axis),
@@ -198,8 +221,8 @@ def _pairs_along(identity: pl.DataFrame, axis: str, known: "Sequence[str]") -> p
         )
     rising = pl.col("order") < pl.col("order_high")
     return pairs.filter(rising, pl.col("value") != pl.col("value_high")).select(
-        "cell_id",
-        "cell_id_high",
+        "setting",
+        "setting_high",
         axis=pl.lit(axis),
         low=pl.col("value").cast(pl.String),
         high=pl.col("value_high").cast(pl.String),

@@ -48,6 +48,9 @@ def conflict_section(facts: Facts, panels: Sequence[Panel]) -> Markup:
     if any(panel.kind == "changes" for panel in panels):
         parts += [element("h3", "By axis, all else equal"), element("p", changes), chart_slots(panels, "changes")]
         parts += [per_shots(facts, _directions)]
+    if facts.crowded:
+        axes = ", ".join(f"{axis} ({number:,})" for axis, number in sorted(facts.crowded.items()))
+        parts += [element("p", f"Not compared value by value, for their number of values: {axes}.", class_="note")]
     if facts.effects["directions"].height:
         parts += [element("p", PARTING), per_shots(facts, _parting)]
     if facts.strongest.height:

@@ -59,6 +59,7 @@ class Facts:
             layers the last is the best.
         effects: the reducer's effects as frames (`effects.SCHEMAS`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
+        crowded: axes that are not among the changes, and how many values they have.
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
         tasks: the reducer's objects, one per task and shots.
         axes: the columns of `cells` that are axes, in the order of `conflicts.axes_of`.
@@ -74,6 +75,7 @@ class Facts:
     layers: pl.DataFrame
     effects: Mapping[str, pl.DataFrame]
     changes: pl.DataFrame
+    crowded: Mapping[str, int]
     strongest: pl.DataFrame
     tasks: list[dict[str, Any]]
     axes: tuple[str, ...]
@@ -125,11 +127,12 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     if results.is_empty():
         points = pl.DataFrame(schema=POINTS_SCHEMA)
         changes, strongest = (pl.DataFrame(schema=s) for s in (conflicts.CONTROLLED_SCHEMA, conflicts.STRONGEST_SCHEMA))
-        by_layer = pl.DataFrame()
+        by_layer, crowded = pl.DataFrame(), {}
     else:
         selection = select_cells(results)
         points = selection.cells.select(list(POINTS_SCHEMA)).sort("task", "shots", "cell_id")
         changes, strongest = controlled_conflicts(results), strongest_conflicts(results, LISTED_CONFLICTS)
+        crowded = conflicts.crowded_axes(selection.cells)
         by_layer = _by_layer(results, selection.protocol, cells)
     return Facts(
         cells=cells,
@@ -137,6 +140,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
         layers=_mean_layers(by_layer),
         effects=frames_of(reduced.get("effects", {})),
         changes=changes,
+        crowded=crowded,
         strongest=strongest,
         tasks=list(reduced["tasks"]),
         axes=axes,

@@ -23,6 +23,7 @@ from orchestrator.conflicts import (
     controlled_pairs,
     count_pairs,
     count_significant,
+    crowded_axes,
     kendall,
     noise_of,
     significant,
@@ -259,6 +260,7 @@ def test_one_axis_at_a_time_is_counted() -> None:
         ),
         min_size=1,
         max_size=12,
+        unique_by=lambda row: (row["size"], row["fraction"], row["seed"]),
     )
 )
 def test_controlled_counts_equal_brute_force(rows: list[dict[str, Any]]) -> None:
@@ -272,6 +274,28 @@ def test_controlled_counts_equal_brute_force(rows: list[dict[str, Any]]) -> None
         found = table.filter(pl.col("axis") == axis)
         assert found["pairs"].sum() == len(pairs)
         assert found["upstream_up_downstream_down"].sum() == bought
+
+
+def test_cells_that_agree_on_all_axes_count_as_one_with_their_mean() -> None:
+    cells = cells_of(
+        [
+            {"fraction": 0.1, "upstream": 0.25, "downstream": 0.5},
+            {"fraction": 0.1, "upstream": 0.75, "downstream": 0.25},
+            {"fraction": 1.0, "upstream": 0.625, "downstream": 0.25},
+        ]
+    )
+    (row,) = controlled_pairs(cells).rows(named=True)
+    assert (row["pairs"], row["upstream_up_downstream_down"]) == (1, 1)
+    assert (row["mean_upstream_change"], row["mean_downstream_change"]) == (0.125, -0.125)
+
+
+def test_an_axis_of_many_values_is_not_compared_value_by_value() -> None:
+    rows = [{"millions": float(i), "family": "ab"[i % 2], "upstream": i / 60, "downstream": 0.5} for i in range(51)]
+    cells = cells_of(rows)
+    assert crowded_axes(cells) == {"millions": 51}
+    assert controlled_pairs(cells).is_empty(), "no two cells differ on family only"
+    assert crowded_axes(cells.head(50)) == {}
+    assert controlled_pairs(cells.head(50)).height == 2 * (25 * 24 // 2)
 
 
 def test_sizes_are_ordered_by_parameters_and_names_have_no_order() -> None:
