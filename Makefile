@@ -9,12 +9,12 @@ demo: $(VENV)/.demo
 	$(BIN)/upshot demo
 
 test: $(VENV)/.dev
-	sh tests/install_slurm.sh --accounting
+	sh tests/install_packages.sh --accounting --browser
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Every fault, also those that take long, on a private Slurm cluster; about half an hour on two cores.
 soak: $(VENV)/.dev
-	sh tests/install_slurm.sh --accounting
+	sh tests/install_packages.sh --accounting
 	$(BIN)/pytest tests/faults tests/orchestrator/test_slurm_pipeline.py -m "slurm or soak"
 
 lint: $(VENV)/.dev
@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
-	sh tests/install_slurm.sh --accounting
+	sh tests/install_packages.sh --accounting
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.scale

@@ -3,7 +3,7 @@
     with PrivateSlurm(num_nodes=2) as cluster:
         print(cluster.run("sinfo"))
 
-It needs Slurm's programs (tests/install_slurm.sh) but no root, no systemd and no configuration of the machine.
+It needs Slurm's programs (tests/install_packages.sh) but no root, no systemd and no configuration of the machine.
 Nothing outlives the process that starts it: `stop()` is the ordinary end; a guard process stops the cluster when its
 owner is gone, however that ended; and `start()` first sweeps clusters whose owner and guard were both killed.
 """
@@ -215,7 +215,7 @@ def available(*, accounting: bool = False, gpu: bool = False) -> tuple[bool, str
     missing = [command for command in wanted if shutil.which(command, path=SEARCH_PATH) is None]
     if missing:
         option = " --accounting" if accounting else ""
-        return False, f"not installed: {', '.join(missing)} (on Debian, as root: tests/install_slurm.sh{option})"
+        return False, f"not installed: {', '.join(missing)} (on Debian, as root: tests/install_packages.sh{option})"
     absent = [str(file) for file in GPU_FILES if gpu and not file.is_char_device()]
     if absent:
         return False, f"a pretended GPU needs a character device, and these are absent: {', '.join(absent)}"

@@ -141,7 +141,7 @@ def test_available_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     is_available, reason = available(accounting=True)
     assert not is_available
     assert "slurmctld" in reason
-    assert "tests/install_slurm.sh --accounting" in reason
+    assert "tests/install_packages.sh --accounting" in reason
 
 
 def test_a_recycled_pid_is_not_taken_for_a_daemon() -> None:

@@ -1,24 +1,29 @@
 #!/bin/sh
-# Installs the Slurm that the tests run a private cluster of: tests/install_slurm.sh [--accounting]
+# Installs the Slurm that the tests run a private cluster of: tests/install_packages.sh [--accounting] [--browser]
 #
 # Idempotent. On Debian, as root, the daemons are installed but none is started: the tests start their own, in a
-# temporary folder. Anywhere else this says why the Slurm tests will be skipped, and exits 0.
-# --accounting also installs what sacct needs (slurmdbd and MariaDB).
+# temporary folder. Anywhere else this says why the tests that need them will be skipped, and exits 0.
+# --accounting also installs what sacct needs (slurmdbd and MariaDB), --browser the Chromium that opens reports.
 set -eu
 
 commands="sbatch slurmctld slurmd munged"
 packages="slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
-case "${1:-}" in
-    "") ;;
-    --accounting)
-        commands="$commands sacct slurmdbd mariadbd"
-        packages="$packages slurmdbd slurm-wlm-mysql-plugin mariadb-server"
-        ;;
-    *)
-        echo "usage: $0 [--accounting]" >&2
-        exit 2
-        ;;
-esac
+for option in "$@"; do
+    case "$option" in
+        --accounting)
+            commands="$commands sacct slurmdbd mariadbd"
+            packages="$packages slurmdbd slurm-wlm-mysql-plugin mariadb-server"
+            ;;
+        --browser)
+            commands="$commands chromium"
+            packages="$packages chromium"
+            ;;
+        *)
+            echo "usage: $0 [--accounting] [--browser]" >&2
+            exit 2
+            ;;
+    esac
+done
 
 # The daemons live in sbin, which an ordinary user's PATH leaves out.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -31,7 +36,7 @@ done
 [ -n "$missing" ] || exit 0
 
 skip() {
-    echo "Slurm tests will be skipped: missing$missing, and $1."
+    echo "Tests that need them will be skipped: missing$missing, and $1."
     exit 0
 }
 [ -f /etc/debian_version ] && command -v apt-get >/dev/null 2>&1 || skip "this is not a Debian-like system"
