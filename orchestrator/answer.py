@@ -87,9 +87,9 @@ def recipe_text(task: Mapping[str, Any]) -> str:
         return str(task["recipe_reason"])
     cells = " and ".join(f"{cell['cell_id']} (p = {cell['p']:.3f})" for cell in recipe["cells"])
     known = recipe["downstream_low"] is not None
-    interval = f" [{recipe['downstream_low']:.3f}, {recipe['downstream_high']:.3f}]" if known else ""
+    truly = f" ({recipe['downstream_low']:.3f} to {recipe['downstream_high']:.3f} allowing for luck)" if known else ""
     reach = "reach" if len(recipe["cells"]) > 1 else "reaches"
-    return f"{cells} {reach} {recipe['downstream']:.3f}{interval} at {recipe['upstream']:.3f} upstream"
+    return f"{cells} {reach} {recipe['downstream']:.3f}{truly} at {recipe['upstream']:.3f} upstream"
 
 
 def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _recipe_object(
     # Of equally good cells, the one that needs least upstream.
     at = float(us_N[ds_N == ds_N.max()].min()) if settings.at is None else settings.at
     try:
-        recipe = find_recipe(us_N, ds_N, at, sizes=sizes, seed=settings.seed, draws=settings.draws)
+        recipe = find_recipe(us_N, ds_N, at, sizes=sizes)
     except UserError as error:
         return {"recipe": None, "recipe_reason": str(error)}
     shares = {recipe.left: recipe.p_left, recipe.right: 1.0 - recipe.p_left}
@@ -191,8 +191,6 @@ def _recipe_object(
             "downstream": recipe.downstream,
             "downstream_low": recipe.low,
             "downstream_high": recipe.high,
-            "interval_over": recipe.source,
-            "draws_failed": recipe.num_failed,
             "cells": mixed,
         },
         "recipe_reason": None,
@@ -212,8 +210,9 @@ def method_text(protocol: str | None, settings: Settings) -> str:
     return (
         f"last checkpoint, last layer, mean over draws{probe}; upper hull of cells; {loss} on {points} "
         "(rising: up to the best downstream vertex; all: every cell) by variable projection; 95 % intervals from "
-        f"{settings.draws} bootstrap draws, seed {settings.seed} (hull: a tenth of the n cells, rising: n^0.72, "
-        "without replacement, reflected; all: with replacement, percentile), with evaluation noise in hull and rising "
+        f"{settings.draws} bootstrap draws, seed {settings.seed} (hull and rising: a quarter of the cells without "
+        "replacement, deviations doubled and reflected; all: with replacement, percentile), with evaluation noise in "
+        "hull and rising "
         f"where all test-set sizes are known; held out: cells above the {TRAIN_QUANTILE:.0%} quantile of upstream "
         "accuracy; significant: both differences exceed the 95 % bound of their noise"
     )

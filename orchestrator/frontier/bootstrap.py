@@ -4,27 +4,25 @@ All points: models are drawn with replacement, and the interval is the percentil
 
 Hull and rising part: the hull of a sample lies below the frontier of all models that could have been trained, and the
 hull of a resample lies below that of the sample, so that percentile intervals miss the truth on the far side, nearly
-always. So smaller samples are drawn without replacement (Politis and Romano 1994), a part of the models so small that
-its hull is as far from the sample's as the sample's is from the frontier, and the interval is reflected at the estimate
-(the basic interval; on log alpha). For the rising part of n models, n^0.72 do this; the full hull also has the
-falling tail, whose error hardly shrinks with more models, and takes a tenth. Both were chosen by experiment, between
-100 and 5,000 models, on the kind of synthetic studies that benchmarks/coverage.py makes; a check on fresh ones is not
-done. Below nominal so far: measured cells, and all cells where they lie below the law.
+always. So a quarter of the models is drawn without replacement (Politis and Romano 1994). How far the fits of these
+samples lie from that of all models says how far that of all models lies from the truth: twice as far, were the error
+of a fit to shrink as n^-0.29. The interval is reflected at the estimate, with alpha on a logarithmic scale. The rate is
+that at which intervals covered, by experiment, between 100 and 2,000 models with four kinds of losses below five laws;
+docs/coverage.md is the check on fresh ones.
 
-Evaluation noise, where the sizes of both test sets are known: each draw adds normal noise of binomial variance to both
-accuracies. What the measured accuracies have of it already is first taken out of the spread around the all-points law.
+Evaluation noise, where the sizes of both test sets are known: the samples are taken from accuracies without it
+(`noise.denoised`) and measured once more with it.
 
-Shape suffixes: N points, D draws, M points of a draw, V vertices of a draw.
+Shape suffixes: N points, D draws, V vertices of a draw.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from orchestrator.frontier.choices import Choice, Method, fit_points
-from orchestrator.frontier.hull import resampled_hulls, steps_along, upper_hulls
+from orchestrator.frontier.choices import Choice, fit_points
+from orchestrator.frontier.hull import resampled_hulls, steps_along
 from orchestrator.frontier.law import (
     ALPHA_HIGH,
     ALPHA_LOW,
@@ -36,28 +34,21 @@ from orchestrator.frontier.law import (
     num_distinct,
 )
 from orchestrator.frontier.moments import fit_draws
+from orchestrator.frontier.samples import Corners, Samples, corners_of, draw_samples, resamples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from orchestrator.frontier.noise import NumTest
+
     Floats = NDArray[np.float64]
     Bools = NDArray[np.bool_]
-    Indices = NDArray[np.intp]
 
 Source = Literal["models", "models and evaluation noise"]
 
-HULL_PART, RISING_POWER = 0.1, 0.72
-MIN_MODELS = 20
+RATE = 0.2925
+"""The error of a fit to n models shrinks as n^-RATE: of samples of a quarter, deviations count twice."""
 FEW_POINTS = 64
-NUM_CACHED = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumTest:
-    """Numbers of test images (N each) behind the accuracies of every point."""
-
-    us_N: "NDArray[np.int64]"
-    ds_N: "NDArray[np.int64]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +73,8 @@ def bootstrap(
     choice: Choice,
     law: Law,
     *,
-    sizes: NumTest | None = None,
-    clean_N: "Floats | None" = None,
+    sizes: "NumTest | None" = None,
+    samples: Samples | None = None,
     draws: int = 200,
     seed: int = 0,
 ) -> Interval:
@@ -98,28 +89,20 @@ def bootstrap(
         choice: of the points and the loss.
         law: the estimate, fitted to all N points under this choice.
         sizes: of the test sets; None where one of them is unknown.
-        clean_N: what `denoised` makes of all this, where it is known already.
+        samples: what `draw_samples` makes of all this, where it is there already.
         draws: how many.
         seed: of the draws.
     """
     if choice.method == "all":
         return percentile_bootstrap(us_N, ds_N, choice, delta=law.huber_delta, draws=draws, seed=seed)
-    picks_DM = _subsamples(us_N.size, _num_models(us_N.size, choice.method), draws, seed)
-    centre = law
-    if sizes is None:
-        hulls_DV = resampled_hulls(us_N, ds_N, _present(picks_DM, us_N.size))
-        us_DV, ds_DV = _corners(us_N[None], hulls_DV), _corners(ds_N[None], hulls_DV)
-    else:
-        clean_N = denoised(us_N, ds_N, sizes) if clean_N is None else clean_N
-        centre = fit_law(*fit_points(us_N, clean_N, choice), loss=choice.loss) or law
-        rng = np.random.default_rng([seed, 1])
-        us_DM = noisy(us_N[picks_DM], sizes.us_N[picks_DM], rng)
-        ds_DM = noisy(clean_N[picks_DM], sizes.ds_N[picks_DM], rng)
-        hulls_DV = upper_hulls(us_DM, ds_DM, np.ones(us_DM.shape, dtype=np.bool_))
-        us_DV, ds_DV = _corners(us_DM, hulls_DV), _corners(ds_DM, hulls_DV)
-    fits = _fit_hulls(us_DV, ds_DV, hulls_DV >= 0, choice, law.huber_delta)
-    source: Source = "models" if sizes is None else "models and evaluation noise"
-    return _reflected(law, centre, fits, draws, source)
+    samples = samples or draw_samples(us_N, ds_N, sizes, draws=draws, seed=seed)
+    source: Source = "models and evaluation noise" if samples.over_noise else "models"
+    centre = fit_law(*fit_points(us_N, samples.centre_N, choice), loss=choice.loss) if samples.over_noise else law
+    if centre is None:
+        return _nothing(draws, source)
+    values_2D = _fitted(samples.corners, choice, law.huber_delta)
+    wider = 1.0 / ((us_N.size / samples.num_models) ** RATE - 1.0)
+    return _reflected(law, wider * (values_2D - np.array([[centre.e_ir], [np.log(_alpha(centre))]])), source)
 
 
 def percentile_bootstrap(
@@ -145,93 +128,32 @@ def percentile_bootstrap(
     if choice.method == "all":
         fits = _fit_all(us_N, ds_N, counts_DN, delta)
     else:
-        hulls_DV = resampled_hulls(us_N, ds_N, counts_DN > 0)
-        corners = _corners(us_N[None], hulls_DV), _corners(ds_N[None], hulls_DV)
-        fits = _fit_hulls(*corners, hulls_DV >= 0, choice, delta)
+        corners = corners_of(us_N[None], ds_N[None], resampled_hulls(us_N, ds_N, counts_DN > 0))
+        fits, _ = _fit_hulls(corners, choice, delta)
     if not fits.k.size:
         return _nothing(draws, "models")
-    e_low, e_high, a_low, a_high = _percentiles(fits)
+    e_ir, alpha = (np.percentile(values, [2.5, 97.5]).tolist() for values in (fits.e_ir, _alphas(fits)))
     return Interval(
-        e_ir_low=e_low,
-        e_ir_high=e_high,
-        alpha_low=a_low,
-        alpha_high=a_high,
+        e_ir_low=e_ir[0],
+        e_ir_high=e_ir[1],
+        alpha_low=alpha[0],
+        alpha_high=alpha[1],
         num_draws=draws,
         num_failed=draws - fits.k.size,
     )
 
 
-def denoised(us_N: "Floats", ds_N: "Floats", sizes: NumTest) -> "Floats":
-    """Downstream accuracies drawn towards the all-points law until their spread lacks the evaluation noise.
-
-    The noise of a residual is the binomial variance downstream plus the squared slope of the law times that upstream.
-    Where the residuals vary no more than that, all differences are noise.
-    """
-    law = fit_law(us_N, ds_N)
-    if law is None:
-        return ds_N
-    fitted_N = law.predict(us_N)
-    slope_N = law.k * law.alpha * np.maximum(1.0 - us_N, 1e-6) ** (law.alpha - 1.0)
-    noise_N = ds_N * (1.0 - ds_N) / sizes.ds_N + slope_N**2 * us_N * (1.0 - us_N) / sizes.us_N
-    residual_N = ds_N - fitted_N
-    spread = float(residual_N.var())
-    share = np.sqrt(max(0.0, 1.0 - float(noise_N.mean()) / spread)) if spread > 0 else 0.0
-    mean = residual_N.mean()
-    clean_N: Floats = np.clip(fitted_N + mean + share * (residual_N - mean), 0.0, 1.0)
-    return clean_N
+def _fitted(corners: Corners, choice: Choice, delta: float | None) -> "Floats":
+    """e_IR and log alpha of each draw, two rows; NaN for what cannot be fitted."""
+    fits, can_D = _fit_hulls(corners, choice, delta)
+    values_2D = np.full((2, can_D.size), np.nan)
+    values_2D[:, can_D] = fits.e_ir, np.log(_alphas(fits))
+    return values_2D
 
 
-def _num_models(num_points: int, method: Method) -> int:
-    """Models in a draw: the method's part, but at least 20, or half where there are fewer than 40."""
-    part = int(np.ceil(HULL_PART * num_points if method == "hull" else num_points**RISING_POWER))
-    return max(1, part, min(MIN_MODELS, num_points // 2))
-
-
-# Every task of a study has much the same number of cells, and the draws depend on that number only.
-@lru_cache(maxsize=NUM_CACHED)
-def resamples(num_points: int, draws: int, seed: int) -> "Floats":
-    """How often each of N points is in each draw with replacement (D, N); not to be written to."""
-    picks_DN = np.random.default_rng(seed).integers(0, num_points, (draws, num_points))
-    flat = (picks_DN + np.arange(draws)[:, None] * num_points).ravel()
-    counts_DN = np.bincount(flat, minlength=draws * num_points).reshape(draws, num_points).astype(np.float64)
-    counts_DN.setflags(write=False)
-    return counts_DN
-
-
-@lru_cache(maxsize=NUM_CACHED)
-def _subsamples(num_points: int, num_models: int, draws: int, seed: int) -> "Indices":
-    keys_DN = np.random.default_rng(seed).random((draws, num_points))
-    # A copy, so that the cache does not hold all N columns.
-    picks_DM = np.sort(np.argpartition(keys_DN, num_models - 1, axis=1)[:, :num_models], axis=1)
-    picks_DM.setflags(write=False)
-    return picks_DM
-
-
-def _present(picks_DM: "Indices", num_points: int) -> "Bools":
-    present_DN = np.zeros((picks_DM.shape[0], num_points), dtype=np.bool_)
-    np.put_along_axis(present_DN, picks_DM, values=True, axis=1)
-    return present_DN
-
-
-def noisy(accuracy_DM: "Floats", num_DM: "NDArray[np.int64]", rng: np.random.Generator) -> "Floats":
-    """Accuracies with normal noise of binomial variance, kept in [0, 1]."""
-    # Seven digits are more than enough for noise, and drawn twice as fast.
-    noise_DM = rng.standard_normal(accuracy_DM.shape, dtype=np.float32) * np.sqrt(
-        accuracy_DM * (1.0 - accuracy_DM) / num_DM
-    )
-    noisy_DM: Floats = np.clip(accuracy_DM + noise_DM, 0.0, 1.0)
-    return noisy_DM
-
-
-def _corners(side_DN: "Floats", hulls_DV: "Indices") -> "Floats":
-    """The accuracies of each draw's vertices; of a single row for all draws, too. What pads is any number."""
-    if side_DN.shape[0] == 1:
-        side_DN = np.broadcast_to(side_DN, (hulls_DV.shape[0], side_DN.shape[1]))
-    return np.take_along_axis(side_DN, np.maximum(hulls_DV, 0), axis=1)
-
-
-def _fit_hulls(us_DV: "Floats", ds_DV: "Floats", used_DV: "Bools", choice: Choice, delta: float | None) -> Fits:
-    """One fit for each draw that can be fitted."""
+def _fit_hulls(corners: Corners, choice: Choice, delta: float | None) -> tuple[Fits, "Bools"]:
+    """One fit for each draw that can be fitted, and which those are."""
+    us_DV, ds_DV, used_DV = corners.us_DV, corners.ds_DV, corners.used_DV
     if choice.method == "rising":
         best_D = np.where(used_DV, ds_DV, -1.0).argmax(axis=1)
         used_DV = used_DV & (np.arange(used_DV.shape[1]) <= best_D[:, None])
@@ -240,7 +162,7 @@ def _fit_hulls(us_DV: "Floats", ds_DV: "Floats", used_DV: "Bools", choice: Choic
         used_DV = np.ones(us_DV.shape, dtype=np.bool_)
     weights_DV = used_DV.astype(np.float64)
     can_D = num_distinct(us_DV, weights_DV) >= MIN_POINTS
-    return fit_rows(1.0 - us_DV[can_D], 1.0 - ds_DV[can_D], weights_DV[can_D], delta=delta)
+    return fit_rows(1.0 - us_DV[can_D], 1.0 - ds_DV[can_D], weights_DV[can_D], delta=delta), can_D
 
 
 def _fit_all(us_N: "Floats", ds_N: "Floats", counts_DN: "Floats", delta: float | None) -> Fits:
@@ -261,28 +183,22 @@ def _alphas(fits: Fits) -> "Floats":
     return np.where(fits.unbounded & (fits.k > 0), ALPHA_HIGH, fits.alpha)
 
 
-def _percentiles(fits: Fits) -> tuple[float, float, float, float]:
-    """Of e_IR and of alpha; there must be a fit."""
-    e_low, e_high = np.percentile(fits.e_ir, [2.5, 97.5]).tolist()
-    a_low, a_high = np.percentile(_alphas(fits), [2.5, 97.5]).tolist()
-    return e_low, e_high, a_low, a_high
-
-
-def _reflected(law: Law, centre: Law, fits: Fits, draws: int, source: Source) -> Interval:
-    """What the draws say about their centre, said about the estimate, within the bounds of the law."""
-    if not fits.k.size:
-        return _nothing(draws, source)
-    e_low, e_high, a_low, a_high = _percentiles(fits)
-    e_sum, a_product = law.e_ir + centre.e_ir, _alpha(law) * _alpha(centre)
-    e_bounds = np.clip([e_sum - e_high, e_sum - e_low], 0.0, 1.0).tolist()
-    a_bounds = np.clip([a_product / a_high, a_product / a_low], ALPHA_LOW, ALPHA_HIGH).tolist()
+def _reflected(law: Law, deviation_2D: "Floats", source: Source) -> Interval:
+    """How far e_IR and log alpha of draws lie from their centre, said about the estimate, within the law's bounds."""
+    num_draws = deviation_2D.shape[1]
+    deviation_2D = deviation_2D[:, np.isfinite(deviation_2D).all(axis=0)]
+    if not deviation_2D.size:
+        return _nothing(num_draws, source)
+    (e_low, e_high), (a_low, a_high) = np.percentile(deviation_2D, [97.5, 2.5], axis=1).T
+    e_bounds = np.clip([law.e_ir - e_low, law.e_ir - e_high], 0.0, 1.0).tolist()
+    a_bounds = np.clip(_alpha(law) * np.exp([-a_low, -a_high]), ALPHA_LOW, ALPHA_HIGH).tolist()
     return Interval(
         e_ir_low=e_bounds[0],
         e_ir_high=e_bounds[1],
         alpha_low=a_bounds[0],
         alpha_high=a_bounds[1],
-        num_draws=draws,
-        num_failed=draws - fits.k.size,
+        num_draws=num_draws,
+        num_failed=num_draws - deviation_2D.shape[1],
         source=source,
     )
 

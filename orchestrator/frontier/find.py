@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.frontier.bootstrap import NumTest, bootstrap, denoised
+from orchestrator.frontier.bootstrap import bootstrap
 from orchestrator.frontier.choices import METHODS, Choice, Method, Points, fit_points, vertices_of
 from orchestrator.frontier.held_out import HeldOut, hold_out
 from orchestrator.frontier.hull import upper_hull
-from orchestrator.frontier.law import Loss, fit_law
+from orchestrator.frontier.law import MIN_POINTS, Loss, fit_law
+from orchestrator.frontier.noise import NumTest
+from orchestrator.frontier.samples import draw_samples
 from orchestrator.frontier.verdict import Fit, verdict
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def find_frontier(
     us_N, ds_N = us_N[order_N], ds_N[order_N]
     if sizes is not None:
         sizes = NumTest(us_N=sizes.us_N[order_N], ds_N=sizes.ds_N[order_N])
-    clean_N = None if sizes is None else denoised(us_N, ds_N, sizes)
+    samples = draw_samples(us_N, ds_N, sizes, draws=draws, seed=seed) if us_N.size >= MIN_POINTS else None
     held_out = hold_out(us_N, ds_N, points=points, loss=loss)
     min_e_ds = float(1.0 - ds_N.max()) if ds_N.size else 1.0
     fits: dict[Method, Fit | None] = {}
@@ -74,7 +76,7 @@ def find_frontier(
         law = fit_law(*fit_points(us_N, ds_N, choice), loss=loss)
         fit = None
         if law is not None:
-            interval = bootstrap(us_N, ds_N, choice, law, sizes=sizes, clean_N=clean_N, draws=draws, seed=seed)
+            interval = bootstrap(us_N, ds_N, choice, law, sizes=sizes, samples=samples, draws=draws, seed=seed)
             fit = Fit(law=law, interval=interval, held_out_rmse=held_out.own_rmse(method))
         num = vertices_of(us_N, ds_N, method).size
         said[method] = verdict(fit, num_vertices=num, min_e_ds=min_e_ds, what=WHAT[method])

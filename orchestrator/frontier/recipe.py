@@ -3,7 +3,7 @@
 Source: arXiv 2110.02095, Lemma 2.1: a classifier that asks the left cell with probability p, and the right one
 otherwise, has the accuracy p a_left + (1 - p) a_right on both axes.
 
-Shape suffixes: N points, D draws, V vertices.
+Shape suffixes: N points, V vertices, D draws, C cells that may come to lie on a hull.
 """
 
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.errors import UserError
-from orchestrator.frontier.bootstrap import noisy, resamples
-from orchestrator.frontier.hull import resampled_hulls, upper_hull
+from orchestrator.frontier.hull import upper_hull, upper_hulls
+from orchestrator.frontier.noise import NumTest, denoised, noisy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from orchestrator.frontier.bootstrap import NumTest
-
     Floats = NDArray[np.float64]
-    Indices = NDArray[np.intp]
+
+NUM_DRAWS = 400
+FAR_SIGMAS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Row `left` with probability `p_left`, row `right` otherwise, and the accuracies that this reaches.
 
-    On a vertex both rows are the same cell and `p_left` is 1. `low` and `high` bound the downstream accuracy at 95 %;
-    `source` says over what: evaluation noise of the two cells where the sizes of the test sets are known, and else the
-    models, drawn with replacement. `num_failed` of `num_draws` draws have no hull at this upstream accuracy.
+    On a vertex both rows are the same cell and `p_left` is 1. `downstream` is as measured; `low` and `high` bound at
+    95 % what the mix truly has downstream. Cells on the hull were lucky, too, so that the interval mostly lies below
+    what was measured. They are None where the sizes of the test sets are unknown.
     """
 
     left: int
@@ -40,21 +40,19 @@ class Recipe:
     downstream: float
     low: float | None
     high: float | None
-    source: str
-    num_draws: int
-    num_failed: int
 
 
 def find_recipe(
-    us_N: "Floats",
-    ds_N: "Floats",
-    upstream: float,
-    *,
-    sizes: "NumTest | None" = None,
-    draws: int = 200,
-    seed: int = 0,
+    us_N: "Floats", ds_N: "Floats", upstream: float, *, sizes: NumTest | None = None, seed: int = 0
 ) -> Recipe:
     """The recipe of the hull's point at an upstream accuracy.
+
+    Args:
+        us_N: upstream accuracies.
+        ds_N: downstream accuracies.
+        upstream: where.
+        sizes: of the test sets; None where one of them is unknown.
+        seed: of the draws behind the interval.
 
     Raises:
         UserError: the hull does not reach this upstream accuracy; the message says its range.
@@ -68,14 +66,10 @@ def find_recipe(
     left, right = int(hull_V[at if corners_V[at] == upstream else at - 1]), int(hull_V[at])
     p_left = 1.0 if left == right else float((us_N[right] - upstream) / (us_N[right] - us_N[left]))
     downstream = p_left * float(ds_N[left]) + (1.0 - p_left) * float(ds_N[right])
-    if sizes is None:
-        heights_D, source = _resampled_heights(us_N, ds_N, upstream, draws, seed), "models"
-    else:
-        pair = np.array([left, right])
-        draws_D2 = noisy(np.tile(ds_N[pair], (draws, 1)), sizes.ds_N[pair], np.random.default_rng([seed, 2]))
-        # On a vertex there is one cell, and one noise.
-        heights_D, source = p_left * draws_D2[:, 0] + (1.0 - p_left) * draws_D2[:, 1], "evaluation noise"
-    low, high = np.percentile(heights_D, [2.5, 97.5]).tolist() if heights_D.size else (None, None)
+    low, high = None, None
+    if sizes is not None:
+        luck_D = _luck(us_N, ds_N, sizes, upstream, seed)
+        low, high = np.clip(downstream - np.percentile(luck_D, [97.5, 2.5]), 0.0, 1.0).tolist()
     return Recipe(
         left=left,
         right=right,
@@ -84,19 +78,41 @@ def find_recipe(
         downstream=downstream,
         low=low,
         high=high,
-        source=source,
-        num_draws=draws,
-        num_failed=draws - heights_D.size,
     )
 
 
-def _resampled_heights(us_N: "Floats", ds_N: "Floats", upstream: float, draws: int, seed: int) -> "Floats":
-    """The height of each draw's hull, of the draws that reach there."""
-    hulls_DV = resampled_hulls(us_N, ds_N, resamples(us_N.size, draws, seed) > 0)
-    heights = [
-        float(np.interp(upstream, us_N[hull_V], ds_N[hull_V]))
-        for row_V in hulls_DV
-        for hull_V in [row_V[row_V >= 0]]
-        if us_N[hull_V[0]] <= upstream <= us_N[hull_V[-1]]
-    ]
-    return np.array(heights)
+def _luck(us_N: "Floats", ds_N: "Floats", sizes: NumTest, upstream: float, seed: int) -> "Floats":
+    """How far recipes that are found after measuring once more lie above what their cells have downstream."""
+    clean_N = denoised(us_N, ds_N, sizes)
+    at_C = _may_be_on_hull(us_N, clean_N, sizes)
+    us_C, clean_C, rng = us_N[at_C], clean_N[at_C], np.random.default_rng([seed, 2])
+    us_DC = noisy(np.tile(us_C, (NUM_DRAWS, 1)), sizes.us_N[at_C], rng)
+    ds_DC = noisy(np.tile(clean_C, (NUM_DRAWS, 1)), sizes.ds_N[at_C], rng)
+    hulls_DV = upper_hulls(us_DC, ds_DC, np.ones(us_DC.shape, dtype=np.bool_))
+    corners_DV = np.where(hulls_DV >= 0, np.take_along_axis(us_DC, np.maximum(hulls_DV, 0), axis=1), np.inf)
+    rows, last_D = np.arange(NUM_DRAWS), (hulls_DV >= 0).sum(axis=1) - 1
+    right_D = np.minimum((corners_DV < upstream).sum(axis=1), last_D)
+    left_D = np.maximum(right_D - 1, 0)
+    width_D = corners_DV[rows, right_D] - corners_DV[rows, left_D]
+    part_D = np.divide(corners_DV[rows, right_D] - upstream, width_D, where=width_D > 0, out=np.zeros(NUM_DRAWS))
+    part_D = np.clip(part_D, 0.0, 1.0)
+    left_D, right_D = hulls_DV[rows, left_D], hulls_DV[rows, right_D]
+    lucky_DC = ds_DC - clean_C
+    luck_D: Floats = part_D * lucky_DC[rows, left_D] + (1.0 - part_D) * lucky_DC[rows, right_D]
+    return luck_D
+
+
+def _may_be_on_hull(us_N: "Floats", ds_N: "Floats", sizes: NumTest) -> "NDArray[np.intp]":
+    """The cells that noise can lift to the hull: the others lie below it by more than noise makes up."""
+    hull_V = upper_hull(us_N, ds_N)
+    us_sigma_N, ds_sigma_N = (
+        np.sqrt(np.maximum(side_N * (1.0 - side_N), 1e-12) / num_N)
+        for side_N, num_N in ((us_N, sizes.us_N), (ds_N, sizes.ds_N))
+    )
+    lowest_N = np.minimum(
+        *(np.interp(us_N + way * FAR_SIGMAS * us_sigma_N, us_N[hull_V], ds_N[hull_V]) for way in (-1.0, 1.0))
+    )
+    at_ends_N = (us_N <= us_N[hull_V[0]] + FAR_SIGMAS * us_sigma_N) | (
+        us_N >= us_N[hull_V[-1]] - FAR_SIGMAS * us_sigma_N
+    )
+    return np.flatnonzero((ds_N + FAR_SIGMAS * ds_sigma_N >= lowest_N) | at_ends_N)
