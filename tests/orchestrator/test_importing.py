@@ -99,7 +99,9 @@ def test_each_table_imports_alone_as_with_the_others(task: str, all_timm: Import
 def test_controlled_conflicts_of_timm_are_along_its_columns(all_timm: Imported) -> None:
     one = all_timm.results.filter(task="results-imagenet-real")
     pairs = controlled_conflicts(one)
-    assert dict(pairs.group_by("axis").agg(pl.col("pairs").sum()).iter_rows()) == {"model": 617, "img_size": 58}
+    assert dict(pairs.group_by("axis").agg(pl.col("pairs").sum()).iter_rows()) == {"img_size": 58}, (
+        "models are too many to be compared one by one"
+    )
     assert pairs.filter("ordered")["axis"].unique().to_list() == ["img_size"]
     strongest = strongest_conflicts(one, 5)
     assert set(", ".join(strongest["differs_on"]).split(", ")) <= set(all_timm.axes)
