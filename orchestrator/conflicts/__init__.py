@@ -6,7 +6,7 @@ All accuracies are fractions in [0, 1]. Shape suffix: N cells. `counts` counts p
 difference must exceed, `significant` finds the pairs that do, `directions` sums up what raising an axis does.
 The frames called `cells` hold one row per task, shots and cell: task, shots, cell_id, upstream, downstream,
 upstream_num_test, downstream_num_test, the axes (see `axes_of`), and params where known
-(`orchestrator.reduce.select_cells` makes them).
+(`orchestrator.selection.select_cells` makes them).
 """
 
 from typing import TYPE_CHECKING
