@@ -21,6 +21,10 @@ def import_command(
         typer.Option(help="[TASK=][TABLE:]COL[,...]; without TABLE, of every further table that has the column."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The results table to write (parquet).")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="[TABLE:]COL: the column that names each row's task, in tables of a row a model and task."),
+    ] = None,
     percent: Annotated[bool, typer.Option("--percent", help="The accuracies are per cents, not fractions.")] = False,
     axes: Annotated[
         list[str] | None,
@@ -44,6 +48,7 @@ def import_command(
         ids=ids,
         upstream=upstream,
         downstream=downstream,
+        task=task,
         unit="percent" if percent else "fraction",
         axes=axes,
         upstream_num_test=upstream_num_test,
@@ -69,12 +74,19 @@ def _print(imported: "Imported", output: Path) -> None:
         _print_ids(f"in {joined.table}, not in {table}", joined.only_here)
         _print_ids(f"in {table}, not in {joined.table}", joined.only_upstream)
     print(f"axes: {', '.join(imported.axes) or 'none'}")
-    others = dict.fromkeys(
-        name or "(a column without a name)" for joined in imported.tables for name in joined.left_out
-    )
+    if imported.measured:
+        print(f"taken over besides: {', '.join(imported.measured)}")
+    possible = dict.fromkeys(name for joined in imported.tables for name in joined.possible)
+    if possible:
+        print(f"left out, --axis takes them in: {', '.join(possible)}")
+    others = dict.fromkeys(name for joined in imported.tables for name in joined.left_out if name not in possible)
     if others:
-        print(f"left out, --axis takes them in: {', '.join(others)}")
+        print(f"left out: {', '.join(_told(name, imported.unusable.get(name)) for name in others)}")
     print(f"next: upshot reduce {output}; upshot report {output}")
+
+
+def _told(name: str, why: str | None) -> str:
+    return f"{name or '(a column without a name)'}{f' ({why})' if why else ''}"
 
 
 def _print_ids(what: str, cells: list[str]) -> None:

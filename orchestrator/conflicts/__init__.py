@@ -6,14 +6,23 @@ All accuracies are fractions in [0, 1]. Shape suffix: N cells. `counts` counts p
 difference must exceed, `significant` finds the pairs that do, `directions` sums up what raising an axis does.
 The frames called `cells` hold one row per task, shots and cell: task, shots, cell_id, upstream, downstream,
 upstream_num_test, downstream_num_test, the axes (see `axes_of`), and params where known
-(`orchestrator.reduce.select_cells` makes them).
+(`orchestrator.selection.select_cells` makes them).
 """
 
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from orchestrator.conflicts.axes import AXES, DEPENDENT, NO_AXES, UNORDERED, axes_of, is_ordered
+from orchestrator.conflicts.axes import (
+    AXES,
+    DEPENDENT,
+    NO_AXES,
+    UNORDERED,
+    axes_of,
+    comparable,
+    is_ordered,
+    order_column,
+)
 from orchestrator.conflicts.counts import PairCounts, count_pairs, kendall, spearman
 from orchestrator.conflicts.directions import DIRECTIONS_SCHEMA, directions
 from orchestrator.conflicts.noise import Noise, binomial, noise_of, seed_spread
@@ -84,16 +93,17 @@ def controlled_pairs(cells: pl.DataFrame) -> pl.DataFrame:
     """What raising one axis from `low` to `high`, all else equal, did to both accuracies: `CONTROLLED_SCHEMA`.
 
     One row per task, shots, axis and pair of values. `size` is ordered by parameters where they are known. Values are
-    text, since axes are numbers and names. Cells that agree on all axes count as one, with their mean accuracies. An
-    axis of more than 50 values is not compared value by value (`crowded_axes`).
+    text, since axes are numbers and names. Cells that agree on all axes count as one, with their mean accuracies;
+    those with an unknown axis are in no pair (`comparable`). An axis of more than 50 values is not compared value by
+    value (`crowded_axes`).
     """
     known = axes_of(cells)
     crowded = crowded_axes(cells)
-    identity, values = _settings(cells, known)
-    frames = [_pairs_along(identity, axis, known) for axis in known if axis not in crowded]
-    pairs = pl.concat(frames) if frames else pl.DataFrame(schema={"setting": pl.UInt32})
-    if pairs.is_empty():
+    compared = [axis for axis in known if axis not in crowded]
+    if not compared:
         return pl.DataFrame(schema=CONTROLLED_SCHEMA)
+    numbers, identity, values = _settings(comparable(cells, known), known)
+    pairs = pl.concat(_pairs_along(numbers, identity, axis, known) for axis in compared)
     both = pairs.join(values, on="setting").join(
         values,
         left_on=["setting_high", "task", "shots"],
@@ -114,10 +124,11 @@ def controlled_directions(cells: pl.DataFrame) -> pl.DataFrame:
     """In which direction upstream and downstream part as each ordered axis is raised: `DIRECTIONS_SCHEMA`.
 
     One row per task, shots and axis; `directions` explains the columns. Axes without an order, and those that do not
-    vary, have no row.
+    vary, have no row. Cells with an unknown axis are left out (`comparable`).
     """
     known = axes_of(cells)
-    return directions(cells, [axis for axis in known if _can_be_raised(cells, axis)], known)
+    known_cells = comparable(cells, known)
+    return directions(known_cells, [axis for axis in known if _can_be_raised(known_cells, axis)], known)
 
 
 def significant_of(cells: pl.DataFrame) -> tuple[int | None, str]:
@@ -173,8 +184,7 @@ def _strongest_of_task(group: pl.DataFrame, limit: int, axes: "Sequence[str]") -
 
 def _can_be_raised(cells: pl.DataFrame, axis: str) -> bool:
     """Whether the axis's values can be raised: numbers, and sizes with known parameters."""
-    by_params = axis == "size" and "params" in cells.columns and not cells["params"].has_nulls()
-    return by_params or is_ordered(axis, cells.schema[axis])
+    return order_column(cells, axis) != axis or is_ordered(axis, cells.schema[axis])
 
 
 def _differing_axes(ahead: pl.DataFrame, behind: pl.DataFrame, axes: "Sequence[str]") -> pl.Series:
@@ -187,30 +197,33 @@ def _differing_axes(ahead: pl.DataFrame, behind: pl.DataFrame, axes: "Sequence[s
     return pl.Series(names, dtype=pl.String)
 
 
-def _settings(cells: pl.DataFrame, known: "Sequence[str]") -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Settings of all axes by number, and the mean accuracies of each by task and shots."""
-    numbered = cells.with_columns(setting=pl.struct(known).rank("dense") if known else pl.lit(1, pl.UInt32))
+def _settings(cells: pl.DataFrame, known: "Sequence[str]") -> tuple[pl.Series, pl.DataFrame, pl.DataFrame]:
+    """The settings of all axes: their numbers, their axes, and the mean accuracies of each by task and shots.
+
+    Numbers stand apart from axes, since an imported axis may be called anything.
+    """
+    number = cells.select(pl.struct(known).rank("dense")).to_series()
+    is_first = number.is_first_distinct()
     extra = ["params"] if "params" in cells.columns else []
-    identity = numbered.select("setting", *known, *extra).unique("setting")
     # Sorted, so that means do not depend on the order of the rows.
     values = (
-        numbered.sort("upstream", "downstream")
+        cells.select("task", "shots", "upstream", "downstream", setting=number)
+        .sort("upstream", "downstream")
         .group_by("task", "shots", "setting", maintain_order=True)
         .agg(pl.col("upstream", "downstream").mean())
     )
-    return identity, values
+    return number.filter(is_first), cells.select(*known, *extra).filter(is_first), values
 
 
-def _pairs_along(identity: pl.DataFrame, axis: str, known: "Sequence[str]") -> pl.DataFrame:
+def _pairs_along(numbers: pl.Series, identity: pl.DataFrame, axis: str, known: "Sequence[str]") -> pl.DataFrame:
     """Pairs of settings that differ on one axis only: setting, setting_high, axis, low, high, ordered."""
     loose = [other for other in DEPENDENT.get(axis, ()) if other in known]
     keys = [other for other in known if other not in (axis, *loose)]
-    by_params = axis == "size" and "params" in identity.columns and not identity["params"].has_nulls()
-    # Columns have names of their own here, since an imported axis may be called anything.
+    order = order_column(identity, axis)
     cells = identity.select(
-        "setting",
+        setting=numbers,
         alike=pl.struct(keys).rank("dense") if keys else pl.lit(0),
-        order=pl.col("params" if by_params else axis),
+        order=pl.col(order),
         value=pl.col(axis),
         loose=pl.struct(loose) if loose else pl.lit(0),
     )
@@ -226,7 +239,7 @@ def _pairs_along(identity: pl.DataFrame, axis: str, known: "Sequence[str]") -> p
         axis=pl.lit(axis),
         low=pl.col("value").cast(pl.String),
         high=pl.col("value_high").cast(pl.String),
-        ordered=pl.lit(by_params or is_ordered(axis, identity.schema[axis])),
+        ordered=pl.lit(order != axis or is_ordered(axis, identity.schema[axis])),
     )
 
 

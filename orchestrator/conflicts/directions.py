@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from orchestrator.conflicts.axes import order_column
 from orchestrator.conflicts.counts import log_factorials
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def directions(cells: pl.DataFrame, ordered: "Sequence[str]", axes: "Sequence[st
     of rows.
 
     Args:
-        cells: one row per task, shots and cell.
-        ordered: the axes that can be raised; `size` goes by params where they are known.
+        cells: one row per task, shots and cell, all axes known.
+        ordered: the axes that can be raised; `size` goes by params where they are known (`order_column`).
         axes: all known axes.
     """
     frames = [_ends(cells, axis, axes) for axis in ordered if cells[axis].n_unique() > 1]
@@ -81,14 +82,14 @@ def directions(cells: pl.DataFrame, ordered: "Sequence[str]", axes: "Sequence[st
 
 def _ends(cells: pl.DataFrame, axis: str, axes: "Sequence[str]") -> pl.DataFrame:
     """The change from the lowest to the highest value of each set of cells that agree on all other axes."""
-    by_params = axis == "size" and "params" in cells.columns
+    order = order_column(cells, axis)
     known = cells.filter(pl.col(axis).is_not_null())
-    identity = known.select("cell_id", *axes, *(["params"] if by_params else [])).unique("cell_id")
+    identity = known.unique("cell_id")
     others = [other for other in axes if other != axis]  # an imported axis may be called anything
     lines = identity.select(
         "cell_id",
         line=pl.struct(others).rank("dense") if others else pl.lit(1, pl.UInt32),
-        place=pl.col("params" if by_params else axis).rank("dense"),
+        place=pl.col(order).rank("dense"),
     )
     # Sorted, so that means do not depend on the order of the rows.
     rows = (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from orchestrator.conflicts.axes import comparable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,7 +32,7 @@ class Noise:
     Args:
         variance_N: of each cell's accuracy.
         group_N: a number for each cell; within a group the variance is a function of the accuracy alone: constant, or
-            binomial with one test-set size.
+            binomial with one test-set size and constant near 0 and 1.
         num_errors: standard errors of a difference that 95 % of the differences by chance stay below.
         source: where the variance comes from, in words.
     """
@@ -51,10 +53,16 @@ def noise_of(cells: pl.DataFrame, side: str, axes: "Sequence[str]") -> Noise | N
 
 
 def binomial(accuracy_N: "Floats", num_test_N: "Ints | int") -> Noise:
-    """Sampling noise of accuracies on test sets of these sizes (one for all cells, or one for each)."""
+    """Sampling noise of accuracies on test sets of these sizes (one for all cells, or one for each).
+
+    No right answer, or no wrong one, is counted as half of one in one more image, since it does not show that there is
+    no noise. Accuracies nearer to 0 or 1 than that have the same variance.
+    """
     sizes_N = np.broadcast_to(np.asarray(num_test_N, dtype=np.int64), accuracy_N.shape)
+    half_N = 0.5 / (sizes_N + 1)
+    kept_N = np.clip(accuracy_N, half_N, 1.0 - half_N)
     return Noise(
-        variance_N=accuracy_N * (1.0 - accuracy_N) / sizes_N,
+        variance_N=kept_N * (1.0 - kept_N) / sizes_N,
         group_N=np.unique(sizes_N, return_inverse=True)[1].astype(np.int64),
         num_errors=Z_95,
         source="binomial",
@@ -64,16 +72,25 @@ def binomial(accuracy_N: "Floats", num_test_N: "Ints | int") -> Noise:
 def seed_spread(cells: pl.DataFrame, side: str, axes: "Sequence[str]") -> Noise | None:
     """The variance between cells that differ on axis `seed` only, pooled over all such cells of one task.
 
-    One variance stands for every cell. None with fewer than four degrees of freedom, and where seeds do not differ at
-    all. The standard errors that count are those of Student's distribution.
+    One variance stands for every cell. Cells that are alike but for the seed and yet have one twice are no replicates:
+    they differ in something that the table does not tell, so that none of them counts; nor do those with an unknown
+    axis. None with fewer than four degrees of freedom, and where seeds do not differ at all. The standard errors that
+    count are those of Student's distribution.
     """
     if "seed" not in axes:
         return None
     others = [axis for axis in axes if axis != "seed"]
     alike = pl.struct(others).rank("dense") if others else pl.lit(1)
-    seeded = cells.filter(pl.col("seed").is_not_null()).sort("cell_id").select(alike=alike, value=pl.col(side))
-    spread = seeded.group_by("alike", maintain_order=True).agg(
-        freedom=pl.len() - 1, squares=(pl.col("value") - pl.col("value").mean()).pow(2).sum()
+    known = comparable(cells, axes).filter(pl.col("seed").is_not_null()).sort("cell_id")
+    spread = (
+        known.select("seed", alike=alike, value=pl.col(side))
+        .group_by("alike", maintain_order=True)
+        .agg(
+            is_told=pl.col("seed").is_unique().all(),
+            freedom=pl.len() - 1,
+            squares=(pl.col("value") - pl.col("value").mean()).pow(2).sum(),
+        )
+        .filter("is_told")
     )
     freedom, squares = int(spread["freedom"].sum()), float(spread["squares"].sum())
     if freedom < MIN_FREEDOM or squares <= 0:

@@ -92,7 +92,8 @@ def _count_behind(us_N: "Floats", ds_N: "Floats", us_noise: "Noise", ds_noise: "
     """Significant conflicts of every cell with the members of one group that are behind it upstream.
 
     Within a group, those that are significantly lower than a cell are all below one bound, since
-    (a - b)^2 - z^2 (var(a) + var(b)) is convex in b and not positive at b = a.
+    (a - b)^2 - z^2 (var(a) + var(b)) is convex in b and not positive at b = a; where var(b) is constant, near 0 and 1,
+    it falls towards a.
     """
     rising_M, falling_M = member_M[np.argsort(us_N[member_M])], member_M[np.argsort(-ds_N[member_M])]
     num_lower_N = _num_beyond(us_N, us_noise, rising_M, 1.0)
@@ -214,7 +215,6 @@ def _smallest_gaps(us: _Side, ds: _Side) -> "tuple[Floats, Floats]":
 
 
 def _in_errors(gap: "Floats", variance: "Floats") -> "Floats":
-    """A difference in its standard errors; an accuracy of 0 or 1 has no binomial variance, so two differ infinitely."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        errors: Floats = gap / np.sqrt(variance)
+    """A difference in its standard errors; NaN without noise."""
+    errors: Floats = gap / np.sqrt(variance)
     return errors

@@ -2,7 +2,7 @@
 
 `axes` asks whether an axis adds information once upstream accuracy is known, `choice` which cell to take, `layers`
 which layer, `coverage` how much each model was tuned. The frames called `cells` are those of
-`orchestrator.reduce.select_cells`: one row per task, shots and cell.
+`orchestrator.selection.select_cells`: one row per task, shots and cell.
 """
 
 from collections.abc import Mapping, Sequence

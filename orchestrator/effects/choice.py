@@ -25,6 +25,7 @@ BEST_CELLS_SCHEMA: dict[str, type[pl.DataType]] = {
     "equally_good": pl.Int64,
     "cells": pl.Int64,
     "upstream_rank": pl.Int64,
+    "highest_upstream": pl.Int64,
     "lost_by_upstream": pl.Float64,
 }
 REGRET_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -54,7 +55,8 @@ def best_cells(cells: pl.DataFrame) -> pl.DataFrame:
 
     Of equally good cells the first by id stands for all, `equally_good` counts the others. `upstream_rank` is its place
     by upstream accuracy (1 is the highest; equal ones share the better place). `lost_by_upstream` is the accuracy that
-    would be lost by taking the cell with the highest upstream accuracy instead (the mean over such cells).
+    would be lost by taking the cell with the highest upstream accuracy instead: the mean over the `highest_upstream`
+    cells that share it.
     """
     ranked = cells.with_columns(upstream_rank=pl.col("upstream").rank("min", descending=True).over("task", "shots"))
     best = (
@@ -64,6 +66,7 @@ def best_cells(cells: pl.DataFrame) -> pl.DataFrame:
             pl.col("cell_id", "upstream", "downstream", "upstream_rank").first(),
             equally_good=(pl.col("downstream") == pl.col("downstream").max()).sum() - 1,
             cells=pl.len(),
+            highest_upstream=(pl.col("upstream_rank") == 1).sum(),
             lost_by_upstream=pl.col("downstream").max()
             - pl.col("downstream").filter(pl.col("upstream_rank") == 1).mean(),
         )
@@ -95,7 +98,7 @@ def correlations(cells: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for group in cells.partition_by("shots", maintain_order=True):
         names, table = _by_task(group)
-        values = {name: table[name].to_numpy() for name in names}
+        values = {name: table[str(i)].to_numpy() for i, name in enumerate(names)}
         whole = (
             {name: _unit(centred_ranks(values[name])) for name in names}
             if not table.null_count().sum_horizontal()[0]
@@ -111,10 +114,16 @@ def correlations(cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_task(group: pl.DataFrame) -> tuple[list[str], pl.DataFrame]:
-    """Tasks of one number of shots, and a row for each cell with a column for each task."""
-    names = group["task"].unique().sort().to_list()
-    table = group.pivot("task", index="cell_id", values="downstream").sort("cell_id")
-    return names, table.select("cell_id", *names)
+    """Tasks of one number of shots, and a row for each cell: cell_id, then a column for each task by number.
+
+    By number, since a task may be called anything.
+    """
+    names = group["task"].unique().sort()
+    numbered = group.select(
+        "cell_id", "downstream", number=pl.col("task").replace_strict(names, range(len(names)), return_dtype=pl.Int64)
+    )
+    table = numbered.pivot("number", index="cell_id", values="downstream").sort("cell_id")
+    return names.to_list(), table.select("cell_id", *map(str, range(len(names))))
 
 
 def _regrets(complete: pl.DataFrame, names: list[str], shots: int | None, num_cells: int, limit: int) -> pl.DataFrame:
@@ -127,7 +136,7 @@ def _regrets(complete: pl.DataFrame, names: list[str], shots: int | None, num_ce
     if complete.is_empty():
         nothing = pl.DataFrame([dict.fromkeys(REGRET_SCHEMA)], schema=REGRET_SCHEMA)
         return nothing.with_columns(**counts, not_listed=pl.lit(0)).cast(dict(REGRET_SCHEMA.items()))
-    accuracy_NT = complete.select(names).to_numpy()
+    accuracy_NT = complete.drop("cell_id").to_numpy()
     regret_NT = accuracy_NT.max(axis=0) - accuracy_NT
     mean = complete.select(
         "cell_id",

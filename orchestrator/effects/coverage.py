@@ -1,7 +1,8 @@
 """How much each model was tuned, and the best that k settings would have given. Pure numpy and polars.
 
-A scaling plot looks better, or worse, where some sizes were tuned with more settings than others. A hyper-parameter is
-every axis that is neither the model, nor its data, nor the seed (`FIXED`).
+A scaling plot looks better, or worse, where some sizes were tuned with more settings than others. Of a study's axes
+those that say how a model is trained are hyper-parameters (`TUNED`); model, data, resolution, precision and seed are
+none, nor is any other column of an imported table, since nothing says that it is.
 
 Accuracies are fractions in [0, 1]. Shape suffix: N settings, sorted by group and accuracy.
 """
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MODEL = ("family", "size")
-FIXED = (*MODEL, "fraction", "classes", "image_size", "patch_size", "precision")
+TUNED = (
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "head_learning_rate",
+    "head_weight_decay",
+    "warmup",
+    "label_smoothing",
+)
 
 COVERAGE_SCHEMA: dict[str, type[pl.DataType]] = {
     "family": pl.String,
@@ -47,20 +58,21 @@ def coverage(cells: pl.DataFrame) -> pl.DataFrame:
     """Different values of each hyper-parameter that varies, by family and size: `COVERAGE_SCHEMA`.
 
     A row without an axis counts the different settings: combinations of all hyper-parameters. `most` is the largest
-    count of any family and size, `fewer` says that this one has less. Nothing where neither family nor size is known.
+    count of any family and size, `fewer` says that this one has less. Nothing where neither family nor size is known,
+    or no hyper-parameter varies.
     """
-    axes = axes_of(cells)
-    model, tuned = _known(cells, axes)
-    if not model:
+    model, varying = _known(cells)
+    if not model or not varying:
         return pl.DataFrame(schema=COVERAGE_SCHEMA)
-    each = _complete(cells.unique("cell_id"), model)
-    varying = [axis for axis in tuned if each[axis].n_unique() > 1]
-    setting = pl.struct(varying).n_unique() if varying else pl.lit(1)
-    counts = each.group_by(MODEL).agg(
-        params=pl.col("params").mean(),
-        cells=pl.len(),
-        **{axis: pl.col(axis).n_unique() for axis in varying},
-        **{"": setting},
+    counts = (
+        _complete(cells.unique("cell_id"), model)
+        .group_by(MODEL)
+        .agg(
+            pl.col(varying).n_unique(),
+            pl.struct(varying).n_unique().alias(""),
+            params=pl.col("params").mean(),
+            cells=pl.len(),
+        )
     )
     long = counts.unpivot(["", *varying], index=[*MODEL, "params", "cells"], variable_name="axis", value_name="values")
     place = pl.col("axis").replace_strict(["", *varying], range(len(varying) + 1), return_dtype=pl.Int64)
@@ -82,18 +94,22 @@ def best_of_k(cells: pl.DataFrame) -> pl.DataFrame:
 
     A curve belongs to one task, shots, family and size, and one value of all other axes that are no hyper-parameters
     (`fixed`, in words, where they vary): more data is not better tuning. Seeds of a setting count as one, with their
-    mean. k runs over the powers of two up to N, and N. Nothing where neither family nor size is known.
+    mean. k runs over the powers of two up to N, and N. Nothing where neither family nor size is known, or no
+    hyper-parameter varies.
     """
-    axes = axes_of(cells)
-    model, tuned = _known(cells, axes)
-    if not model:
+    model, tuned = _known(cells)
+    if not model or not tuned:
         return pl.DataFrame(schema=BEST_OF_K_SCHEMA)
-    others = [axis for axis in axes if axis in FIXED and axis not in MODEL and axis in cells.columns]
+    others = [axis for axis in axes_of(cells) if axis not in (*MODEL, *TUNED, "seed")]
     varying = [axis for axis in others if cells[axis].n_unique() > 1]
     curve = ("task", "shots", *MODEL, "fixed")
     words = [pl.format("{} {}", pl.lit(axis), pl.col(axis).cast(pl.String).str.strip_suffix(".0")) for axis in varying]
     fixed = pl.concat_str(words, separator=", ", ignore_nulls=True) if words else pl.lit("")
-    named = _complete(cells, model).with_columns(fixed=fixed).sort("task", "shots", "cell_id")
+    named = (
+        _complete(cells, model)
+        .select("task", "shots", "cell_id", *MODEL, *tuned, "downstream", "params", fixed=fixed)
+        .sort("task", "shots", "cell_id")
+    )
     settings = named.group_by(*curve, *tuned, maintain_order=True).agg(
         pl.col("downstream").mean(), pl.col("params").mean()
     )
@@ -106,10 +122,10 @@ def best_of_k(cells: pl.DataFrame) -> pl.DataFrame:
     return found.select(pl.col(name).cast(kind) for name, kind in BEST_OF_K_SCHEMA.items()).sort(*curve, "k")
 
 
-def _known(cells: pl.DataFrame, axes: "Sequence[str]") -> tuple[list[str], list[str]]:
-    """Which of family and size are known, and the hyper-parameters."""
-    known = [axis for axis in axes if axis in cells.columns]
-    return [axis for axis in MODEL if axis in known], [axis for axis in known if axis not in (*FIXED, "seed")]
+def _known(cells: pl.DataFrame) -> tuple[list[str], list[str]]:
+    """Which of family and size are known, and the hyper-parameters that vary."""
+    model, tuned = ([axis for axis in axes if axis in cells.columns] for axes in (MODEL, TUNED))
+    return model, [axis for axis in tuned if cells[axis].n_unique() > 1]
 
 
 def _complete(cells: pl.DataFrame, model: "Sequence[str]") -> pl.DataFrame:

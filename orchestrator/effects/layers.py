@@ -111,9 +111,10 @@ def best_layer_cells(cells: pl.DataFrame, best: pl.DataFrame) -> pl.DataFrame:
 
     Cells without several layers are left out; the caller can count them from the heights.
     """
-    scores = best.select(*CELL, pl.col("accuracy").alias("best"))
-    joined = cells.join(scores, on=CELL, nulls_equal=True).with_columns(downstream="best").drop("best")
-    return joined.sort(
+    # Without another name: an imported axis may be called anything.
+    scores = best.select(*CELL, downstream="accuracy")
+    joined = cells.drop("downstream").join(scores, on=CELL, nulls_equal=True)
+    return joined.select(cells.columns).sort(
         "task", "shots", "downstream", "upstream", "cell_id", descending=[False, False, True, True, False]
     )
 

@@ -84,11 +84,27 @@ def _choice(regret: pl.DataFrame) -> list[str]:
 def _upstream(best: pl.DataFrame) -> list[str]:
     if best.is_empty():
         return []
-    first, lost_N = int((best["upstream_rank"] == 1).sum()), best["lost_by_upstream"].to_numpy()
-    return [
-        f"The cell with the highest upstream accuracy is the best one on {first} of {_tasks(best.height, best)}; "
-        f"taking it everywhere loses {lost_N.mean():.3f} of accuracy on average and {lost_N.max():.3f} at worst."
-    ]
+    told = []
+    alone, shared = best.filter(highest_upstream=1), best.filter(pl.col("highest_upstream") > 1)
+    if alone.height:
+        told.append(
+            f"The cell with the highest upstream accuracy is the best one on {alone.filter(upstream_rank=1).height} of "
+            f"{_tasks(alone.height, best)}; taking it everywhere {_lost(alone)}."
+        )
+    if shared.height:
+        numbers = shared["highest_upstream"].to_list()
+        fewest, most = min(numbers), max(numbers)
+        cells = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        told.append(
+            f"On {_tasks(shared.height, best)}, {cells} cells share the highest upstream accuracy, so that it chooses "
+            f"none; taking any of them {_lost(shared)} (means over these cells)."
+        )
+    return told
+
+
+def _lost(best: pl.DataFrame) -> str:
+    lost_N = best["lost_by_upstream"].to_numpy()
+    return f"loses {lost_N.mean():.3f} of accuracy on average and {lost_N.max():.3f} at worst"
 
 
 def _alike(correlations: pl.DataFrame) -> list[str]:

@@ -18,12 +18,15 @@ from orchestrator.importing.columns import (
     Source,
     downstream_sources,
     left_out,
+    may_be_axis,
     pick_axes,
     sizes_by_task,
     split_names,
     upstream_source,
 )
 from orchestrator.importing.joining import CELL, accuracies, cell_ids, join_axes, join_task
+from orchestrator.importing.long import split_by_task
+from orchestrator.importing.measured import MEASURED, pick_measured
 from orchestrator.importing.reading import Table, read_tables
 
 Unit = Literal["fraction", "percent"]
@@ -40,6 +43,7 @@ class Joined:
         only_here: cells that the table of the upstream accuracy has not; empty for that table itself.
         only_upstream: cells that only the table of the upstream accuracy has.
         left_out: columns that were not taken over.
+        possible: those of them that could be axes.
     """
 
     table: str
@@ -47,6 +51,7 @@ class Joined:
     only_here: list[str]
     only_upstream: list[str]
     left_out: list[str]
+    possible: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +73,11 @@ class Imported:
 
     Args:
         results: a row per task and cell, sorted: cell_id, task, shots, both accuracies and numbers of test images,
-            reason (why an accuracy is null), and the axes.
+            reason (why an accuracy is null), params and flops where the tables have them, and the axes.
         upstream: table and column of the upstream accuracy.
         axes: the columns of `results` that are axes.
+        measured: params and flops, where they were taken over.
+        unusable: those that were not, and why.
         tasks: in the order of `results`.
         tables: in the order in which they were given.
     """
@@ -78,6 +85,8 @@ class Imported:
     results: pl.DataFrame
     upstream: tuple[str, str]
     axes: list[str]
+    measured: list[str]
+    unusable: dict[str, str]
     tasks: list[ImportedTask]
     tables: list[Joined]
 
@@ -88,6 +97,7 @@ def import_tables(
     ids: Sequence[str],
     upstream: str,
     downstream: Sequence[str],
+    task: str | None = None,
     unit: Unit = "fraction",
     axes: Sequence[str] | None = None,
     upstream_num_test: int | None = None,
@@ -101,6 +111,8 @@ def import_tables(
         ids: the columns that tell cells apart, as texts of comma-separated names.
         upstream: the column of the upstream accuracy, `[TABLE:]COL`; of the first table when none is named.
         downstream: the columns of downstream accuracies, as texts of comma-separated `[TASK=][TABLE:]COL`.
+        task: the column that names each row's task, `[TABLE:]COL`, where a table has a row for each cell and task;
+            `downstream` is one column then.
         unit: of all accuracies.
         axes: which further columns are axes, as texts of comma-separated names (see `columns.pick_axes`).
         upstream_num_test: number of upstream test images.
@@ -117,12 +129,20 @@ def import_tables(
             raise UserError(f"{name}: {number} given, at least 1 makes sense")
     tables = read_tables(paths)
     keys = split_names(ids, tables)
-    above = upstream_source(upstream, tables)
-    below = downstream_sources(downstream, tables, above)
-    picked = pick_axes(None if axes is None else split_names(axes, tables), tables, keys, [above, *below])
+    wanted = None if axes is None else split_names(axes, tables)
+    if task is None:
+        above = upstream_source(upstream, tables)
+        below = downstream_sources(downstream, tables, above)
+    else:
+        tables, above, below = split_by_task(task, tables, keys, upstream, downstream)
+    sources = [above, *below]
+    results_of_rows = [source.column for source in sources]
+    picked = pick_axes(wanted, tables, keys, sources)
+    measured, unusable = pick_measured(tables, [*keys, *results_of_rows])
+    taken = [*measured, *picked]
     sizes = sizes_by_task(downstream_num_test, [source.task for source in below])
-    _check_used(tables, [above, *below], picked, keys)
-    cells = cell_ids(tables, keys)
+    _check_used(tables, sources, taken, keys)
+    cells = cell_ids(tables, keys, results_of_rows)
     first_cells = cells[tables.index(above.table)]
     joins = [_join(table, at, above, first_cells) for table, at in zip(tables, cells, strict=True)]
 
@@ -141,8 +161,9 @@ def import_tables(
             shots=pl.lit(shots, pl.Int64),
             upstream_num_test=pl.lit(upstream_num_test, pl.Int64),
         )
-        .join(join_axes(tables, cells, keys, picked), on=CELL, how="left")
-        .select(CELL, "task", "shots", *_in_pairs(), "reason", *picked)
+        .join(join_axes(tables, cells, keys, taken), on=CELL, how="left")
+        .select(CELL, "task", "shots", *_in_pairs(), "reason", *taken)
+        .with_columns(pl.col(name).cast(MEASURED[name]) for name in measured)
         .sort("task", CELL)
     )
     _check_several(results)
@@ -150,6 +171,8 @@ def import_tables(
         results=results,
         upstream=(above.table.label, above.column),
         axes=picked,
+        measured=measured,
+        unusable=unusable,
         tasks=sorted((_told(source, results, sizes) for source in below), key=lambda told: told.task),
         tables=[
             Joined(
@@ -157,9 +180,11 @@ def import_tables(
                 rows=table.frame.height,
                 only_here=only_here,
                 only_upstream=only_upstream,
-                left_out=left_out(table, keys, picked, [above, *below]),
+                left_out=others,
+                possible=[name for name in others if may_be_axis(tables, name)],
             )
             for table, (only_here, only_upstream) in zip(tables, joins, strict=True)
+            for others in [left_out(table, keys, taken, sources)]
         ],
     )
 
@@ -188,6 +213,8 @@ def to_json(imported: Imported) -> dict[str, Any]:
         "cells": imported.results[CELL].n_unique(),
         "upstream": {"table": table, "column": column},
         "axes": imported.axes,
+        "measured": imported.measured,
+        "unusable": imported.unusable,
         "tasks": [{name: getattr(task, name) for name in ImportedTask.__slots__} for task in imported.tasks],
         "tables": [{name: getattr(joined, name) for name in Joined.__slots__} for joined in imported.tables],
     }

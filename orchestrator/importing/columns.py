@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from models.errors import UnknownNameError, UserError
 from orchestrator.conflicts import NO_AXES
+from orchestrator.importing.measured import MEASURED
 from orchestrator.importing.reading import Table, numbers
 
 OTHER_RESULTS = re.compile(r"(?i)(acc\d*|accuracy|top\d*|err|error|loss|diff|score|f1|auc|auroc|nll|ece)")
@@ -46,7 +47,7 @@ def upstream_source(text: str, tables: Sequence[Table]) -> Source:
     Raises:
         UnknownNameError: there is no such table or column.
     """
-    table, column = _table_and_column(text, tables)
+    table, column = table_and_column(text, tables)
     table = tables[0] if table is None else table
     table.column(column)
     return Source(task="", table=table, column=column)
@@ -66,7 +67,7 @@ def downstream_sources(texts: Iterable[str], tables: Sequence[Table], upstream: 
     found: list[tuple[str | None, Table, str]] = []
     for text in split_names(texts, tables):
         task, place = _task_and_place(text, tables)
-        table, column = _table_and_column(place, tables)
+        table, column = table_and_column(place, tables)
         places = _tables_with(column, tables, upstream) if table is None else [table]
         if task is not None and len(places) > 1:
             labels = ", ".join(at.label for at in places)
@@ -90,10 +91,13 @@ def sizes_by_task(texts: Iterable[str], tasks: Sequence[str]) -> dict[str, int]:
         UserError: a number is not whole or below 1, or a task has two.
     """
     sizes: dict[str, int] = {}
-    for text in (part for whole in texts for part in whole.split(",")):
+    for whole, text in [(given, part) for given in texts for part in _parts(given, tasks)]:
         task, _, number = text.rpartition("=")
-        if not number.strip().isdecimal() or int(number) < 1:
-            raise UserError(f"--downstream-num-test {text}: give N, or TASK=N for each task, without thousands commas")
+        if not number.strip().isdecimal() or int(number) < 1 or (not task and text != whole):
+            raise UserError(
+                f"--downstream-num-test {whole}: give one number for all tasks, or TASK=N,TASK=N,...; a number is "
+                "written without commas, 10000 for ten thousand"
+            )
         if task and task not in tasks:
             raise UnknownNameError("task", task, tasks)
         named = [task] if task else list(tasks)
@@ -103,49 +107,70 @@ def sizes_by_task(texts: Iterable[str], tasks: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
+def _parts(whole: str, tasks: Sequence[str]) -> list[str]:
+    """A task's name may hold a comma."""
+    return [whole] if whole.rpartition("=")[0] in tasks else whole.split(",")
+
+
 def pick_axes(
     wanted: Sequence[str] | None, tables: Sequence[Table], ids: Sequence[str], sources: Sequence[Source]
 ) -> list[str]:
     """The axes: the ids where there are several, then those that are wanted.
 
-    When none are named, all columns are, except accuracies, other results of the row (`OTHER_RESULTS`), and those whose
-    names results tables use for something else.
+    When none are named, all columns are, except accuracies, other results of the row (`OTHER_RESULTS`), lists and the
+    like, and those whose names results tables use for something else.
 
     Raises:
         UnknownNameError: no table has such a column.
+        DataError: an axis holds lists or the like.
         UserError: an axis is an accuracy, or has a name that results tables use for something else.
     """
     present = list(dict.fromkeys(name for table in tables for name in table.frame.columns))
     accuracies = {source.column for source in sources}
     keys = list(ids) if len(ids) > 1 else []
     if wanted is None:
-        free = (name for name in present if name not in (*ids, *accuracies) and name not in NO_AXES)
-        wanted = [name for name in free if name and not any(_is_no_axis(table, name) for table in tables)]
+        free = (name for name in present if name not in (*ids, *accuracies) and may_be_axis(tables, name))
+        wanted = [name for name in free if not any(_is_other_result(table, name) for table in tables)]
     for name in (*keys, *wanted):
         if name not in present:
             raise UnknownNameError("column", name, present, "in any table")
         if name in accuracies:
             raise UserError(f"{name!r} is an accuracy, so it cannot be an axis or id as well")
+        if name in MEASURED and name not in keys:
+            raise UserError(f"{name!r} is taken over as it is, not as an axis; leave it out of --axis")
         if name in NO_AXES:
             raise UserError(f"{name!r} means something else in results tables; rename the column to have it as an axis")
+        for table in tables:
+            if name in table.frame.columns:
+                table.column(name)
     return list(dict.fromkeys((*keys, *wanted)))
 
 
-def left_out(table: Table, ids: Sequence[str], axes: Sequence[str], sources: Sequence[Source]) -> list[str]:
-    """Columns of a table that are not taken over."""
-    used = {*ids, *axes, *(source.column for source in sources if source.table is table)}
+def may_be_axis(tables: Sequence[Table], name: str) -> bool:
+    """Whether `--axis` can name this column: it has a name of its own, and texts or numbers."""
+    having = (table for table in tables if name in table.frame.columns)
+    return bool(name) and name not in NO_AXES and all(table.is_plain(name) for table in having)
+
+
+def may_be_id(table: Table, name: str) -> bool:
+    """Whether a column may tell rows apart: it has whole numbers or texts for every row, and is no result."""
+    if not may_be_axis([table], name) or table.frame[name].has_nulls() or _is_other_result(table, name):
+        return False
+    values, is_text = numbers(table.frame[name])
+    return bool(is_text.any()) or not (values % 1 != 0).any()
+
+
+def left_out(table: Table, ids: Sequence[str], taken: Sequence[str], sources: Sequence[Source]) -> list[str]:
+    """Columns of a table that are neither ids, accuracies, nor taken over besides."""
+    used = {*ids, *taken, *(source.column for source in sources if source.table is table)}
     return [name for name in table.frame.columns if name not in used]
 
 
-def _is_no_axis(table: Table, name: str) -> bool:
-    """Another result of the row, or lists and the like."""
+def _is_other_result(table: Table, name: str) -> bool:
     if name not in table.frame.columns:
         return False
-    column = table.frame[name]
-    if column.dtype.is_nested():
-        return True
     words = re.split(r"[^a-zA-Z0-9]+|(?<=[a-z0-9])(?=[A-Z])", name)
-    return any(OTHER_RESULTS.fullmatch(word) for word in words) and not numbers(column)[1].any()
+    return any(OTHER_RESULTS.fullmatch(word) for word in words) and not numbers(table.frame[name])[1].any()
 
 
 def _task_and_place(text: str, tables: Sequence[Table]) -> tuple[str | None, str]:
@@ -154,7 +179,13 @@ def _task_and_place(text: str, tables: Sequence[Table]) -> tuple[str | None, str
     return (None, text) if not sign or is_column else (task.strip(), place.strip())
 
 
-def _table_and_column(text: str, tables: Sequence[Table]) -> tuple[Table | None, str]:
+def table_and_column(text: str, tables: Sequence[Table]) -> tuple[Table | None, str]:
+    """The table that `[TABLE:]COL` names, if any, and the column, which need not be there.
+
+    Raises:
+        UnknownNameError: there is no such table.
+        UserError: several tables have that name.
+    """
     name, sign, column = text.rpartition(":")
     if not sign or any(text in table.frame.columns for table in tables):
         return None, text

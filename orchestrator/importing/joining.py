@@ -5,17 +5,25 @@ from collections.abc import Sequence
 import polars as pl
 
 from models.errors import DataError
-from orchestrator.importing.columns import Source
-from orchestrator.importing.reading import Table, numbers, text, typed
+from orchestrator.importing.columns import Source, may_be_id
+from orchestrator.importing.measured import MEASURED
+from orchestrator.importing.reading import Table, known, numbers, text, typed
 
 CELL = "cell_id"
+OF_TASKS = ("task", "dataset", "benchmark")
+INFINITE = r"(?i)^[+-]?inf(?:inity)?$"
 
 
-def cell_ids(tables: Sequence[Table], ids: Sequence[str]) -> list[pl.Series]:
+def cell_ids(tables: Sequence[Table], ids: Sequence[str], results: Sequence[str]) -> list[pl.Series]:
     """For each table the ids of its rows as one text, joined by "/".
 
     A number is the same whether it is written 224 or 224.0. Where an id that holds a "/" itself makes two cells look
     alike, every such sign is written %2F.
+
+    Args:
+        tables: each with all id columns.
+        ids: the columns that tell cells apart.
+        results: the columns of accuracies, which tell none apart.
 
     Raises:
         UnknownNameError: a table lacks an id column.
@@ -28,7 +36,7 @@ def cell_ids(tables: Sequence[Table], ids: Sequence[str]) -> list[pl.Series]:
         keys = [key.with_columns(pl.all().str.replace_all("%", "%25").str.replace_all("/", "%2F")) for key in keys]
     found = [key.select(_joined(ids)).to_series() for key in keys]
     for table, cells in zip(tables, found, strict=True):
-        _check_unique(table, cells, ids)
+        _check_unique(table, cells, ids, results)
     return found
 
 
@@ -92,25 +100,32 @@ def join_axes(
     """One row a cell: cell_id and its axes, each from whatever tables have it.
 
     Raises:
-        DataError: two tables differ in an axis of a cell.
+        DataError: two tables differ in an axis of a cell, or an axis of numbers has an infinite one.
     """
     joined = pl.DataFrame({CELL: pl.concat(cells).unique()})
     for axis in axes:
         having = [(table, at) for table, at in zip(tables, cells, strict=True) if axis in table.frame.columns]
-        clean = _id_text if axis in ids else text
-        values = typed(pl.concat([clean(table.column(axis)) for table, _ in having]))
+        clean = id_text if axis in ids else known
+        words = pl.concat([clean(table.column(axis)) for table, _ in having])
         labels = [label for table, _ in having for label in [table.label] * table.frame.height]
-        known = pl.DataFrame({CELL: pl.concat([at for _, at in having]), axis: values, "\0table": labels}).drop_nulls(
-            axis
-        )
-        _check_agreement(known, axis)
-        first = known.unique(CELL, keep="first", maintain_order=True).select(CELL, axis)
+        _check_finite(words, axis, labels, [row for table, _ in having for row in table.rows])
+        found = pl.DataFrame({CELL: pl.concat([at for _, at in having]), axis: typed(words), "\0table": labels})
+        found = found.drop_nulls(axis)
+        _check_agreement(found, axis)
+        first = found.unique(CELL, keep="first", maintain_order=True).select(CELL, axis)
         joined = joined.join(first, on=CELL, how="left")
     return joined
 
 
+def id_text(series: pl.Series) -> pl.Series:
+    """Ids as text, whole numbers without their zeros: 224 for 224.0."""
+    words = text(series)
+    is_whole = words.str.contains(r"^-?\d+\.0+$").fill_null(False)
+    return words.set(is_whole, None).fill_null(words.str.replace(r"\.0+$", ""))
+
+
 def _keys(table: Table, ids: Sequence[str]) -> pl.DataFrame:
-    keys = pl.DataFrame([_id_text(table.column(name)).alias(name) for name in ids])
+    keys = pl.DataFrame([id_text(table.column(name)).alias(name) for name in ids])
     for name in ids:
         if keys[name].has_nulls():
             row = table.rows.filter(keys[name].is_null())[0]
@@ -119,17 +134,11 @@ def _keys(table: Table, ids: Sequence[str]) -> pl.DataFrame:
     return keys
 
 
-def _id_text(series: pl.Series) -> pl.Series:
-    words = text(series)
-    is_whole = words.str.contains(r"^-?\d+\.0+$").fill_null(False)
-    return words.set(is_whole, None).fill_null(words.str.replace(r"\.0+$", ""))
-
-
 def _joined(ids: Sequence[str]) -> pl.Expr:
     return pl.concat_str(ids, separator="/").alias(CELL)
 
 
-def _check_unique(table: Table, cells: pl.Series, ids: Sequence[str]) -> None:
+def _check_unique(table: Table, cells: pl.Series, ids: Sequence[str], results: Sequence[str]) -> None:
     is_double = cells.is_duplicated()
     if not is_double.any():
         return
@@ -139,30 +148,48 @@ def _check_unique(table: Table, cells: pl.Series, ids: Sequence[str]) -> None:
     raise DataError(
         f"{table.label}: id {first!r} is in {len(rows)} rows ({', '.join(map(str, rows[:5]))}"
         f"{', ...' if len(rows) > 5 else ''}){_more(num, 'id')}. Each id stands once in a table"
-        f"{_missing_key(table, cells, ids)}"
+        f"{_missing_key(table, cells, ids, results)}"
     )
 
 
-def _missing_key(table: Table, cells: pl.Series, ids: Sequence[str]) -> str:
+def _missing_key(table: Table, cells: pl.Series, ids: Sequence[str], results: Sequence[str]) -> str:
     """A hint: a column that tells rows with the same id apart."""
     for name in table.frame.columns:
-        column = table.frame[name]
-        if name in ids or column.dtype.is_nested() or column.has_nulls():
+        is_task = name.lower() in OF_TASKS and table.is_plain(name)
+        if name in (*ids, *results) or not (is_task or may_be_id(table, name)):
             continue
-        if not pl.DataFrame({"id": cells, "also": text(column)}).is_duplicated().any():
-            return f": --id {','.join((*ids, name))} tells them apart"
+        if not pl.DataFrame({"id": cells, "also": text(table.frame[name])}).is_duplicated().any():
+            together = ",".join((*ids, name))
+            how = f"--task {name} makes a task of each value" if is_task else f"--id {together} tells them apart"
+            return f": {how}"
     return ""
 
 
-def _check_agreement(known: pl.DataFrame, axis: str) -> None:
-    differ = known.group_by(CELL).agg(pl.col(axis), pl.col("\0table")).filter(pl.col(axis).list.n_unique() > 1)
+def _check_finite(words: pl.Series, axis: str, labels: Sequence[str], rows: Sequence[int]) -> None:
+    """Numbers among which one is infinite would otherwise become texts."""
+    is_infinite = words.str.contains(INFINITE).fill_null(False)
+    if is_infinite.any() and not numbers(words.filter(~is_infinite))[1].any():
+        at = int(is_infinite.arg_max() or 0)
+        raise DataError(
+            f"{labels[at]}: column {axis!r}, row {rows[at]}: {words[at]!r} is no finite number; leave it empty where "
+            "it is unknown"
+        )
+
+
+def _check_agreement(found: pl.DataFrame, axis: str) -> None:
+    differ = found.group_by(CELL).agg(pl.col(axis), pl.col("\0table")).filter(pl.col(axis).list.n_unique() > 1)
     if differ.is_empty():
         return
     cell, values, tables = differ.sort(CELL).row(0)
     other = next(i for i, value in enumerate(values) if value != values[0])
     raise DataError(
         f"column {axis!r} of {cell!r} is {values[0]!r} in {tables[0]} and {values[other]!r} in {tables[other]}"
-        f"{_more(differ.height, 'id')}; an axis has one value a cell: leave it out by naming the others in --axis"
+        f"{_more(differ.height, 'id')}; "
+        + (
+            "it has one value a cell: rename one of these columns"
+            if axis in MEASURED
+            else "an axis has one value a cell: leave it out by naming the others in --axis"
+        )
     )
 
 

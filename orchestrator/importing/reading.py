@@ -1,5 +1,7 @@
 """Published tables as they lie on disk, and their cells as text or numbers."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +10,14 @@ import polars as pl
 
 from models.errors import DataError, UnknownNameError
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
-MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "--", "–", "—", "?")
-"""What stands in a number column where there is no number, in lower case."""
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*SEPARATORS, ".parquet")
+MISSING = ("", "na", "n/a", "nan", "null", "-", "--", "–", "—", "?")
+"""What stands where there is no value, in lower case."""
+NO_NUMBER = (*MISSING, "none")
+"""What stands in a column of numbers where there is none; among names `none` may be one (no augmentation)."""
 NUMBER = r"^[+-]?(?:\d+(?:\.\d*)?|\.\d+|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?)(?:[eE][+-]?\d+)?$"
+QUOTED = 60  # letters of a bad row
 WHOLE = r"^[+-]?[\d,]{1,18}$"
 
 
@@ -29,10 +35,19 @@ class Table:
 
         Raises:
             UnknownNameError: the table has no such column.
+            DataError: it holds lists, bytes or the like.
         """
         if name not in self.frame.columns:
             raise UnknownNameError("column", name, self.frame.columns, f"in {self.label}")
+        if not self.is_plain(name):
+            kind = self.frame.schema[name]
+            raise DataError(f"{self.label}: column {name!r} is of type {kind}; texts or numbers are needed")
         return self.frame[name]
+
+    def is_plain(self, name: str) -> bool:
+        """Whether the values of a column can be written as texts: not lists, structures or bytes."""
+        kind = self.frame.schema[name]
+        return not (kind.is_nested() or kind in (pl.Binary, pl.Object))
 
 
 def read_tables(paths: Sequence[Path]) -> list[Table]:
@@ -55,6 +70,12 @@ def text(series: pl.Series) -> pl.Series:
     return stripped.set(stripped == "", None)
 
 
+def known(series: pl.Series) -> pl.Series:
+    """As `text`, but null for every word that says that there is no value (`MISSING`)."""
+    words = text(series)
+    return words.set(words.str.to_lowercase().is_in(MISSING).fill_null(False), None)
+
+
 def numbers(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     """(the values as numbers, null where there is none; which values are neither a number nor missing).
 
@@ -64,7 +85,7 @@ def numbers(series: pl.Series) -> tuple[pl.Series, pl.Series]:
         return series.cast(pl.Float64).fill_nan(None), series.is_null() & False
     words = text(series)
     is_number = words.str.contains(NUMBER).fill_null(False)
-    is_missing = words.is_null() | words.str.to_lowercase().is_in(MISSING).fill_null(False)
+    is_missing = words.is_null() | words.str.to_lowercase().is_in(NO_NUMBER).fill_null(False)
     values = words.set(~is_number, None).str.replace_all(",", "").cast(pl.Float64)
     return values, ~is_number & ~is_missing
 
@@ -79,25 +100,78 @@ def typed(words: pl.Series) -> pl.Series:
 
 
 def _read(path: Path, label: str) -> Table:
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise DataError(f"{path}: a table is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-        else:
-            # As text: what is a number is decided by the whole column, and a bad value can be quoted.
-            frame = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema=False)
-        frame = frame.rename(str.strip)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        frame, rows = _read_parquet(path) if suffix == ".parquet" else _read_text(path, SEPARATORS[suffix])
+    except (pl.exceptions.PolarsError, csv.Error, OSError) as error:
         raise DataError(f"{path}: the table cannot be read: {str(error).splitlines()[0]}") from error
-    rows = pl.Series("row", range(1, frame.height + 1), dtype=pl.Int64)
-    if frame.width and path.suffix != ".parquet":
-        blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-        frame, rows = frame.filter(~blank), rows.filter(~blank)
     if frame.is_empty():
         raise DataError(f"{path}: the table has no rows")
-    # polars renames the second of two equal headings.
-    twice = [name for name in frame.columns if f"{name}_duplicated_0" in frame.columns]
-    if twice:
-        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one of them")
     return Table(path, label, frame, rows)
+
+
+def _read_parquet(path: Path) -> tuple[pl.DataFrame, pl.Series]:
+    frame = pl.read_parquet(path)
+    frame.columns = _headings(path, frame.columns)
+    return frame, pl.Series("row", range(1, frame.height + 1), dtype=pl.Int64)
+
+
+def _read_text(path: Path, separator: str) -> tuple[pl.DataFrame, pl.Series]:
+    """All columns as text: what is a number is decided by the whole column, and a bad value can be quoted."""
+    lines = csv.reader(io.StringIO(_utf8(path), newline=""), delimiter=separator, strict=True)
+    header = next((fields for fields in lines if any(fields)), [])
+    _check_separator(path, header, separator)
+    numbered = [(row, fields) for row, fields in enumerate(lines, start=1) if any(field.strip() for field in fields)]
+    for row, fields in numbered:
+        if len(fields) != len(header):
+            raise DataError(
+                f"{path}: row {row} has {len(fields)} fields and the heading {len(header)}: "
+                f"{separator.join(fields)[:QUOTED]!r}. A field that holds a {separator!r} stands in double quotes"
+            )
+    columns = list(zip(*(fields for _, fields in numbered), strict=True)) or [()] * len(header)
+    # A column without heading and values comes of lines that end in a separator.
+    used = [(name, values) for name, values in zip(header, columns, strict=True) if name.strip() or any(values)]
+    names = _headings(path, [name for name, _ in used])
+    series = {name: pl.Series(values, dtype=pl.String) for name, (_, values) in zip(names, used, strict=True)}
+    frame = pl.DataFrame({name: column.set(column == "", None) for name, column in series.items()})
+    return frame, pl.Series("row", [row for row, _ in numbered], dtype=pl.Int64)
+
+
+def _utf8(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        words = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: line {line} is not UTF-8; save the table as UTF-8 text") from error
+    if "\0" in words:
+        raise DataError(f"{path}: this is not UTF-8 text; save the table as UTF-8 text")
+    return words
+
+
+def _check_separator(path: Path, header: Sequence[str], separator: str) -> None:
+    if len(header) != 1:
+        return
+    for other, how in (
+        (",", "call it .csv"),
+        ("\t", "call it .tsv"),
+        (";", "separate them by commas, with decimal points, not commas"),
+    ):
+        if other != separator and other in header[0]:
+            raise DataError(f"{path}: the heading {header[0]!r} is one column, separated by {other!r}? Then {how}")
+
+
+def _headings(path: Path, headings: Sequence[str]) -> list[str]:
+    """Without surrounding space, and each once."""
+    names = [heading.strip() for heading in headings]
+    for place, name in enumerate(names):
+        first = names.index(name)
+        if first < place:
+            space = "" if headings[first] == headings[place] else ", but for the space around it"
+            raise DataError(
+                f"{path}: two columns are called {name!r}{space} (the {first + 1}. and the {place + 1}.); "
+                "rename one of them"
+            )
+    return names

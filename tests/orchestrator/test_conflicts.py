@@ -81,9 +81,15 @@ def test_a_reversed_order_conflicts_everywhere(n: int) -> None:
     assert count_pairs(us_N, us_N).conflicts == 0
 
 
+def variance(accuracy: float, num_test: int) -> float:
+    """Binomial; at least half an answer of one more image is right, and half of one is wrong."""
+    p = min(max(accuracy, 0.5 / (num_test + 1)), 1 - 0.5 / (num_test + 1))
+    return p * (1 - p) / num_test
+
+
 def is_significant(us: "Sequence[float]", ds: "Sequence[float]", n_us: "Sequence[int]", n_ds: "Sequence[int]") -> bool:
     def differ(p: "Sequence[float]", n: "Sequence[int]") -> bool:
-        return bool(abs(p[0] - p[1]) > 1.96 * (p[0] * (1 - p[0]) / n[0] + p[1] * (1 - p[1]) / n[1]) ** 0.5)
+        return bool(abs(p[0] - p[1]) > 1.96 * (variance(p[0], n[0]) + variance(p[1], n[1])) ** 0.5)
 
     conflicting = (us[0] - us[1]) * (ds[0] - ds[1]) < 0
     return bool(conflicting and differ(us, n_us) and differ(ds, n_ds))
@@ -170,6 +176,24 @@ def test_few_seeds_or_seeds_that_agree_tell_no_noise() -> None:
         assert significant_of(cells) == (None, "unknown: neither test-set sizes nor enough seeds")
 
 
+def test_cells_that_repeat_a_seed_are_no_replicates() -> None:
+    rows = [{"seed": i % 3, "upstream": i / 30, "downstream": 0.5} for i in range(30)]
+    assert noise_of(cells_of(rows, upstream_num_test=None), "upstream", ["seed"]) is None
+    told = [row | {"model": i // 3} for i, row in enumerate(rows)]
+    untold = [row | {"model": None if i < 3 else 9} for i, row in enumerate(rows[:6])]
+    noise = noise_of(cells_of([*told, *untold], upstream_num_test=None), "upstream", ["model", "seed"])
+    assert noise is not None
+    assert noise.source == "seeds, 18 degrees of freedom", "nine models of three seeds; the tenth has two of each"
+
+
+def test_no_noise_is_shown_by_no_right_answer_and_by_no_wrong_one() -> None:
+    rows = [{"upstream": 0.0, "downstream": 1.0}, {"upstream": 0.5, "downstream": 0.0}]
+    (row,) = strongest_pairs(cells_of(rows), 1).rows(named=True)
+    half = 0.5 / 1001
+    assert row["downstream_z"] == pytest.approx(1 / (2 * half * (1 - half) / 1000) ** 0.5)
+    assert binomial(np.array([0.001, 0.5]), 1000).variance_N == pytest.approx([0.001 * 0.999 / 1000, 0.25 / 1000])
+
+
 @pytest.mark.parametrize("task", REFERENCE)
 def test_public_tables_agree_with_the_reference(task: str) -> None:
     (us_N, ds_N), expected = accuracies(task), REFERENCE[task]
@@ -211,15 +235,40 @@ def test_columns_that_nobody_else_uses_are_axes() -> None:
 def test_axes_of_an_imported_table_may_have_any_name_and_gaps() -> None:
     cells = cells_of(
         [
-            {"low": 1, "low_high": "a", "always": None, "upstream": 0.4, "downstream": 0.4},
-            {"low": 2, "low_high": "a", "always": None, "upstream": 0.5, "downstream": 0.3},
-            {"low": 2, "low_high": "b", "always": None, "upstream": 0.6, "downstream": 0.2},
-            {"low": 2, "low_high": None, "always": 1, "upstream": 0.6, "downstream": 0.2},
+            {"low": 1, "low_high": "a", "never": None, "upstream": 0.4, "downstream": 0.4},
+            {"low": 2, "low_high": "a", "never": None, "upstream": 0.5, "downstream": 0.3},
+            {"low": 2, "low_high": "b", "never": None, "upstream": 0.6, "downstream": 0.2},
+            {"low": 1, "low_high": None, "never": None, "upstream": 0.6, "downstream": 0.2},
+            {"low": 3, "low_high": None, "never": None, "upstream": 0.7, "downstream": 0.1},
         ]
     )
     rows = controlled_pairs(cells).select("axis", "low", "high", "ordered", "upstream_up_downstream_down").rows()
     assert rows == [("low", "1", "2", True, 1), ("low_high", "a", "b", False, 1)]
+    assert controlled_directions(cells).select("axis", "pairs").rows() == [("low", 1)]
     assert strongest_pairs(cells, 1)["differs_on"].to_list() == ["low, low_high"]
+
+
+def test_what_is_unknown_of_two_cells_is_not_held_equal() -> None:
+    rows = [
+        {"size_m": 10 * i, "optim_lr": 0.1 if i == 4 else None, "upstream": i / 10, "downstream": 1 - i / 10}
+        for i in range(1, 5)
+    ]
+    assert controlled_pairs(cells_of(rows)).is_empty()
+    assert controlled_directions(cells_of(rows)).is_empty()
+    of_a_study = [{"learning_rate" if name == "optim_lr" else name: row[name] for name in row} for row in rows]
+    assert controlled_pairs(cells_of(of_a_study))["pairs"].sum() == 3, "null is a value there: not set"
+    assert controlled_directions(cells_of(of_a_study)).select("axis", "pairs").rows() == [("size_m", 1)]
+
+
+def test_columns_of_this_program_may_be_the_names_of_axes() -> None:
+    names = ("setting", "setting_high", "alike", "order", "value", "loose", "line", "place", "group", "axis", "ordered")
+    rows = [
+        {"upstream": i / 10, "downstream": 1 - i / 10, "lr": i, **dict.fromkeys(names, "same")} for i in range(1, 3)
+    ]
+    cells = cells_of(rows)
+    assert controlled_pairs(cells).select("axis", "pairs").rows() == [("lr", 1)]
+    assert controlled_directions(cells).select("axis", "pairs").rows() == [("lr", 1)]
+    assert strongest_pairs(cells, 1)["differs_on"].to_list() == ["lr"]
 
 
 def test_one_axis_at_a_time_is_counted() -> None:
@@ -431,11 +480,9 @@ def test_strongest_conflicts_equal_brute_force(
             if gain <= 0 or loss <= 0:
                 continue
             us_se, ds_se = (
-                (sum(c[side] * (1 - c[side]) for c in (a, b)) / n) ** 0.5
-                for side, n in (("upstream", 50), ("downstream", 1000))
+                sum(variance(c[side], n) for c in (a, b)) ** 0.5 for side, n in (("upstream", 50), ("downstream", 1000))
             )
-            zs = (gain / us_se if us_se else np.inf, loss / ds_se if ds_se else np.inf)
-            strengths.append(min(zs) if sized else min(gain, loss))
+            strengths.append(min(gain / us_se, loss / ds_se) if sized else min(gain, loss))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(significant, "BLOCK_CELLS", block)
         table = strongest_pairs(cells, limit)

@@ -77,14 +77,17 @@ def test_the_commands_of_the_page_on_tables_run_as_they_stand(tmp_path):
     for path in (ROOT / "tests" / "orchestrator" / "data" / "timm").glob("*.csv"):
         shutil.copy(path, tmp_path)
     (tmp_path / "clip.csv").write_text("model,imagenet,vtab_pets,cars\na,.5,.6,.7\nb,.6,.7,.8\n")
+    rows = [f"{model},{data},.{i + 5},.{i + 6}" for i, model in enumerate("ab") for data in ("pets", "cars")]
+    (tmp_path / "long.csv").write_text("\n".join(["model,dataset,imagenet,accuracy", *rows]))
     commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     for line in commands:
         words = shlex.split(line, comments=True)
         files = [path.name for word in words[1:] if "*" in word for path in sorted(tmp_path.glob(word))]
         upshot(*[file for word in words[1:] for file in (files if "*" in word else [word])], cwd=tmp_path)
-    assert {path.name for path in tmp_path.glob("*.parquet")} == {"sketch.parquet", "timm.parquet", "clip.parquet"}
-    tasks = pl.read_parquet(tmp_path / "clip.parquet")["task"].unique().sort().to_list()
-    assert tasks == ["cars", "pets"]
+    made = {path.stem: path for path in tmp_path.glob("*.parquet")}
+    assert set(made) == {"sketch", "timm", "clip", "long"}
+    for name in ("clip", "long"):
+        assert pl.read_parquet(made[name])["task"].unique().sort().to_list() == ["cars", "pets"]
     assert (tmp_path / "timm-report" / "index.html").exists()
 
 

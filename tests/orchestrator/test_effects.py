@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from orchestrator.conflicts import AXES, CONTROLLED_SCHEMA, NO_AXES, STRONGEST_SCHEMA, controlled_pairs
 from orchestrator.effects import (
     SCHEMAS,
     axis_effects,
@@ -264,8 +265,33 @@ def test_the_best_cell_of_a_task_and_what_upstream_accuracy_would_have_chosen() 
     )
     (row,) = best_cells(cells).rows(named=True)
     assert (row["cell_id"], row["downstream"], row["equally_good"], row["cells"]) == ("c0002", 0.7, 1, 4)
-    assert row["upstream_rank"] == 3
+    assert (row["upstream_rank"], row["highest_upstream"]) == (3, 2)
     assert row["lost_by_upstream"] == pytest.approx(0.15)
+
+
+def test_cells_that_share_the_highest_upstream_accuracy_are_counted_and_none_is_the_one() -> None:
+    upstreams = {"cars": (0.9, 0.9, 0.5, 0.4), "pets": (0.9, 0.9, 0.9, 0.4), "sun": (0.9, 0.8, 0.5, 0.4)}
+    cells = pl.concat(
+        [
+            cells_of([{"upstream": u, "downstream": d} for u, d in zip(us, (0.7, 0.5, 0.7, 0.1), strict=True)], task=t)
+            for t, us in upstreams.items()
+        ]
+    )
+    told = sentences({**frames_of({}), "best_cells": best_cells(cells)})
+    assert told == [
+        "The cell with the highest upstream accuracy is the best one on 1 of 1 task; "
+        "taking it everywhere loses 0.000 of accuracy on average and 0.000 at worst.",
+        "On 2 tasks, 2 to 3 cells share the highest upstream accuracy, so that it chooses none; "
+        "taking any of them loses 0.083 of accuracy on average and 0.100 at worst (means over these cells).",
+    ]
+
+
+def test_a_task_may_be_called_like_a_column() -> None:
+    table = [(0.1 * i, 0.1 * i, 0.9 - 0.1 * i, None) for i in range(5)]
+    names = {"cars": "cell_id", "mnist": "task", "pets": "0"}
+    plain, renamed = tasks_of(table), tasks_of(table).with_columns(pl.col("task").replace(names))
+    assert correlations(renamed)["spearman"].to_list() == correlations(plain)["spearman"].to_list() == [-1.0]
+    assert regrets(renamed, 3).drop("worst_task").equals(regrets(plain, 3).drop("worst_task"))
 
 
 # --- layers
@@ -404,6 +430,48 @@ def test_sizes_that_were_tuned_less_are_marked() -> None:
     ]
 
 
+def test_a_column_that_no_study_has_is_no_hyper_parameter() -> None:
+    cells = tuned().with_columns(pretrain=pl.col("cell_id"))
+    assert coverage(cells).equals(coverage(tuned()))
+    assert best_of_k(cells)["settings"].to_list() == [1] * cells.height, "another pre-training is no other setting"
+    untuned = cells.drop("learning_rate")
+    assert coverage(untuned).is_empty()
+    assert best_of_k(untuned).is_empty()
+    assert not any("uned" in sentence for sentence in sentences({**frames_of({}), "coverage": coverage(untuned)}))
+
+
+NAMES = sorted(
+    {
+        name
+        for schema in (*SCHEMAS.values(), BEST_LAYERS_SCHEMA, CONTROLLED_SCHEMA, STRONGEST_SCHEMA)
+        for name in schema
+    }.union(
+        ("self", "best", "deepest", "curve", "setting", "number", "second", "0", "", "index", "literal", "len")
+    ).difference(NO_AXES, AXES)
+)
+
+
+def test_an_axis_may_be_called_like_any_column() -> None:
+    values = np.random.default_rng(3).uniform(size=(8, 2, 3))
+    number = pl.col("cell_id").str.tail(1).cast(pl.Int64)
+    plain = layered(values, np.linspace(0.2, 0.8, 8).tolist()).with_columns(
+        family=pl.lit("vit"), size=pl.lit("S"), epochs=number % 2 + 1
+    )
+
+    def numbers(name: str) -> list[str]:
+        results = plain.with_columns((number // 4).alias(name))
+        cells = select_cells(results).cells
+        effects = effects_of(results, cells, None, permutations=9)
+        pairs, best = controlled_pairs(cells), best_layer_cells(cells, best_layers(results, None))
+        rows = [*itertools.chain(*effects.values()), *pairs.to_dicts(), *best.drop(name).to_dicts()]
+        return sorted(repr(value) for row in rows for value in row.values() if not isinstance(value, str))
+
+    expected = numbers("zoo")
+    assert len(expected) > 50
+    for name in NAMES:
+        assert numbers(name) == expected, name
+
+
 def test_the_expected_best_of_k_is_the_mean_over_all_subsets() -> None:
     cells = tuned()
     found = best_of_k(cells)
@@ -427,7 +495,8 @@ def test_curves_rise_from_the_mean_to_the_best(values: list[float]) -> None:
         {"family": "vit", "size": "S", "epochs": float(i), "upstream": 0.5, "downstream": v}
         for i, v in enumerate(values)
     ]
-    curve = best_of_k(cells_of(rows))
+    other = {"family": "vit", "size": "B", "epochs": -1.0, "upstream": 0.5, "downstream": 0.5}
+    curve = best_of_k(cells_of([*rows, other])).filter(size="S")
     assert curve["k"].to_list() == sorted({1, 2, 4, 8, len(values)} & set(range(1, len(values) + 1)))
     for k, expected in curve.select("k", "expected_best").iter_rows():
         subsets = [max(subset) for subset in itertools.combinations(values, k)]

@@ -99,7 +99,9 @@ def test_each_table_imports_alone_as_with_the_others(task: str, all_timm: Import
 def test_controlled_conflicts_of_timm_are_along_its_columns(all_timm: Imported) -> None:
     one = all_timm.results.filter(task="results-imagenet-real")
     pairs = controlled_conflicts(one)
-    assert dict(pairs.group_by("axis").agg(pl.col("pairs").sum()).iter_rows()) == {"model": 617, "img_size": 58}
+    assert dict(pairs.group_by("axis").agg(pl.col("pairs").sum()).iter_rows()) == {"img_size": 58}, (
+        "models are too many to be compared one by one"
+    )
     assert pairs.filter("ordered")["axis"].unique().to_list() == ["img_size"]
     strongest = strongest_conflicts(one, 5)
     assert set(", ".join(strongest["differs_on"]).split(", ")) <= set(all_timm.axes)
@@ -199,6 +201,123 @@ def test_a_name_with_a_comma_or_colon_is_a_column(tmp_path: Path) -> None:
     assert [task.task for task in found.tasks] == ["a=b"]
 
 
+def test_words_for_missing_values_are_missing_among_names_too(tmp_path: Path) -> None:
+    texts = ("NA", "n/a", "-", "?", "null", "NaN", "none", "cut,mix")
+    found = imported(tmp_path, "\n".join(["id,us,ds,aug", *(f'm{i},.5,.4,"{word}"' for i, word in enumerate(texts))]))
+    assert found.results["aug"].to_list() == [None] * 6 + ["none", "cut,mix"], "none may be a name"
+
+
+def test_params_and_flops_are_taken_over_under_their_names(tmp_path: Path) -> None:
+    table = 'id,us,ds,size,params,flops\na,.3,.4,S,"22,050,664",4.6e9\nb,.4,.5,B,86567656.0,\nc,.5,.6,L,,-\n'
+    found = imported(tmp_path, table)
+    assert (found.axes, found.measured, found.unusable) == (["size"], ["params", "flops"], {})
+    assert found.results["params"].to_list() == [22050664, 86567656, None]
+    assert found.results["flops"].to_list() == [4.6e9, None, None]
+    known = imported(tmp_path, table.replace("L,,", "L,300000000,")).results
+    pairs = controlled_conflicts(known).select("axis", "low", "high", "ordered").rows()
+    assert set(pairs) == {("size", "S", "B", True), ("size", "S", "L", True), ("size", "B", "L", True)}
+    write_results(known, tmp_path / "sizes.parquet")
+    upshot("report", tmp_path / "sizes.parquet")
+
+
+@pytest.mark.parametrize("value", ["22.1", "0", "-5", "22M", "inf"])
+def test_params_that_are_no_counts_are_left_out_and_told(value: str, tmp_path: Path) -> None:
+    (path,) = write(tmp_path, f"id,us,ds,params,method\nx,.3,.4,5,a\ny,.4,.5,{value},b\n")
+    words = ("import", path, "--id", "id", "--upstream", "us", "--downstream", "ds", "-o", tmp_path / "o.parquet")
+    said = upshot(*words)
+    assert f"left out: params (a.csv, row 2: '{value}' is no whole number above 0), method" in said
+    assert "--axis takes them in" not in said
+    assert "params" not in pl.read_parquet(tmp_path / "o.parquet").columns
+
+
+def test_columns_of_lists_and_bytes_are_neither_ids_nor_accuracies_nor_axes(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = {"id": ["x", "y"], "us": [0.5, 0.6], "ds": [0.4, 0.5], "tags": [[1], [2]], "raw": [b"a", b"\xff"]}
+    pl.DataFrame({**table, "deep": [{"a": 1}] * 2, "params": [[5]] * 2}).write_parquet(path)
+    found = import_tables([path], ids=["id"], upstream="us", downstream=["ds"])
+    assert (found.axes, found.measured, found.tables[0].possible) == ([], [], [])
+    assert found.tables[0].left_out == ["tags", "raw", "deep", "params"]
+    for name, options in (
+        ("tags", {"ids": ["tags"]}),
+        ("raw", {"upstream": "raw"}),
+        ("deep", {"downstream": ["deep"]}),
+        ("raw", {"axes": ["raw"]}),
+    ):
+        with pytest.raises(DataError, match=rf"t.parquet: column '{name}' is of type (List|Binary|Struct)"):
+            import_tables([path], **{"ids": ["id"], "upstream": "us", "downstream": ["ds"], **options})
+
+
+def test_endings_may_be_in_capitals_and_lines_may_end_in_a_separator(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, ",id,us,ds,\n0,x,.5,.4,\n1,y,.6,.5,\n", suffix=".CSV")
+    found = import_tables([path], ids=["id"], upstream="us", downstream=["ds"])
+    assert (found.axes, found.tables[0].left_out, found.tables[0].possible) == ([], [""], [])
+    assert found.results["cell_id"].to_list() == ["x", "y"]
+
+
+# --- the long layout
+
+LONG = "id,task,us,ds,depth\nx,cars,.5,.4,12\nx,pets,.50,.8,12\ny,cars,.6,.5,24\ny,pets,,.9,24\nz,cars,.7,.6,24\n"
+
+
+def test_a_row_for_each_cell_and_task(tmp_path: Path) -> None:
+    found = imported(tmp_path, LONG, task="task", downstream_num_test=["cars=100,pets=200"])
+    columns = ("task", "cell_id", "upstream_accuracy", "downstream_accuracy", "downstream_num_test", "depth", "reason")
+    assert found.results.select(columns).rows() == [
+        ("cars", "x", 0.5, 0.4, 100, 12, None),
+        ("cars", "y", 0.6, 0.5, 100, 24, None),
+        ("cars", "z", 0.7, 0.6, 100, 24, None),
+        ("pets", "x", 0.5, 0.8, 200, 12, None),
+        ("pets", "y", 0.6, 0.9, 200, 24, None),
+        ("pets", "z", 0.7, None, 200, 24, "no row in a.csv (pets)"),
+    ]
+    assert (found.axes, [table.left_out for table in found.tables]) == (["depth"], [[], [], []])
+    wide = "id,us,cars,pets,depth\nx,.5,.4,.8,12\ny,.6,.5,.9,24\nz,.7,.6,,24\n"
+    same = imported(tmp_path, wide, downstream=["cars,pets"]).results
+    assert same.select(columns[:4]).equals(found.results.select(columns[:4]))
+
+
+def test_the_upstream_accuracy_may_be_in_another_table_than_the_tasks(tmp_path: Path) -> None:
+    long = "id,dataset,ds\nx,cars,.4\nx,pets,.8\ny,cars,.5\ny,pets,.9\n"
+    found = imported(tmp_path, "id,us,depth\nx,.5,12\ny,.6,24\n", long, task="dataset")
+    assert [(task.task, task.table, task.complete) for task in found.tasks] == [
+        ("cars", "b.csv (cars)", 2),
+        ("pets", "b.csv (pets)", 2),
+    ]
+    assert found.axes == ["depth"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        ((LONG.replace(".50", ".51"),), {}, "'us' of 'x' is '.5' in row 1 and '.51' in row 2; a cell has one upstream"),
+        ((LONG.replace("y,pets,,", "y,pets,high,"),), {}, "'us' of 'y' is '.6' in row 3 and 'high' in row 4"),
+        ((LONG.replace("x,pets", "x,cars"),), {}, r"a.csv \(cars\): id 'x' is in 2 rows \(1, 2\)"),
+        ((LONG.replace("x,pets", "x,"),), {}, "a.csv: row 2 has no 'task'"),
+        ((LONG.replace(".8,12", ".8,13"),), {}, r"'depth' of 'x' is 12 in a.csv \(cars\) and 13 in a.csv \(pets\)"),
+        ((LONG.replace(".9,24", "9,24"),), {}, r"a.csv \(pets\): column 'ds', row 4: 9.0 is outside"),
+        ((LONG,), {"task": "taks"}, "unknown column 'taks' in any table .*Did you mean 'task'"),
+        ((LONG,), {"task": "us"}, "--task us: 'us' is an id or an accuracy as well"),
+        ((LONG,), {"downstream": ["ds,depth"]}, "--downstream ds,depth: with --task it is one column of a.csv"),
+        ((LONG, "id,us,task\nx,.5,a\n"), {}, "--task task: 'task' is in a.csv, b.csv; write TABLE:task"),
+        ((LONG, "id,ds\nx,.5\n"), {"downstream": ["b:ds"]}, "--downstream b:ds: with --task it is one column of a.csv"),
+    ],
+)
+def test_long_tables_that_make_no_sense_are_refused(
+    texts: tuple[str, ...], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        imported(tmp_path, *texts, **{"task": "task", **options})
+
+
+def test_the_command_imports_a_long_table(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, LONG)
+    words = ("import", path, "--id", "id", "--upstream", "us", "--downstream", "ds", "-o", tmp_path / "long.parquet")
+    assert "--task task makes a task of each value" in upshot(*words, code=2)
+    said = upshot(*words, "--task", "task")
+    assert "pets: ds of a.csv (pets), 2 cells with both accuracies\n    1 without: no row in a.csv (pets)" in said
+    assert "1 in a.csv, not in a.csv (pets): z" in said
+
+
 # --- the order of rows
 
 
@@ -237,7 +356,8 @@ TWO = ("id,us\nx,.5\ny,.6\n", "id,ds\nx,.4\ny,.5\n")
         ((ONE.replace(".7,.4", ".7,-.4"),), {}, r"column 'ds', row 3: -0.4 is outside"),
         ((ONE,), {"unit": "percent"}, "with --percent, no value of column 'us' is above 1 %"),
         ((ONE.replace(".5,.4", "101,40"),), {"unit": "percent"}, r"row 1: 101.0 is outside \[0, 100\]$"),
-        ((ONE.replace(".5,.4", "0,886,.4"),), {}, "cannot be read"),
+        ((ONE.replace(".5,.4", "0,886,.4"),), {}, "a.csv: row 1 has 5 fields and the heading 4: 'x,0,886,.4,12'"),
+        ((ONE + "\nw,.5\n",), {}, "a.csv: row 5 has 2 fields and the heading 4: 'w,.5'"),
         ((ONE.replace(".5,.4", '"0,886",.4'),), {}, "column 'us', row 1: '0,886' is no number"),
         ((ONE.replace(".5,.4", "inf,.4"),), {}, "column 'us', row 1: 'inf' is no number"),
         ((ONE.replace(".6,.5", "high,low"),), {}, "a.csv: column 'us', row 2: 'high' is no number"),
@@ -245,7 +365,14 @@ TWO = ("id,us\nx,.5\ny,.6\n", "id,ds\nx,.4\ny,.5\n")
         (("id,us,ds\n",), {}, "a.csv: the table has no rows"),
         (("id,us,ds\nx,.5,.4\n",), {}, "only one cell, 'x', has an upstream and a downstream accuracy"),
         (("id,us,ds\nx,.5,\ny,,.4\n",), {}, "no cell has an upstream and a downstream accuracy"),
-        ((ONE + "x,.1,.2,3\n",), {}, r"a.csv: id 'x' is in 2 rows \(1, 4\).*--id id,us tells them apart"),
+        ((ONE + "x,.1,.2,3\n",), {}, r"a.csv: id 'x' is in 2 rows \(1, 4\).*--id id,depth tells them apart"),
+        (
+            ("id,us,ds,top5,crop,params,note,px\nx,.5,.4,1,.8,1,,224\nx,.6,.5,2,.9,2,b,384.0\n",),
+            {},
+            "--id id,px tells them apart",
+        ),
+        (("id,us,ds,crop\nx,.5,.4,.8\nx,.6,.5,.9\n",), {}, "Each id stands once in a table$"),
+        (("id,task,us,ds\nx,a,.5,.4\nx,b,.5,.5\n",), {}, "--task task makes a task of each value$"),
         (
             (ONE + "x,.5,.4,12\n" * 9,),
             {},
@@ -271,11 +398,29 @@ TWO = ("id,us\nx,.5\ny,.6\n", "id,ds\nx,.4\ny,.5\n")
         ((ONE, "id,depth\nx,12\ny,25\n"), {}, "column 'depth' of 'y' is 24 in a.csv and 25 in b.csv.*--axis"),
         ((ONE,), {"upstream_num_test": 0}, "--upstream-num-test: 0 given"),
         ((ONE,), {"shots": -1}, "--shots: -1 given"),
-        ((ONE,), {"downstream_num_test": ["46,837"]}, "'ds' has two numbers"),
-        ((ONE,), {"downstream_num_test": ["many"]}, "--downstream-num-test many: give N, or TASK=N"),
+        (
+            (ONE,),
+            {"downstream_num_test": ["46,837"]},
+            "--downstream-num-test 46,837: give .* without commas, 10000",
+        ),
+        ((ONE,), {"downstream_num_test": ["ds=46,837"]}, "--downstream-num-test ds=46,837: give one number for all"),
+        ((ONE,), {"downstream_num_test": ["5", "ds=6"]}, "'ds' has two numbers"),
+        ((ONE,), {"downstream_num_test": ["many"]}, "--downstream-num-test many: give one number .*, or TASK=N"),
         ((ONE,), {"downstream_num_test": ["dss=5"]}, "unknown task 'dss' .known: ds.. Did you mean 'ds'"),
-        (("id,us,us,ds\nx,.5,.5,.4\n",), {}, "two columns are called 'us'"),
-        (("",), {}, "a.csv: the table cannot be read"),
+        (("id,us,us,ds\nx,.5,.5,.4\n",), {}, r"two columns are called 'us' \(the 2. and the 3.\); rename one"),
+        (("id,us,ds,ds \nx,.5,.5,.4\n",), {}, r"two columns are called 'ds', but for the space around it \(the 3. and"),
+        (("id,us,,ds,\nx,.5,1,.4,2\n",), {}, r"two columns are called '' \(the 3. and the 5.\)"),
+        (("id;us;ds\nx;.5;.4\n",), {}, "the heading 'id;us;ds' is one column, separated by ';'. Then separate them by"),
+        (("id\tus\tds\nx\t.5\t.4\n",), {}, "is one column, separated by .*. Then call it .tsv"),
+        (("id\0,us,ds\nx,.5,.4\n",), {}, "this is not UTF-8 text"),
+        ((ONE.replace("12", "inf"),), {}, "a.csv: column 'depth', row 1: 'inf' is no finite number"),
+        ((ONE.replace("depth", "params"),), {"axes": ["params"]}, "'params' is taken over as it is, not as an axis"),
+        (
+            (ONE.replace("depth", "params"), "id,params\nx,13\n"),
+            {},
+            "'params' of 'x' is 12 in a.csv and 13 in b.*rename",
+        ),
+        (("",), {}, "a.csv: the table has no rows"),
         (('id,us,ds\n"x,.5,.4\n',), {}, "a.csv: the table cannot be read"),
     ],
 )
@@ -290,11 +435,13 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (good,) = write(tmp_path, ONE)
     (tmp_path / "bad.parquet").write_text("no parquet")
     (tmp_path / "bad.csv").write_bytes(b"id,us,ds\n\xff\xfe,.5,.4\n")
+    (tmp_path / "wide.csv").write_bytes(ONE.encode("utf-16"))
     (tmp_path / "table.xlsx").write_bytes(b"")
     for name, message in (
         ("nowhere.csv", "cannot be read"),
         ("bad.parquet", "cannot be read"),
-        ("bad.csv", "cannot be read"),
+        ("bad.csv", "bad.csv: line 2 is not UTF-8; save the table as UTF-8 text"),
+        ("wide.csv", "wide.csv: line 1 is not UTF-8"),
         ("table.xlsx", "a table is a .csv, .tsv or .parquet file"),
         ("a.csv", "this table is given twice"),
         (".", "a table is a"),

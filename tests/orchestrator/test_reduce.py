@@ -223,6 +223,12 @@ def test_processes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- which rows count
 
 
+def test_numbers_of_shots_and_of_images_may_be_written_as_fractions() -> None:
+    floats = table(row("a"), row("b", 0.6, 0.6)).cast({"shots": pl.Float64, "upstream_num_test": pl.Float32})
+    selection = select_cells(floats.with_columns(draw=pl.lit(float("nan"))))
+    assert selection.cells.select("shots", "upstream_num_test").rows() == [(5, 1000)] * 2
+
+
 def test_draws_are_averaged() -> None:
     results = table(
         row("a", draw=0, downstream=0.4), row("a", draw=1, downstream=0.5), row("a", draw=2, downstream=0.9)
@@ -236,9 +242,11 @@ def test_only_last_checkpoint_last_layer_and_ridge_count() -> None:
         row(downstream=0.1, step=500, last_checkpoint=False, upstream=0.2),
         row(downstream=0.9, layer=3, last_layer=False),
         row(downstream=0.8, protocol="knn"),
+        row(downstream=0.7, protocol="knn", last_layer=False),
     )
     task = only_task(results)
     assert (task["n"], task["hull"][0]["downstream"]) == (1, 0.4)
+    assert task["dropped"] == {"another protocol (knn)": 1}
     assert "protocol ridge" in task["method"]
 
 
@@ -301,6 +309,54 @@ def test_rows_without_a_value_are_counted_by_reason() -> None:
     }
 
 
+def test_cells_that_have_no_row_that_counts_are_dropped_and_counted() -> None:
+    early = {"last_checkpoint": False, "step": 500}
+    results = table(
+        row("a"),
+        row("a", **early),
+        row("a", last_layer=False, layer=3),
+        row("b", protocol="knn"),
+        row("b", protocol="knn", **early),
+        row("c", protocol=None),
+        row("d", **early),
+        row("d", draw=1, **early),
+        row("d", last_layer=False, layer=3, **early),
+        row("e", last_layer=False, layer=3),
+        row("f", downstream=None),
+        row("a", task="pets", **early),
+        row("a", task="cars", protocol="knn"),
+    )
+    for read in (results, results.lazy(), results.drop("reason").lazy()):
+        selection = select_cells(read)
+        assert selection.dropped == {
+            ("cars", 5): {"another protocol (knn)": 1},
+            ("mnist", 5): {
+                "another protocol (knn)": 1,
+                "another protocol (unknown)": 1,
+                "no downstream accuracy": 1,
+                "no last checkpoint": 2,
+                "no last layer": 1,
+            },
+            ("pets", 5): {"no last checkpoint": 1},
+        }
+    tasks = reduce_study(results, draws=5)["tasks"]
+    assert [(task["task"], task["n"]) for task in tasks] == [("cars", 0), ("mnist", 1), ("pets", 0)]
+
+
+def test_what_is_no_number_of_an_axis_is_unknown() -> None:
+    rows = [
+        row(f"c{i}", 0.1 * i, 0.1 * i, lr=lr, params=i or None) for i, lr in enumerate((float("nan"), 0.1, 0.2, 0.3))
+    ]
+    cells = select_cells(table(*rows)).cells
+    assert cells.sort("cell_id")["lr"].to_list() == [None, 0.1, 0.2, 0.3]
+    assert controlled_conflicts(table(*rows)).select("low", "high").rows() == [
+        ("0.1", "0.2"),
+        ("0.1", "0.3"),
+        ("0.2", "0.3"),
+    ]
+    assert reduce_study(table(*rows), draws=5)["effects"]["axes"][0]["n"] == 3
+
+
 @pytest.mark.parametrize(("n", "hull"), [(1, "1 vertex"), (2, "2 vertices")])
 def test_too_few_cells_have_null_fits_and_a_verdict(n: int, hull: str) -> None:
     task = only_task(table(*[row(f"c{i}", i / 10, i / 10) for i in range(n)]))
@@ -331,6 +387,20 @@ def test_too_few_cells_have_null_fits_and_a_verdict(n: int, hull: str) -> None:
         (table(row(last_layer=False)), "no row is of a last checkpoint and a last layer"),
         (table(row(downstream_num_test=0)), "downstream_num_test 0 .* at least 1 test image"),
         (table(row()).with_columns(shots=pl.lit("five")), "values of a wrong kind"),
+        (table(row()).with_columns(shots=pl.lit(5.5)), "shots 5.5 of cell 'a', task 'mnist': a whole number is needed"),
+        (
+            table(row(), row("b")).with_columns(downstream_num_test=pl.lit(500.5)),
+            r"downstream_num_test 500.5 of cell 'a', task 'mnist' \(2 such rows\): a whole number",
+        ),
+        (table(row(lr=float("-inf"))), "lr -inf of cell 'a', task 'mnist': a finite number is needed"),
+        (table(row(params=0)), "params 0 of cell 'a', task 'mnist': a number above 0"),
+        (table(row(params=float("inf"))), "params inf of cell 'a'"),
+        (table(row(params="1,014.45")), "params '1,014.45' of cell 'a', task 'mnist': a number is needed"),
+        (
+            table(row(), row("b", lr=0.1), row("b", lr=0.2, draw=1)),
+            r"lr is 0.1 and 0.2 in two draws of cell 'b', task 'mnist': a cell has one value of it",
+        ),
+        (table(row(), row(task=None, last_layer=False)), "1 rows have no task"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(results: pl.DataFrame, message: str) -> None:
