@@ -305,6 +305,18 @@ def test_the_report_says_what_predicts_best_and_which_cell_to_take(page: Page, t
         assert f"{task['recipe']['cells'][0]['cell_id']} (p = 1.000)" in page.text
 
 
+def test_degenerate_laws_and_too_few_points_win_nothing(tmp_path: Path) -> None:
+    results = imported()[0].filter(task="imagenet-a")
+    page = write(tmp_path, results, [], draws=5)
+    (task,) = reduce_study(results, draws=5)["tasks"]
+    held = task["held_out"]
+    assert held["degenerate"] == ["hull"]
+    assert held["frontier"]["num_points"] < 3
+    section = page.text.partition("What predicts best")[2].partition("Conflicts")[0]
+    assert f"imagenet-aline of logitscells({held['rmse']['hull']:.4f})" in section
+    assert f"imagenet-a–vertices({held['frontier']['rmse']['hull']:.4f})" in section
+
+
 def test_an_unidentified_task_has_no_band_and_a_dotted_law(page: Page, tasks: Tasks) -> None:
     unsure = [task for task in tasks if not task["identifiable"]]
     assert unsure
