@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.columns import tidied
 from orchestrator.reduce import controlled_conflicts, strongest_conflicts
 
 LISTED = 5
@@ -15,9 +16,10 @@ def pairs_of(results: pl.DataFrame | pl.LazyFrame) -> dict[str, list[dict[str, A
     Raises:
         DataError: as `reduce_study`.
     """
-    strongest = strongest_conflicts(results, LISTED)
+    table = tidied(results.lazy())
+    strongest = strongest_conflicts(table, LISTED)
     finite = [pl.when(pl.col(name).is_finite()).then(name).alias(name) for name in ("upstream_z", "downstream_z")]
     return {
         "strongest": strongest.with_columns(finite).to_dicts(),
-        "controlled": controlled_conflicts(results).to_dicts(),
+        "controlled": controlled_conflicts(table).to_dicts(),
     }

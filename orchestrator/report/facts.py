@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 
 from orchestrator import conflicts
+from orchestrator.columns import tidied
 from orchestrator.effects import frames_of
 from orchestrator.reduce import controlled_conflicts, select_cells, strongest_conflicts
-from orchestrator.report.columns import tidied
 
 MODEL = ("family", "size")
 LISTED_CONFLICTS = 20  # of each task and number of shots, in the tables; the page shows fewer
@@ -132,7 +132,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     Raises:
         DataError: as `reduce_study`.
     """
-    results = tidied(results)
+    results = tidied(results.lazy()).collect()
     cells, axes, varying = _cells(results, states)
     if results.is_empty():
         points = pl.DataFrame(schema=POINTS_SCHEMA)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from models.errors import UserError
 from orchestrator.effects import SCHEMAS
+from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.results import SCHEMA
@@ -650,7 +651,9 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_columns_that_the_reducer_takes_have_a_report(name: str, tmp_path: Path) -> None:
-    page = write(tmp_path, ODD[name](on_a_law()), [], draws=5)
+    results = ODD[name](on_a_law())
+    assert {pair["task"] for pair in pairs_of(results)["strongest"]} == {"real"}
+    page = write(tmp_path, results, [], draws=5)
     assert "200 cells" in page.text
     if name == "families by number":
         assert "3 families (0, 1 and 2)" in page.text
