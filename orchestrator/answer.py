@@ -45,7 +45,8 @@ class Settings:
         at: the upstream accuracy of the recipes; None for the best vertex of each hull.
 
     Raises:
-        UserError: fewer than one draw, an unknown loss or kind of points, or an accuracy outside [0, 1].
+        UserError: a negative seed, fewer than one draw, an unknown loss or kind of points, or an accuracy outside
+            [0, 1].
     """
 
     seed: int = 0
@@ -55,6 +56,8 @@ class Settings:
     at: float | None = None
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed: {self.seed} given, at least 0 is needed")
         if self.draws < 1:
             raise UserError(f"draws: {self.draws} given, at least 1 bootstrap draw is needed for an interval")
         for name, value, known in (("loss", self.loss, LOSSES), ("points", self.points, POINTS)):
@@ -163,7 +166,12 @@ def _fit_object(fit: Fit | None, settings: Settings) -> dict[str, Any] | None:
 
 
 def _contest_object(contest: Contest) -> dict[str, Any]:
-    return {"num_points": contest.num_points, "rmse": contest.rmse, "best_model": contest.best_model}
+    return {
+        "num_points": contest.num_points,
+        "rmse": contest.rmse,
+        "degenerate": list(contest.degenerate),
+        "best_model": contest.best_model,
+    }
 
 
 def _recipe_object(

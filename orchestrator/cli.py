@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.import_command import import_command
-from orchestrator.reduce_command import reduce_command
+from orchestrator.reduce_command import (
+    DrawsOption,
+    LossOption,
+    PointsOption,
+    SeedOption,
+    SourceArgument,
+    is_table,
+    reduce_command,
+)
 
 if TYPE_CHECKING:
     from orchestrator.observe import Observation
@@ -225,16 +233,21 @@ def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
 
 @app.command()
 def report(
-    source: Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")] = STUDY,
+    source: SourceArgument = STUDY,
     runs: RunsOption = RUNS,
+    seed: SeedOption = 0,
+    draws: DrawsOption = 200,
+    loss: LossOption = "squared",
+    points: PointsOption = "vertices",
 ) -> None:
     """Write the report: one page that works offline, figures and tables. A table's goes to NAME-report beside it."""
-    if source.suffix == ".parquet":
+    options: dict[str, Any] = {"seed": seed, "draws": draws, "loss": loss, "points": points}
+    if is_table(source):
         from orchestrator.report import report_table
 
-        print(report_table(source))
+        print(report_table(source, **options))
     else:
-        print(_open_submitted(source, runs).report())
+        print(_open_submitted(source, runs).report(**options))
 
 
 app.command("import")(import_command)

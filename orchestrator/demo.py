@@ -6,8 +6,9 @@ from pathlib import Path
 from models.data import shipped
 from orchestrator.observe import Observation
 from orchestrator.progress import duration, watch_with_table
+from orchestrator.reduced_tables import print_reduced
 from orchestrator.session import open_session
-from orchestrator.tables import print_plan, print_reduced
+from orchestrator.tables import print_plan
 
 
 def run_demo(cluster: str, runs: Path) -> Observation:

@@ -8,21 +8,26 @@ from typing import Annotated, Any
 import typer
 
 MAX_WORKERS = 4  # processes of a reduction: others work on the login node too
+TEXT_TABLES = (".csv", ".tsv")
+
+SourceArgument = Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")]
+SeedOption = Annotated[int, typer.Option(help="Of the bootstrap.")]
+DrawsOption = Annotated[int, typer.Option(help="Bootstrap draws behind each interval.")]
+LossOption = Annotated[str, typer.Option(help="Of the fits: squared or huber.")]
+PointsOption = Annotated[
+    str, typer.Option(help="Fit the hull's vertices, or 200 equal upstream steps along it: vertices or dense.")
+]
 
 
 def reduce_command(
-    source: Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")] = Path(
-        "study.toml"
-    ),
+    source: SourceArgument = Path("study.toml"),
     runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
         "runs"
     ),
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws behind each interval.")] = 200,
-    loss: Annotated[str, typer.Option(help="Of the fits: squared or huber.")] = "squared",
-    points: Annotated[
-        str, typer.Option(help="Fit the hull's vertices, or 200 equal upstream steps along it: vertices or dense.")
-    ] = "vertices",
+    seed: SeedOption = 0,
+    draws: DrawsOption = 200,
+    loss: LossOption = "squared",
+    points: PointsOption = "vertices",
     at: Annotated[str | None, typer.Option(help="Which cells to mix for this upstream accuracy: upstream=0.8.")] = None,
     submit: Annotated[
         bool, typer.Option("--submit", help="As a Slurm job; its answer lands in results/reduced.json.")
@@ -31,18 +36,15 @@ def reduce_command(
 ) -> None:
     """Answer the study: hull, law, interval and verdict, recipe, conflicts, for each task and shot count."""
     from models.errors import UserError
-    from orchestrator import tables
     from orchestrator.answer import parse_at
-    from orchestrator.reduce import reduce_study
     from orchestrator.reduce_job import answer_path, submit_reduce
-    from orchestrator.results import read_results
+    from orchestrator.reduced_tables import print_effects, print_reduced
     from orchestrator.session import open_submitted
 
     how = {"loss": loss, "points": points, "at": None if at is None else parse_at(at)}
     options: dict[str, Any] = {"seed": seed, "draws": draws, **how}
-    is_table = source.suffix == ".parquet"
     if submit:
-        if is_table:
+        if is_table(source):
             raise UserError(
                 f"--submit reduces a study; {source} is a table, which `upshot reduce {source}` reduces here"
             )
@@ -50,12 +52,36 @@ def reduce_command(
         print(f"job {submit_reduce(session, options)} reduces the study; see {answer_path(session.store)}")
         return
     options["workers"] = min(MAX_WORKERS, os.cpu_count() or 1)
-    reduced = (
-        reduce_study(read_results(source), **options) if is_table else open_submitted(source, runs).reduced(**options)
-    )
+    reduced = _reduced_table(source, options) if is_table(source) else open_submitted(source, runs).reduced(**options)
     if as_json:
         print(json.dumps(reduced, indent=1))
         return
-    tables.print_reduced(reduced, recipes=at is not None)
+    print_reduced(reduced, recipes=at is not None)
     if "effects" in reduced:
-        tables.print_effects(reduced["effects"])
+        print_effects(reduced["effects"])
+
+
+def is_table(source: Path) -> bool:
+    """Whether a source is a results table, and no study.
+
+    Raises:
+        UserError: it is a table of text, which has to be imported.
+    """
+    if source.suffix.lower() in TEXT_TABLES:
+        from models.errors import UserError
+
+        made = source.with_suffix(".parquet").name
+        raise UserError(
+            f"{source}: no results table yet; import it first: "
+            f"upshot import {source} --id COL --upstream COL --downstream COL -o {made}"
+        )
+    return source.suffix == ".parquet"
+
+
+def _reduced_table(source: Path, options: dict[str, Any]) -> dict[str, Any]:
+    from orchestrator.pairs import pairs_of
+    from orchestrator.reduce import reduce_study
+    from orchestrator.results import read_results
+
+    results = read_results(source)
+    return {**reduce_study(results, **options), "conflicts": pairs_of(results)}

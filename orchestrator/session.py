@@ -15,6 +15,7 @@ from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
 from orchestrator.node import mirror_cell
 from orchestrator.observe import Observation, Observer, keep_all
+from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
@@ -54,15 +55,21 @@ class Session:
         return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
 
     def reduced(self, **options: Any) -> dict[str, Any]:
-        """The reducer's answer over the collected results, and how far the study has come (`progress_of`).
+        """The reducer's answer over the collected results, how far the study has come (`progress_of`), `pairs_of`.
 
         Args:
             options: of `reduce_study`.
         """
-        return self._reduced(self.collect(), self.observe().states, **options)
+        results = self.collect()
+        reduced = self._reduced(results, self.observe().states, **options)
+        return {**reduced, "conflicts": pairs_of(results)} if reduced["tasks"] else reduced
 
-    def report(self) -> Path:
-        """The page of the report, written anew."""
+    def report(self, **options: Any) -> Path:
+        """The page of the report, written anew.
+
+        Args:
+            options: of `reduce_study`.
+        """
         from orchestrator.report import write_report  # its chart libraries take a second to load
 
         seen, results = self.observe(), self.collect().collect()
@@ -70,7 +77,7 @@ class Session:
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
-            reduced=self._reduced(results, seen.states),
+            reduced=self._reduced(results, seen.states, **options),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary={

@@ -1,24 +1,23 @@
 """What the commands print: tables that fit 80 columns, plain where there is no terminal."""
 
+import re
 import shlex
+import textwrap
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evals import tasks
 from models import ladder
-from orchestrator.answer import recipe_text
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
-from orchestrator.effects import frames_of
-from orchestrator.effects.summary import axis_summary, parting, sentences
-from orchestrator.frontier import METHODS
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
@@ -27,16 +26,38 @@ from orchestrator.state import CellState, Status
 from slurm.options import sbatch_options
 
 LOG_TAIL = 15
-MAX_PARTING = 12
+MIN_NAME = 12
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table of which the first column, of names, gives way where the width does not suffice."""
+    console, texts = _console(), [[str(value) for value in row] for row in rows]
+    others = sum(max(map(cell_len, column)) + 2 for column in list(zip(columns, *texts, strict=True))[1:])
+    left = console.width - others
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))  # Text: names are data, never markup
-    _console().print(table)
+        whole = i > 0 and left >= MIN_NAME
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold", no_wrap=whole)
+    for name, *values in texts:
+        # Text: names are data, never markup.
+        table.add_row(Text(_broken(name, max(left, MIN_NAME))), *map(Text, values))
+    console.print(Text(title, style="italic"))  # not the table's own, which would wrap at the table's width
+    console.print(table)
+
+
+def print_sentence(text: str) -> None:
+    """A sentence in lines as wide as the tables, of which no word is broken."""
+    print(textwrap.fill(text, _console().width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def _broken(name: str, width: int) -> str:
+    """A name in lines of at most this width, each of which ends after punctuation where it can."""
+    lines = [""]
+    for part in re.findall(r"[^-_/. ]*[-_/. ]|[^-_/. ]+", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _console() -> Console:
@@ -80,7 +101,7 @@ def print_plan(plan: Plan, session: Session) -> None:
             )
         )
     columns = ("model", "cells", "params", "FLOPs", "a job asks", "memory", "limit", "hours")
-    _table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
+    print_table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
     actions = Counter(planned.action for planned in plan.cells)
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
     _print_limits(plan)
@@ -132,7 +153,7 @@ def _print_measured(plan: Plan) -> None:
         for row in plan.speeds.summary()
     ]
     if rows:
-        _table("Hours planned and measured", ("stage", "ended", "planned", "measured", "ratio"), rows)
+        print_table("Hours planned and measured", ("stage", "ended", "planned", "measured", "ratio"), rows)
 
 
 def print_scripts(plan: Plan, session: Session) -> None:
@@ -181,7 +202,7 @@ def print_ladder(rows: list[dict[str, Any]]) -> None:
         )
         for row in rows
     )
-    _table("Sizes at 224 pixels, 1,000 classes, float32, AdamW; FLOPs an image", columns, shown)
+    print_table("Sizes at 224 pixels, 1,000 classes, float32, AdamW; FLOPs an image", columns, shown)
 
 
 def task_rows() -> list[dict[str, Any]]:
@@ -194,7 +215,7 @@ def print_tasks(rows: list[dict[str, Any]]) -> None:
     """The packaged downstream tasks."""
     columns = ("task", "classes", "chance", "test images", "licence")
     shown = ((r["name"], r["num_classes"], f"{r['chance']:.3f}", r["num_test"], r["licence"]) for r in rows)
-    _table("Downstream tasks that work at once (any folder of class folders works too)", columns, shown)
+    print_table("Downstream tasks that work at once (any folder of class folders works too)", columns, shown)
 
 
 # --- status and why ------------------------------------------------------------------------------------------------
@@ -204,14 +225,14 @@ def print_status(seen: Observation, session: Session, *, each: bool) -> None:
     """The study by family and size, then failures by cause; with `each`, a line a cell."""
     if each:
         each_row = ((s.cell.cell_id, axes_text(s), s.status, s.why or "") for s in seen.states)
-        _table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), each_row)
+        print_table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), each_row)
         return
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for state in seen.states:
         groups[f"{state.cell.recipe.family} {state.cell.recipe.size}"][state.status] += 1
     present = [status for status in Status if any(status in counts for counts in groups.values())]
     rows = ((name, *(counts[status] or "" for status in present)) for name, counts in groups.items())
-    _table(session.file.study.name, ("model", *present), rows)
+    print_table(session.file.study.name, ("model", *present), rows)
     print(counts_line(seen))
     for line in notes(seen):
         print(line)
@@ -244,7 +265,7 @@ def print_leftovers(found: list[Leftover], does: str) -> None:
         if sizes:
             rows.append((name, len(sizes), f"{sum(sizes) / 1e6:.1f}"))
     if rows:
-        _table("What finished cells no longer need", ("what", "number", "MB"), rows)
+        print_table("What finished cells no longer need", ("what", "number", "MB"), rows)
     print(f"{does} {sum(leftover.num_bytes for leftover in found) / 1e6:.1f} MB")
 
 
@@ -314,81 +335,3 @@ def _next_step(state: CellState, planned: PlannedCell, session: Session) -> str:
         Status.DONE: "nothing; it is done",
         Status.DIVERGED: "nothing; that its loss diverged is its result",
     }.get(state.status, "wait; upshot watch shows it")
-
-
-# --- reduce --------------------------------------------------------------------------------------------------------
-
-
-def print_reduced(reduced: dict[str, Any], *, recipes: bool = False) -> None:
-    """One line a task and shot count, the reasons why some have no answer, what predicts best; recipes if asked for."""
-    tasks, study = reduced["tasks"], reduced.get("study", {"finished": True})
-    if not study["finished"]:
-        ended = ", ".join(f"{number} {status}" for status, number in sorted(study["by_status"].items()))
-        causes = ", ".join(f"{number} of {cause}" for cause, number in sorted(study["failed"].items()))
-        print(f"Not finished: of {study['cells']} cells {ended}" + (f" (failed: {causes})" if causes else ""))
-    columns = ("task", "shots", "cells", "hull", "saturates at", "Kendall", "conflicts")
-    _table("Downstream accuracy as upstream accuracy goes to 1", columns, map(_reduced_row, tasks))
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for task in tasks:
-        if not task["identifiable"]:
-            reasons[task["verdict"]].append(_named(task))
-    for verdict, names in reasons.items():
-        print(f"{verdict}: {', '.join(names)}")
-    errors = ("task", "shots", *METHODS, "best", "its error")
-    _table("Held-out error on the 20 % of cells that are best upstream", errors, map(_held_out_row, tasks))
-    for task in tasks if recipes else ():
-        print(f"{_named(task)}: {recipe_text(task)}")
-
-
-def _held_out_row(task: dict[str, Any]) -> tuple[object, ...]:
-    rmse, best = task["held_out"]["rmse"], task["held_out"]["best_model"]
-    errors = ("" if rmse[name] is None else f"{rmse[name]:.4f}" for name in METHODS)
-    return task["task"], _shots(task), *errors, best or "", f"{rmse[best]:.4f}" if best else ""
-
-
-def _shots(task: dict[str, Any]) -> object:
-    return "" if task["shots"] is None else task["shots"]
-
-
-def _named(task: dict[str, Any]) -> str:
-    return f"{task['task']} {_shots(task)}".strip()
-
-
-def _reduced_row(task: dict[str, Any]) -> tuple[object, ...]:
-    kendall = "" if task["kendall"] is None else f"{task['kendall']:.2f}"
-    return task["task"], _shots(task), task["n"], task["hull_vertices"], _answer(task), kendall, task["conflicts"]
-
-
-def _answer(task: dict[str, Any]) -> str:
-    fit = task["fits"]["hull"]
-    if not task["identifiable"] or fit is None:
-        return "not identifiable"
-    return f"{1 - fit['e_ir']:.3f} [{1 - fit['e_ir_high']:.3f}, {1 - fit['e_ir_low']:.3f}]"
-
-
-def print_effects(effects: dict[str, Any]) -> None:
-    """What axes add, in which direction they part the two accuracies, which cell to take, then all in sentences."""
-    frames = frames_of(effects)
-    added = axis_summary(frames["axes"])
-    if added.height:
-        rows = (
-            (row["axis"], f"{row['found']} of {row['tests']}", f"{row['by_chance']:.2g}", f"{row['partial_r2']:.2f}")
-            for row in added.iter_rows(named=True)
-        )
-        columns = ("axis", "p <= 0.05 on", "by chance", "partial R2, median")
-        _table("What an axis adds, given upstream accuracy", columns, rows)
-    found = parting(frames["directions"])
-    if found.height:
-        shown = map(_parting, found.head(MAX_PARTING).iter_rows(named=True))
-        headings = ("raising", "task", "shots", "pairs", "up, down", "down, up", "p")
-        _table("Where upstream and downstream part, upstream first (two-sided sign test)", headings, shown)
-        if found.height > MAX_PARTING:
-            print(f"{found.height - MAX_PARTING} more in --json")
-    for sentence in sentences(frames):
-        print(sentence)
-
-
-def _parting(row: dict[str, Any]) -> tuple[object, ...]:
-    shots = "" if row["shots"] is None else row["shots"]
-    counts = row["upstream_up_downstream_down"], row["upstream_down_downstream_up"]
-    return row["axis"], row["task"], shots, row["pairs"], *counts, f"{row['p_value']:.2g}"

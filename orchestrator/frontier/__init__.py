@@ -6,7 +6,7 @@ Source: arXiv 2110.02095 (Lemma 2.1 for the hull, section 2 for the law).
 from orchestrator.frontier.bootstrap import Interval, bootstrap, percentile_bootstrap
 from orchestrator.frontier.choices import METHODS, POINTS, Choice, Method, Points, fit_points
 from orchestrator.frontier.find import Frontier, find_frontier
-from orchestrator.frontier.held_out import MODELS, TRAIN_QUANTILE, Contest, HeldOut, hold_out
+from orchestrator.frontier.held_out import MIN_HELD_OUT, MODEL_NAMES, MODELS, TRAIN_QUANTILE, Contest, HeldOut, hold_out
 from orchestrator.frontier.hull import rising_part, upper_hull
 from orchestrator.frontier.law import LOSSES, Law, Loss, fit_law
 from orchestrator.frontier.noise import NumTest
@@ -16,7 +16,9 @@ from orchestrator.frontier.verdict import Fit, verdict
 __all__ = [
     "LOSSES",
     "METHODS",
+    "MIN_HELD_OUT",
     "MODELS",
+    "MODEL_NAMES",
     "POINTS",
     "TRAIN_QUANTILE",
     "Choice",

@@ -69,6 +69,7 @@ def find_frontier(
     samples = draw_samples(us_N, ds_N, sizes, draws=draws, seed=seed) if us_N.size >= MIN_POINTS else None
     held_out = hold_out(us_N, ds_N, points=points, loss=loss)
     min_e_ds = float(1.0 - ds_N.max()) if ds_N.size else 1.0
+    best_us = float(us_N.max()) if us_N.size else 0.0
     fits: dict[Method, Fit | None] = {}
     said: dict[Method, tuple[bool, str]] = {}
     for method in METHODS:
@@ -79,7 +80,14 @@ def find_frontier(
             interval = bootstrap(us_N, ds_N, choice, law, sizes=sizes, samples=samples, draws=draws, seed=seed)
             fit = Fit(law=law, interval=interval, held_out_rmse=held_out.own_rmse(method))
         num = vertices_of(us_N, ds_N, method).size
-        said[method] = verdict(fit, num_vertices=num, min_e_ds=min_e_ds, what=WHAT[method])
+        said[method] = verdict(
+            fit,
+            num_vertices=num,
+            min_e_ds=min_e_ds,
+            best_us=best_us,
+            better=held_out.better_than(method),
+            what=WHAT[method],
+        )
         fits[method] = fit and replace(fit, identifiable=said[method][0], verdict=said[method][1])
     identifiable, sentence = said["hull"]
     return Frontier(hull=hull_V, fits=fits, identifiable=identifiable, verdict=sentence, held_out=held_out)

@@ -4,6 +4,8 @@
 """
 
 import datetime
+import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,17 +13,18 @@ from typing import Any
 
 import polars as pl
 
+from models.errors import UserError
 from orchestrator.files import write_atomically
 from orchestrator.reduce import reduce_study
 from orchestrator.report.effect_panels import effect_panels
-from orchestrator.report.facts import gather
+from orchestrator.report.facts import Facts, gather
 from orchestrator.report.figures import write_figures
 from orchestrator.report.page import write_page
-from orchestrator.report.panels import study_panels
+from orchestrator.report.panels import Panel, study_panels
 from orchestrator.report.tables import write_tables
 from orchestrator.results import read_results
 
-SUFFIXES = (".svg", ".png", ".pdf", ".csv", ".parquet", ".md")
+LISTED = re.compile(r"(?:tables|figures)/[^/]+")
 
 
 def write_report(
@@ -37,7 +40,8 @@ def write_report(
 ) -> Path:
     """The path of the page, after `folder` was written anew: tables/ and figures/ first, index.html last.
 
-    Files of an earlier report that this one does not write are removed from tables/ and figures/.
+    files.json lists what was written to tables/ and figures/. Of that, what this report does not write is removed; any
+    other file stays.
 
     Args:
         folder: made where it is not there.
@@ -51,46 +55,65 @@ def write_report(
 
     Raises:
         DataError: the results cannot be reduced.
-        OSError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     facts = gather(results, reduced, cells)
     panels = [*study_panels(facts), *effect_panels(facts)]
-    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
-    _remove_stale(folder, written)
-    page = write_page(
-        facts,
-        panels,
-        title=title,
-        plan=plan_summary,
-        files=[path.relative_to(folder).as_posix() for path in written],
-        generated_by=generated_by,
-        generated=generated or datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
-    write_atomically(folder / "index.html", page)
+    try:
+        files = _write_files(folder, facts, panels)
+        page = write_page(
+            facts,
+            panels,
+            title=title,
+            plan=plan_summary,
+            files=files,
+            generated_by=generated_by,
+            generated=generated or datetime.datetime.now(datetime.UTC).date().isoformat(),
+        )
+        write_atomically(folder / "index.html", page)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written into this folder: {error}") from error
     return folder / "index.html"
 
 
-def report_table(path: Path) -> Path:
+def report_table(path: Path, **options: Any) -> Path:
     """The page of a results table that belongs to no study, in the folder NAME-report beside it.
+
+    Args:
+        path: of the table.
+        options: of `reduce_study`.
 
     Raises:
         DataError: there is no such table, or it cannot be reduced.
-        OSError: the folder cannot be written.
+        UserError: an option is wrong, or the folder cannot be written.
     """
     results = read_results(path).collect()
     return write_report(
         path.with_name(f"{path.stem}-report"),
         title=path.stem,
         results=results,
-        reduced=reduce_study(results),
+        reduced=reduce_study(results, **options),
         cells=[],
         plan_summary={},
         generated_by=f"upshot {version('upshot')}",
     )
 
 
-def _remove_stale(folder: Path, written: Sequence[Path]) -> None:
-    for kind in ("tables", "figures"):
-        for path in (folder / kind).glob("*"):
-            if path.suffix in SUFFIXES and path not in written:
-                path.unlink()
+def _write_files(folder: Path, facts: Facts, panels: Sequence[Panel]) -> list[str]:
+    """The paths of tables and figures, relative to the folder, after they are written and stale ones removed."""
+    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
+    files = [path.relative_to(folder).as_posix() for path in written]
+    for name in set(_listed(folder / "files.json")).difference(files):
+        if (folder / name).is_file():
+            (folder / name).unlink()
+    write_atomically(folder / "files.json", json.dumps(files, indent=1))
+    return files
+
+
+def _listed(path: Path) -> list[str]:
+    """The files that an earlier report says it wrote; none where it left no list, or a damaged one."""
+    try:
+        names = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return [name for name in names if LISTED.fullmatch(str(name))] if isinstance(names, list) else []

@@ -1,8 +1,10 @@
 """What the report knows: the inputs of `write_report` as tidy tables. Pure.
 
-Accuracies are fractions in [0, 1]. Every table is sorted, so that the same inputs make the same report byte for byte.
+Accuracies are fractions in [0, 1]. Every table is sorted, so that the same inputs make the same report byte for byte,
+but for PDF files: their renderer puts fonts and other resources in a random order.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from orchestrator import conflicts
+from orchestrator.columns import tidied
 from orchestrator.effects import frames_of
 from orchestrator.reduce import controlled_conflicts, select_cells, strongest_conflicts
 
@@ -65,7 +68,6 @@ class Facts:
         axes: the columns of `cells` that are axes, in the order of `conflicts.axes_of`.
         varying: those that have more than one value here.
         methods: how the values were measured, as their `method` column says.
-        reasons: rows without a downstream value, of all layers and checkpoints, by reason.
         num_draws: the most draws of any value.
         num_states: cells of which a state is known.
     """
@@ -81,7 +83,6 @@ class Facts:
     axes: tuple[str, ...]
     varying: tuple[str, ...]
     methods: tuple[str, ...]
-    reasons: dict[str, int]
     num_draws: int
     num_states: int
 
@@ -95,6 +96,14 @@ class Facts:
         """Numbers of shots, ascending; [None] where a table knows none; empty without results."""
         found = {task["shots"] for task in self.tasks}
         return sorted(found, key=lambda shots: -1 if shots is None else shots)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows that the reducer could not use, by reason, over all tasks."""
+        counts: Counter[str] = Counter()
+        for task in self.tasks:
+            counts.update(task["dropped"])
+        return dict(sorted(counts.items()))
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -123,6 +132,7 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     Raises:
         DataError: as `reduce_study`.
     """
+    results = tidied(results.lazy()).collect()
     cells, axes, varying = _cells(results, states)
     if results.is_empty():
         points = pl.DataFrame(schema=POINTS_SCHEMA)
@@ -146,7 +156,6 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
         axes=axes,
         varying=varying,
         methods=_texts(results, "method"),
-        reasons=_reasons(results),
         num_draws=_num_draws(results),
         num_states=len(states),
     )
@@ -278,15 +287,6 @@ def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
 
 def _texts(results: pl.DataFrame, name: str) -> tuple[str, ...]:
     return tuple(results[name].drop_nulls().unique().sort().to_list()) if name in results.columns else ()
-
-
-def _reasons(results: pl.DataFrame) -> dict[str, int]:
-    if "downstream_accuracy" not in results.columns or results.is_empty():
-        return {}
-    missing = results.filter(pl.col("downstream_accuracy").is_null())
-    reason = pl.col("reason") if "reason" in results.columns else pl.lit(None, pl.String)
-    counts = missing.select(reason.fill_null("no reason given").alias("why")).group_by("why").len().sort("why")
-    return dict(counts.iter_rows())
 
 
 def _num_draws(results: pl.DataFrame) -> int:

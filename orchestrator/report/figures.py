@@ -1,5 +1,6 @@
 """The figures of a report: every chart as SVG, PNG and PDF, grouped into small multiples."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -71,8 +72,8 @@ def _figure_of(panel: Panel) -> tuple[str, int]:
 
 
 def _subtitle(panel: Panel) -> str:
-    """The verdict without its reasons, which the tables give."""
-    return panel.note.partition(":")[0].partition(";")[0] if panel.kind == "frontier" else ""
+    """The verdict without its reasons and conditions, which the tables give."""
+    return re.split(r":|;| if ", panel.note)[0] if panel.kind == "frontier" else ""
 
 
 def _rows(panel: Panel) -> dict[str, list[dict[str, object]]]:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from orchestrator.answer import recipe_text
-from orchestrator.frontier import METHODS, MODELS
+from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
 from orchestrator.report.conflict_section import conflict_section
 from orchestrator.report.effects_section import effects_section
 from orchestrator.report.facts import Facts
@@ -19,16 +19,6 @@ from orchestrator.report.panels import Panel, line_axes
 from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key, tasks_at
 from orchestrator.report.state_sections import cells_section, missing_section, operations_section
 from orchestrator.report.words import fixed, listed, signed
-
-NAMES = {
-    "hull": "hull fit",
-    "rising": "rising fit",
-    "all": "all-cells fit",
-    "line": "line of logits",
-    "constant": "constant",
-    "monotone": "monotone",
-}
-"""What the page calls the models of `frontier.MODELS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +124,19 @@ def _held_out(facts: Facts) -> Markup:
     note = (
         "Root mean square error on the cells above the 80 % quantile of upstream accuracy, and on the hull's vertices "
         "among them, of models that saw the other cells only: the three fits, a straight line in logit space, a "
-        "constant, and a monotone regression. All are asked for the same points. "
+        "constant, and a monotone regression. All are asked for the same points. An error in parentheses is that of a "
+        "degenerate law, which rests on a bound or on no more than three points, so that it cannot be the best; on "
+        f"fewer than {MIN_HELD_OUT} points none is. "
     )
     best = Counter(task["held_out"]["best_model"] for task in facts.tasks if task["held_out"]["best_model"])
-    won = listed([f"{NAMES[name]} on {count}" for name, count in best.most_common()])
-    said = f"Best on all cells beyond, by number of tasks and shots: {won}." if won else "Nothing could be held out."
+    won = listed([f"{MODEL_NAMES[name]} on {count}" for name, count in best.most_common()])
+    said = f"Best on all cells beyond, by number of tasks and shots: {won}." if won else "Too little could be held out."
     return join([element("p", note, said), per_shots(facts, _held_out_table)])
 
 
 def _held_out_table(facts: Facts, shots: int | None) -> Markup:
     columns = [Column("task"), Column("predicts best"), Column("on")]
-    columns += [Column(NAMES[name], "number") for name in MODELS] + [Column("points", "number")]
+    columns += [Column(MODEL_NAMES[name], "number") for name in MODELS] + [Column("points", "number")]
     rows = [row for task in tasks_at(facts, shots) for row in _held_out_rows(task)]
     return table(columns, rows, f"Held-out errors{at(shots)}")
 
@@ -154,13 +146,19 @@ def _held_out_rows(task: Mapping[str, Any]) -> list[list[object]]:
     return [
         [
             task["task"],
-            NAMES.get(contest["best_model"], "–"),
+            MODEL_NAMES[contest["best_model"]] if contest["best_model"] else "–",
             points,
-            *(fixed(contest["rmse"][name], 4) for name in MODELS),
+            *(_error(contest, name) for name in MODELS),
             contest["num_points"],
         ]
         for points, contest in (("cells", held), ("vertices", held["frontier"]))
     ]
+
+
+def _error(contest: Mapping[str, Any], name: str) -> str:
+    """A model's error; in parentheses that of a degenerate law."""
+    error = fixed(contest["rmse"][name], 4)
+    return f"({error})" if name in contest["degenerate"] and contest["rmse"][name] is not None else error
 
 
 def _layers(facts: Facts, panels: Sequence[Panel]) -> Markup:

@@ -107,24 +107,19 @@ def _cells(cells: pl.DataFrame, caption: str) -> Markup:
 
 
 def _dropped(facts: Facts) -> Markup:
-    """Null values of the whole results table by reason, and those among them that the fits would have used."""
-    dropped = [
+    """The rows that the reducer could not use, by reason, and by task."""
+    if not facts.dropped:
+        return element("p", "None." if facts.tasks else "There are no rows yet.")
+    lead = "Rows of last checkpoints and last layers that lack an accuracy, which the fits had to leave out:"
+    reasons = [element("li", f"{reason}: {count(number, 'row')}") for reason, number in facts.dropped.items()]
+    rows = [
         [task["task"], "" if task["shots"] is None else task["shots"], reason, number]
         for task in facts.tasks
         for reason, number in task["dropped"].items()
     ]
-    if not facts.reasons and not dropped:
-        return element("p", "None." if facts.tasks else "There are no rows yet.")
-    parts = []
-    if facts.reasons:
-        lead = "Rows without a downstream accuracy in the whole results table (all checkpoints, layers, draws):"
-        reasons = [element("li", f"{reason}: {count(n, 'row')}") for reason, n in facts.reasons.items()]
-        parts += [element("p", lead), element("ul", *reasons)]
-    if dropped:
-        columns = [Column("task"), Column("shots", "number"), Column("reason"), Column("rows", "number")]
-        inner = table(columns, dropped, "Rows of last checkpoints and last layers that lack an accuracy")
-        parts.append(element("details", element("summary", "What the fits had to leave out, by task"), inner))
-    return join(parts)
+    columns = [Column("task"), Column("shots", "number"), Column("reason"), Column("rows", "number")]
+    by_task = element("details", element("summary", "By task"), table(columns, rows, "Rows left out of the fits"))
+    return join([element("p", lead), element("ul", *reasons), by_task])
 
 
 def _hours(facts: Facts, plan: Mapping[str, Any]) -> str:

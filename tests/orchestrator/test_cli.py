@@ -92,6 +92,8 @@ def test_models_and_tasks_are_listed():
         (("plan", "nowhere.toml"), "there is no such study file"),
         (("status", "."), "holds no study.toml"),
         (("reduce", "nowhere.parquet"), "nowhere.parquet"),
+        (("reduce", "published.csv"), "import it first: upshot import published.csv"),
+        (("report", "published.TSV"), "import it first: upshot import published.TSV"),
         (("plna",), "No such command"),
         (("plan", "--sett"), "No such option"),
     ],
@@ -173,7 +175,7 @@ def test_reduce_says_which_cells_reach_an_upstream_accuracy(imported):
     said = upshot("reduce", imported, "--at", "upstream=0.8", "--draws", "20")
     assert "real: m3 (p = 0.500) and m4 (p = 0.500) reach 0.793" in said
     assert "not identifiable" in said
-    assert "Held-out error" in said
+    assert "what predicts the cells best upstream" in said
     (task,) = upshot_json("reduce", imported, "--at", "upstream=0.8", "--draws", "20")["tasks"]
     assert [cell["cell_id"] for cell in task["recipe"]["cells"]] == ["m3", "m4"]
 
@@ -190,7 +192,29 @@ def test_reduce_stores_loss_and_points(imported):
         (("--at", "0.8"), "such as --at upstream=0.8"),
         (("--loss", "l1"), "choose squared or huber"),
         (("--points", "edges"), "choose vertices or dense"),
+        (("--seed", "-1"), "seed: -1 given"),
     ],
 )
 def test_reduce_refuses_what_makes_no_sense(imported, words, message):
     assert message in upshot("reduce", imported, *words, code=2)
+    if words[0] != "--at":
+        assert message in upshot("report", imported, *words, code=2)
+
+
+def test_reduce_lists_the_pairs_behind_the_conflicts(imported):
+    table = pl.read_parquet(imported)
+    worse = table.filter(cell_id="m4").with_columns(cell_id=pl.lit("m5"), downstream_accuracy=pl.lit(0.1))
+    pl.concat([table, worse]).write_parquet(imported)
+    found = upshot_json("reduce", imported, "--draws", "5")
+    (task,), pairs = found["tasks"], found["conflicts"]
+    assert task["conflicts"] == len(pairs["strongest"]) == 4
+    assert {pair["cell_id_upstream"] for pair in pairs["strongest"]} == {"m5"}
+    assert pairs["controlled"] == []
+
+
+def test_a_report_is_reduced_as_it_is_told(imported):
+    words = ("--seed", "3", "--draws", "7", "--loss", "huber", "--points", "dense")
+    page = Path(upshot("report", imported, *words).strip())
+    assert "7 bootstrap draws, seed 3" in page.read_text()
+    fits = pl.read_parquet(page.parent / "tables" / "fits.parquet").filter(pl.col("k").is_not_null())
+    assert set(fits.select("loss", "points").iter_rows()) == {("huber", "dense")}

@@ -32,7 +32,7 @@ from orchestrator.effects.layers import BEST_LAYERS_SCHEMA
 from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.frontier import find_frontier
 from orchestrator.reduce import reduce_study, select_cells
-from orchestrator.tables import print_effects
+from orchestrator.reduced_tables import print_effects
 from tests.orchestrator.timm_tables import top1
 
 if TYPE_CHECKING:

@@ -214,7 +214,7 @@ def test_law_of_the_paper_is_recovered_from_its_own_curve(task: str) -> None:
     k, alpha, e_ir = PAPER[task]
     e_us_N = np.linspace(0.3, 0.95, 40)
     us_N, ds_N = 1 - e_us_N, 1 - (k * e_us_N**alpha + e_ir)
-    found = find_frontier(us_N, ds_N, draws=20)
+    found = find_frontier(us_N, ds_N, draws=40)
     assert found.hull.size == 40, "the curve is convex, so that every point is a vertex"
     for method in METHODS:
         fit = found.fits[method]
@@ -503,6 +503,7 @@ def a_fit(
     failed: int = 0,
     alpha_low: float = 2.0,
     alpha_high: float = 4.0,
+    draws: int = 200,
     **law: Any,
 ) -> Fit:
     return Fit(
@@ -512,26 +513,40 @@ def a_fit(
             e_ir_high=high,
             alpha_low=alpha_low,
             alpha_high=alpha_high,
-            num_draws=200,
+            num_draws=draws,
             num_failed=failed,
         ),
         held_out_rmse=None,
     )
 
 
-def test_a_sure_fit_says_where_it_saturates() -> None:
-    assert verdict(a_fit(), num_vertices=9, min_e_ds=0.15) == (True, "saturates at 0.93 [0.91, 0.95]")
+def test_a_sure_fit_says_where_it_saturates_and_that_this_extrapolates() -> None:
+    expected = "saturates at 0.93 [0.91, 0.95] if the law holds beyond the best upstream accuracy seen (0.700)"
+    assert verdict(a_fit(), num_vertices=9, min_e_ds=0.15, best_us=0.7) == (True, expected)
+
+
+def test_nothing_is_extrapolated_where_a_cell_makes_no_upstream_error() -> None:
+    said = verdict(a_fit(), num_vertices=9, min_e_ds=0.15, best_us=1.0)
+    assert said == (True, "saturates at 0.93 [0.91, 0.95]")
+
+
+def test_a_better_model_is_named_in_the_verdict() -> None:
+    _, sentence = verdict(a_fit(), num_vertices=9, min_e_ds=0.15, best_us=0.7, better="the line predicts better")
+    assert sentence.endswith("seen (0.700); the line predicts better")
 
 
 def test_a_plateau_that_is_seen_is_no_reason_for_doubt() -> None:
     fit = a_fit(e_ir=0.04, low=0.035, high=0.043)
-    expected = "saturates at 0.960 [0.957, 0.965]; the best cell, 0.959, is there already"
-    assert verdict(fit, num_vertices=9, min_e_ds=0.041) == (True, expected)
+    sure, sentence = verdict(fit, num_vertices=9, min_e_ds=0.041, best_us=0.9)
+    assert sure
+    assert sentence.startswith("saturates at 0.960 [0.957, 0.965] if the law holds beyond")
+    assert sentence.endswith("; the best cell, 0.959, is there already")
 
 
 @pytest.mark.parametrize(
     ("fit", "num_vertices", "reason"),
     [
+        (None, 0, "no cell has both accuracies"),
         (None, 1, "the hull has 1 vertex"),
         (None, 2, "the hull has 2 vertices"),
         (a_fit(), 3, "the hull has 3 vertices, no more than the law has parameters"),
@@ -543,15 +558,19 @@ def test_a_plateau_that_is_seen_is_no_reason_for_doubt() -> None:
         (a_fit(low=0.1, high=0.16, e_ir=0.12), 9, "e_IR is not separated from the lowest downstream error"),
         (a_fit(e_ir=0.04), 9, "e_IR lies outside its own bootstrap interval"),
         (a_fit(alpha_low=0.01, alpha_high=100.0), 9, "the interval of alpha holds every value that is allowed"),
+        (a_fit(alpha_low=3.01), 9, "alpha lies outside its own bootstrap interval"),
+        (a_fit(alpha_high=2.99), 9, "alpha lies outside its own bootstrap interval"),
         (a_fit(failed=21), 9, "21 of 200 bootstrap draws could not be fitted"),
+        (a_fit(draws=39), 9, "39 bootstrap draws are too few for a 95 % interval (40 are enough)"),
     ],
 )
 def test_every_doubt_has_its_sentence(fit: Fit | None, num_vertices: int, reason: str) -> None:
-    assert verdict(fit, num_vertices=num_vertices, min_e_ds=0.15) == (False, f"not identifiable: {reason}")
+    said = verdict(fit, num_vertices=num_vertices, min_e_ds=0.15, best_us=0.7)
+    assert said == (False, f"not identifiable: {reason}")
 
 
 def test_all_reasons_are_given() -> None:
-    identifiable, sentence = verdict(a_fit(low=0.0, high=0.2), num_vertices=3, min_e_ds=0.15)
+    identifiable, sentence = verdict(a_fit(low=0.0, high=0.2), num_vertices=3, min_e_ds=0.15, best_us=0.7)
     assert not identifiable
     assert sentence.count(";") == 3
 
@@ -559,7 +578,10 @@ def test_all_reasons_are_given() -> None:
 def test_public_tables_identify_saturation_on_one_task_only() -> None:
     found = {task: find_frontier(*accuracies(task), draws=200) for task in REFERENCE}
     assert [task for task, result in found.items() if result.identifiable] == ["imagenet-real"]
-    assert found["imagenet-real"].verdict == "saturates at 0.95 [0.94, 0.98]"
+    assert found["imagenet-real"].verdict == (
+        "saturates at 0.95 [0.94, 0.98] if the law holds beyond the best upstream accuracy seen (0.901); on held-out "
+        "vertices the all-cells fit predicts better (error 0.0059 against 0.0112)"
+    )
     assert found["imagenet-a"].verdict == "not identifiable: the hull has 2 vertices"
 
 

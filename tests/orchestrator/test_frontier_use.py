@@ -39,6 +39,12 @@ def test_all_models_are_asked_for_the_same_points_and_the_best_is_named() -> Non
         assert tuple(contest.rmse) == MODELS
         assert contest.best_model == "line", "the law is not the best on this table"
         assert min(error for error in contest.rmse.values() if error is not None) == contest.rmse["line"]
+    assert found.better_than("hull") == (
+        "on held-out vertices the line of logits predicts better (error 0.0017 against 0.0724)"
+    )
+    assert found.better_than("all") == (
+        "on held-out cells the line of logits predicts better (error 0.0053 against 0.0076)"
+    )
     assert (found.cells.num_points, found.frontier.num_points) == (310, 3)
 
 
@@ -47,6 +53,28 @@ def test_the_law_wins_where_the_cells_lie_on_it() -> None:
     found = hold_out(us_N, 1 - (0.7 * (1 - us_N) ** 2 + 0.15))
     assert found.cells.best_model in ("hull", "rising", "all")
     assert found.cells.rmse["hull"] == pytest.approx(0, abs=1e-9)
+    assert found.better_than(found.cells.best_model) == ""
+
+
+def test_a_law_that_the_lower_cells_do_not_determine_cannot_win() -> None:
+    found = hold_out(*accuracies("imagenet-a"))
+    errors = found.cells.rmse
+    assert found.cells.degenerate == ("hull",), "its alpha has no upper limit"
+    assert errors["hull"] == min(error for error in errors.values() if error is not None)
+    assert found.cells.best_model == "line"
+    falling = hold_out(np.linspace(0.1, 0.9, 40), np.linspace(0.9, 0.1, 40))
+    assert "all" in falling.cells.degenerate, "k is 0"
+    on_three = np.r_[np.repeat([0.1, 0.3, 0.5], 10), 0.9, 0.9, 0.9, 0.9]
+    assert "hull" in hold_out(on_three, np.sqrt(on_three)).cells.degenerate
+
+
+def test_fewer_than_three_points_have_no_winner() -> None:
+    found = hold_out(*accuracies("imagenet-a"))
+    assert (found.frontier.num_points, found.frontier.best_model) == (1, None)
+    assert found.frontier.rmse["line"] is not None
+    assert found.better_than("hull") == "", "the error of the hull fit is lower on the cells"
+    us_N = np.linspace(0.1, 0.9, 10)
+    assert (hold_out(us_N, us_N).cells.num_points, hold_out(us_N, us_N).cells.best_model) == (2, None)
 
 
 def test_held_out_error_is_unknown_where_nothing_can_be_fitted_or_held_out() -> None:
@@ -73,6 +101,11 @@ def test_line_is_straight_in_logit_space() -> None:
     model = LinearRegression().fit(logit(us_N)[:, None], logit(ds_N))
     np.testing.assert_allclose(logit(line(us_N, ds_N)(us_N)), model.predict(logit(us_N)[:, None]))
     assert line(np.full(3, 0.5), np.array([0.2, 0.2, 0.2]))(np.array([0.9])) == pytest.approx(0.2)
+
+
+def test_line_through_tiny_accuracies_stays_finite() -> None:
+    steep = line(np.array([0.5, 0.5001]), np.array([0.0, 1.0]))
+    np.testing.assert_allclose(steep(np.array([0.0, 0.1, 0.9, 1.0])), [0, 0, 1, 1])
 
 
 # --- recipe

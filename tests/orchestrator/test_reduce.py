@@ -180,7 +180,7 @@ def test_loss_and_points_are_in_every_fit_and_in_the_method() -> None:
 
 def test_held_out_errors_name_the_best_model_of_this_data(reduced: dict[str, Any]) -> None:
     assert {name: task["held_out"]["best_model"] for name, task in reduced.items()} == {
-        "imagenet-a": "hull",
+        "imagenet-a": "line",
         "imagenet-r": "hull",
         "imagenet-real": "all",
         "imagenetv2-matched-frequency": "line",
@@ -299,7 +299,7 @@ def test_rows_without_a_value_are_counted_by_reason() -> None:
     )
     few, many = reduce_study(results)["tasks"]
     assert (few["n"], few["dropped"]) == (0, {"fewer than 1 image in class 'seven'": 1})
-    assert few["verdict"] == "not identifiable: the hull has 0 vertices"
+    assert few["verdict"] == "not identifiable: no cell has both accuracies"
     assert many["n"] == 1
     assert many["dropped"] == {
         "no downstream accuracy": 2,
@@ -414,6 +414,7 @@ def test_tables_that_make_no_sense_are_refused(results: pl.DataFrame, message: s
     [
         ({"loss": "l1"}, "loss: 'l1' is not known; choose squared or huber"),
         ({"points": "edges"}, "points: 'edges' is not known; choose vertices or dense"),
+        ({"seed": -1}, "seed: -1 given, at least 0 is needed"),
         ({"at": 80.0}, r"upstream=80 is no accuracy; give a fraction in \[0, 1\]"),
     ],
 )

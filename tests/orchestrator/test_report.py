@@ -18,7 +18,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from models.errors import UserError
 from orchestrator.effects import SCHEMAS
+from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.results import SCHEMA
@@ -304,6 +306,18 @@ def test_the_report_says_what_predicts_best_and_which_cell_to_take(page: Page, t
         assert f"{task['recipe']['cells'][0]['cell_id']} (p = 1.000)" in page.text
 
 
+def test_degenerate_laws_and_too_few_points_win_nothing(tmp_path: Path) -> None:
+    results = imported()[0].filter(task="imagenet-a")
+    page = write(tmp_path, results, [], draws=5)
+    (task,) = reduce_study(results, draws=5)["tasks"]
+    held = task["held_out"]
+    assert held["degenerate"] == ["hull"]
+    assert held["frontier"]["num_points"] < 3
+    section = page.text.partition("What predicts best")[2].partition("Conflicts")[0]
+    assert f"imagenet-aline of logitscells({held['rmse']['hull']:.4f})" in section
+    assert f"imagenet-a–vertices({held['frontier']['rmse']['hull']:.4f})" in section
+
+
 def test_an_unidentified_task_has_no_band_and_a_dotted_law(page: Page, tasks: Tasks) -> None:
     unsure = [task for task in tasks if not task["identifiable"]]
     assert unsure
@@ -392,7 +406,8 @@ def test_changes_are_means_over_controlled_pairs(page: Page, study: Study) -> No
 
 
 def test_counts_what_is_not_there(page: Page, study: Study) -> None:
-    nulls = study[0].filter(pl.col("downstream_accuracy").is_null()).height
+    used = pl.col("last_checkpoint") & pl.col("last_layer")
+    nulls = study[0].filter(used, pl.col("downstream_accuracy").is_null()).height
     assert nulls
     assert f"training diverged at step 40: {nulls:,} rows" in page.text
     assert "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" in page.text
@@ -498,26 +513,46 @@ def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> 
     assert sorted(cells["cell_id"]) == sorted(state["cell_id"] for state in study[1])
 
 
-def test_writing_again_changes_nothing_and_removes_what_is_stale(tmp_path: Path) -> None:
-    def contents() -> dict[str, bytes | int]:
-        """Of a PDF its length: the renderer lists a page's resources in any order."""
-        files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
-        return {
-            name: path.stat().st_size if path.suffix == ".pdf" else path.read_bytes() for name, path in files.items()
-        }
+def contents(folder: Path) -> dict[str, bytes | int]:
+    """Of a PDF its length: the renderer lists a page's resources in any order."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.stat().st_size if path.suffix == ".pdf" else path.read_bytes() for name, path in files.items()}
 
+
+def test_writing_again_changes_nothing_and_removes_what_is_stale(tmp_path: Path) -> None:
     results, states = synthetic(tasks=("mnist",), shots=(1, 5))
     results, states = results.filter(family="vit"), states[:12]
     write(tmp_path, results, states)
-    (tmp_path / "figures" / "mine.txt").write_text("not ours")
-    first = contents()
+    first = contents(tmp_path)
     write(tmp_path, results.sample(fraction=1.0, shuffle=True, seed=1), states[::-1])
-    assert contents() == first
+    assert contents(tmp_path) == first
     write(tmp_path, results.filter(shots=5), states)
-    now = contents()
     assert {name for name in first if "_1_shots" in name}
-    assert not {name for name in now if "_1_shots" in name}
-    assert now["figures/mine.txt"] == b"not ours"
+    assert not {name for name in contents(tmp_path) if "_1_shots" in name}
+
+
+def test_files_that_no_report_wrote_stay(tmp_path: Path) -> None:
+    results, states = one_cell()
+    mine = [tmp_path / "tables" / "mine.csv", tmp_path / "figures" / "talk.pdf"]
+    for path in mine:
+        path.parent.mkdir()
+        path.write_text("not ours")
+    outside = tmp_path / "notes.md"
+    outside.write_text("not ours")
+    for damaged in ("[", "{}", json.dumps(["notes.md", "tables/../notes.md", 3, "figures/gone.png"])):
+        (tmp_path / "files.json").write_text(damaged)
+        write(tmp_path, results, states, draws=5)
+        assert {path.read_text() for path in (*mine, outside)} == {"not ours"}
+    listed = json.loads((tmp_path / "files.json").read_text())
+    assert {*listed, "index.html", "files.json", "notes.md", "tables/mine.csv", "figures/talk.pdf"} == {
+        *contents(tmp_path)
+    }
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("a file")
+    with pytest.raises(UserError, match="report: the report cannot be written into this folder"):
+        write(tmp_path / "report", *one_cell(), draws=5)
 
 
 # --- partial, imported and hostile studies -------------------------------------------------------------------------
@@ -595,12 +630,33 @@ def test_all_failed_is_told_with_its_cause(tmp_path: Path) -> None:
     assert "No checkpoint has been judged downstream yet." in page.text
 
 
-def test_nulls_are_counted_by_reason(tmp_path: Path) -> None:
+def test_nulls_are_counted_by_reason_as_the_reducer_counts_them(tmp_path: Path) -> None:
     results, states = all_null()
     page = write(tmp_path, results, states)
-    assert f"5 shots asked, class 'a' has 3: {results.height:,} rows" in page.text
-    dropped = results.filter("last_checkpoint", "last_layer").height
+    (task,) = reduce_study(results, draws=5)["tasks"]
+    ((reason, dropped),) = task["dropped"].items()
+    assert f"{reason}: {dropped:,} rows" in page.text
     assert re.search(rf"mnist\s*5\s*5 shots asked, class 'a' has 3\s*{dropped}", page.text)
+    assert f"{results.height:,} rows" not in page.text, "one count, not two that differ"
+    assert "not identifiable: no cell has both accuracies" in page.text
+
+
+ODD = {
+    "accuracies as text": lambda table: table.with_columns(pl.col("upstream_accuracy").cast(pl.String)),
+    "families by number": lambda table: table.with_columns(family=pl.int_range(pl.len()) % 3),
+    "a duration as axis": lambda table: table.with_columns(time=pl.duration(hours=pl.int_range(pl.len()) % 4)),
+    "a binary axis": lambda table: table.with_columns(code=pl.concat_str(pl.int_range(pl.len()) % 2).cast(pl.Binary)),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_columns_that_the_reducer_takes_have_a_report(name: str, tmp_path: Path) -> None:
+    results = ODD[name](on_a_law())
+    assert {pair["task"] for pair in pairs_of(results)["strongest"]} == {"real"}
+    page = write(tmp_path, results, [], draws=5)
+    assert "200 cells" in page.text
+    if name == "families by number":
+        assert "3 families (0, 1 and 2)" in page.text
 
 
 def test_many_failed_cells_are_counted_beyond_the_listed_ones(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from evals.protocol import RESULT_SCHEMA
 from models.errors import DataError
 from orchestrator import results
+from orchestrator.reduced_tables import print_reduced
 from orchestrator.results import SCHEMA, collect
 from orchestrator.session import Session
-from orchestrator.tables import print_reduced
 from slurm.cluster import local_profile
 from slurm.failures import Cause
 from tests.orchestrator.ledger import TRAIN
