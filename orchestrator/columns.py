@@ -3,7 +3,7 @@
 import polars as pl
 
 from orchestrator.conflicts import axes_of
-from orchestrator.reduce import ACCURACIES, OPTIONAL
+from orchestrator.selection import ACCURACIES, OPTIONAL
 
 NAMES = ("cell_id", "task", "family")
 

@@ -78,7 +78,10 @@ def _complete(results: pl.LazyFrame) -> pl.DataFrame:
     columns = results.collect_schema().names()
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        raise DataError(f"results: no column {', '.join(missing)} (needed: {', '.join(REQUIRED)})")
+        raise DataError(
+            f"results: no column {', '.join(missing)} (needed: {', '.join(REQUIRED)}); `upshot import` makes a results "
+            "table of another one"
+        )
     if not results.select(pl.len()).collect().item():
         raise DataError("results: the table is empty, so there is nothing to reduce")
     absent = {name: kind for name, kind in OPTIONAL.items() if name not in columns}

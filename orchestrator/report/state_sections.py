@@ -110,7 +110,7 @@ def _dropped(facts: Facts) -> Markup:
     """The rows that the reducer could not use, by reason, and by task."""
     if not facts.dropped:
         return element("p", "None." if facts.tasks else "There are no rows yet.")
-    lead = "Rows of last checkpoints and last layers that lack an accuracy, which the fits had to leave out:"
+    lead = "Rows that the fits had to leave out, by reason:"
     reasons = [element("li", f"{reason}: {count(number, 'row')}") for reason, number in facts.dropped.items()]
     rows = [
         [task["task"], "" if task["shots"] is None else task["shots"], reason, number]
