@@ -4,27 +4,28 @@
 """
 
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from models.errors import UserError
-from orchestrator import conflicts
 from orchestrator.answer import Settings, answer_task, method_text
 from orchestrator.effects import effects_of
 from orchestrator.frontier import Loss, Points
 from orchestrator.kept import answer_key
-from orchestrator.selection import Selection, select_cells
+from orchestrator.pairs import pairs_of
+from orchestrator.selection import select_cells
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Collection, Iterator, MutableMapping
 
-__all__ = ["Selection", "controlled_conflicts", "reduce_study", "select_cells", "strongest_conflicts"]
-
-# Cells x draws, of all tasks, below which processes take longer to start than they save.
-MANY_DRAWS = 30_000_000
+# Cells x draws, of all tasks, below which processes take longer to start than they save; what else there is to do for a
+# task counts as so many draws.
+MUCH_WORK, OTHER_WORK = 30_000_000, 150
 
 
 def reduce_study(
@@ -38,8 +39,9 @@ def reduce_study(
     workers: int = 1,
     kept: "MutableMapping[str, Any] | None" = None,
 ) -> dict[str, Any]:
-    """`{"tasks": [...], "effects": {...}}`, ready for JSON: one object per task and shots, sorted; `effects_of`.
+    """`{"tasks": [...], "conflicts": {...}, "effects": {...}}`, ready for JSON.
 
+    Tasks are one object per task and shots, sorted; conflicts are those of `pairs_of`, effects those of `effects_of`.
     The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
     null, or the law with its intervals, errors and verdict), identifiable, verdict, held_out (the error of every model
     and the best one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull
@@ -67,69 +69,52 @@ def reduce_study(
     """
     settings = Settings(seed=seed, draws=draws, loss=loss, points=points, at=at)
     selection = select_cells(results)
-    groups = {
-        (task, shots): group
-        for (task, shots), group in selection.cells.partition_by("task", "shots", as_dict=True).items()
-    }
-    nothing = selection.cells.clear()
+    parts = selection.cells.partition_by("task", "shots", as_dict=True)
+    groups = [parts.get(key, selection.cells.clear()) for key in selection.dropped]
+    kept = {} if kept is None else kept
     method = method_text(selection.protocol, settings)
-    answers = _known_answers([groups.get(key, nothing) for key in selection.dropped], settings, workers, kept)
+    keys = [answer_key(group, settings) for group in groups]
+    by_key = dict(zip(keys, groups, strict=True))
+    new = {key: group for key, group in by_key.items() if key not in kept}
+    with _answering(new.values(), settings, workers) as made:
+        effects = effects_of(results, selection.cells, selection.protocol, seed=seed)
+        pairs = pairs_of(selection.cells)
+        answers = {key: kept[key] for key in by_key if key in kept} | dict(zip(new, made, strict=True))
+    kept.clear()
+    kept.update(answers)
     tasks = [
-        {"task": task, "shots": shots, **answer, "dropped": dropped, "method": method}
-        for ((task, shots), dropped), answer in zip(selection.dropped.items(), answers, strict=True)
+        {"task": task, "shots": shots, **answers[key], "dropped": dropped, "method": method}
+        for ((task, shots), dropped), key in zip(selection.dropped.items(), keys, strict=True)
     ]
     if at is not None and all(task["recipe"] is None for task in tasks):
         raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))
-    return {"tasks": tasks, "effects": effects_of(results, selection.cells, selection.protocol, seed=seed)}
+    return {"tasks": tasks, "conflicts": pairs, "effects": effects}
 
 
-def _known_answers(
-    groups: list[pl.DataFrame], settings: Settings, workers: int, kept: "MutableMapping[str, Any] | None"
-) -> list[dict[str, Any]]:
-    """Answers of an earlier reduction where nothing has changed, and new ones for the rest."""
-    if kept is None:
-        return _answers(groups, settings, workers)
-    keys = [answer_key(group, settings) for group in groups]
-    new = {key: group for key, group in zip(keys, groups, strict=True) if key not in kept}
-    made = dict(zip(new, _answers(list(new.values()), settings, workers), strict=True))
-    found = {key: made.get(key) or kept[key] for key in keys}
-    kept.clear()
-    kept.update(found)
-    return [found[key] for key in keys]
-
-
-def _answers(groups: list[pl.DataFrame], settings: Settings, workers: int) -> list[dict[str, Any]]:
-    work = settings.draws * sum(group.height for group in groups)
-    if min(workers, len(groups)) <= 1 or work < MANY_DRAWS:
-        return [answer_task(group, settings) for group in groups]
+@contextmanager
+def _answering(
+    groups: "Collection[pl.DataFrame]", settings: Settings, workers: int
+) -> "Iterator[Iterator[dict[str, Any]]]":
+    """The groups' answers in order, which other processes make meanwhile where there is enough to do."""
+    work = (settings.draws + OTHER_WORK) * sum(group.height for group in groups)
+    workers = min(workers, len(groups))
+    if workers <= 1 or work < MUCH_WORK:
+        yield (answer_task(group, settings) for group in groups)
+        return
     # Spawned, since a process that has run polars must not be forked.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=context) as pool:
-        return list(pool.map(answer_task, groups, repeat(settings)))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with _one_thread_each():
+            made = pool.map(answer_task, groups, repeat(settings))
+        yield made
 
 
-def controlled_conflicts(results: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
-    """What raising one axis did to both accuracies, over pairs of cells that differ on that axis only.
-
-    Returns:
-        A row per task, shots, axis and pair of values (`conflicts.CONTROLLED_SCHEMA`); empty where no axis is known.
-
-    Raises:
-        DataError: as `reduce_study`.
-    """
-    return conflicts.controlled_pairs(select_cells(results).cells)
-
-
-def strongest_conflicts(results: pl.DataFrame | pl.LazyFrame, limit: int = 20) -> pl.DataFrame:
-    """The strongest conflicts of each task and shots, at most `limit` of each, and how many are not listed.
-
-    Returns:
-        A row per conflict (`conflicts.STRONGEST_SCHEMA`), strongest first within a task.
-
-    Raises:
-        DataError: as `reduce_study`.
-        UserError: a limit below 1.
-    """
-    if limit < 1:
-        raise UserError(f"limit: {limit} given, at least 1 conflict must be listed")
-    return conflicts.strongest_pairs(select_cells(results).cells, limit)
+@contextmanager
+def _one_thread_each() -> "Iterator[None]":
+    """Processes that start meanwhile leave the other cores to each other."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

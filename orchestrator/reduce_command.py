@@ -35,10 +35,14 @@ def reduce_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer the study: hull, law, interval and verdict, recipe, conflicts, for each task and shot count."""
+    # Before numpy is loaded: its threads and the processes of a reduction would only wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from models.errors import UserError
     from orchestrator.answer import parse_at
+    from orchestrator.reduce import reduce_study
     from orchestrator.reduce_job import answer_path, submit_reduce
     from orchestrator.reduced_tables import print_effects, print_reduced
+    from orchestrator.results import read_results
     from orchestrator.session import open_submitted
 
     how = {"loss": loss, "points": points, "at": None if at is None else parse_at(at)}
@@ -52,7 +56,10 @@ def reduce_command(
         print(f"job {submit_reduce(session, options)} reduces the study; see {answer_path(session.store)}")
         return
     options["workers"] = min(MAX_WORKERS, os.cpu_count() or 1)
-    reduced = _reduced_table(source, options) if is_table(source) else open_submitted(source, runs).reduced(**options)
+    if is_table(source):
+        reduced = reduce_study(read_results(source), **options)
+    else:
+        reduced = open_submitted(source, runs).reduced(**options)
     if as_json:
         print(json.dumps(reduced, indent=1))
         return
@@ -76,12 +83,3 @@ def is_table(source: Path) -> bool:
             f"upshot import {source} --id COL --upstream COL --downstream COL -o {made}"
         )
     return source.suffix == ".parquet"
-
-
-def _reduced_table(source: Path, options: dict[str, Any]) -> dict[str, Any]:
-    from orchestrator.pairs import pairs_of
-    from orchestrator.reduce import reduce_study
-    from orchestrator.results import read_results
-
-    results = read_results(source)
-    return {**reduce_study(results, **options), "conflicts": pairs_of(results)}

@@ -15,7 +15,6 @@ from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
 from orchestrator.node import mirror_cell
 from orchestrator.observe import Observation, Observer, keep_all
-from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
@@ -55,14 +54,12 @@ class Session:
         return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
 
     def reduced(self, **options: Any) -> dict[str, Any]:
-        """The reducer's answer over the collected results, how far the study has come (`progress_of`), `pairs_of`.
+        """The reducer's answer over the collected results, and how far the study has come (`progress_of`).
 
         Args:
             options: of `reduce_study`.
         """
-        results = self.collect()
-        reduced = self._reduced(results, self.observe().states, **options)
-        return {**reduced, "conflicts": pairs_of(results)} if reduced["tasks"] else reduced
+        return self._reduced(self.collect(), self.observe().states, **options)
 
     def report(self, **options: Any) -> Path:
         """The page of the report, written anew.

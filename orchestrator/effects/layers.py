@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Accuracies are summed as whole numbers, so that a mean does not depend on the order of the rows; 2,000 draws fit.
 ONE = 2.0**42
 CELL = ("task", "shots", "cell_id")
+# Numbers up to so many times as many as rows are counted in place rather than sorted.
+MAX_SPARSE = 4
 
 BEST_LAYERS_SCHEMA: dict[str, type[pl.DataType]] = {
     "task": pl.String,
@@ -163,6 +165,7 @@ def _rows(results: pl.LazyFrame, protocol: str | None) -> pl.DataFrame:
         )
         .filter(pl.col("last_checkpoint").fill_null(True), pl.col("layer") >= 0, pl.col("accuracy").is_not_null())
         .filter(pl.lit(True) if protocol is None else pl.col("protocol") == protocol)
+        .drop("last_checkpoint", "protocol")
         .collect(engine="streaming")
     )
     second = kept["draw"].drop_nulls().unique().sort()[1::2]
@@ -179,25 +182,30 @@ def _layer_means(rows: pl.DataFrame) -> "tuple[pl.DataFrame, Floats, Floats, Flo
     for name, values in names.items():
         number_R = number_R * values.len() + _places(rows[name], values)
     num_layers = int(rows["layer"].max()) + 1  # type: ignore[arg-type]  # of a column of whole numbers
-    groups, group_R = np.unique(number_R, return_inverse=True)
-    place_R = group_R * num_layers + rows["layer"].to_numpy()
+    groups, group_R = _dense(number_R)
+    place_R = (group_R * num_layers + rows["layer"].to_numpy()) * 2 + rows["second"].to_numpy()
     value_R = np.round(rows["accuracy"].to_numpy() * ONE)
-    second_R = rows["second"].to_numpy()
     sums, counts = (
-        [
-            np.bincount(place_R[half_R], weights, minlength=groups.size * num_layers)
-            for half_R in (~second_R, second_R)
-            for weights in [None if what is None else what[half_R]]
-        ]
-        for what in (value_R, None)
+        np.bincount(place_R, weights, minlength=groups.size * num_layers * 2).reshape(-1, num_layers, 2)
+        for weights in (value_R, None)
     )
     means = [
-        np.divide(total, count, where=count > 0, out=np.full(total.size, np.nan)).reshape(-1, num_layers) / ONE
-        for total, count in ((sums[0], counts[0]), (sums[1], counts[1]), (sums[0] + sums[1], counts[0] + counts[1]))
+        np.divide(total, count, where=count > 0, out=np.full(total.shape, np.nan)) / ONE
+        for total, count in (*((sums[..., half], counts[..., half]) for half in (0, 1)), (sums.sum(-1), counts.sum(-1)))
     ]
     places = np.unravel_index(groups, [values.len() for values in names.values()])
     keys = pl.DataFrame({name: names[name].gather(place) for name, place in zip(CELL, places, strict=True)})
     return keys, means[0], means[1], means[2]
+
+
+def _dense(number_R: "NDArray[np.int64]") -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    """The numbers that occur, sorted, and the place of each row's among them. Made for numbers that lie close."""
+    highest = int(number_R.max())
+    if highest > MAX_SPARSE * number_R.size:
+        return np.unique(number_R, return_inverse=True)
+    occurs = np.zeros(highest + 1, dtype=np.bool_)
+    occurs[number_R] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int64) - 1)[number_R]
 
 
 def _places(column: pl.Series, values: pl.Series) -> "NDArray[np.int64]":

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.errors import UserError
-from orchestrator.frontier.hull import upper_hull, upper_hulls
+from orchestrator.frontier.hull import upper_hull
 from orchestrator.frontier.noise import NumTest, denoised, noisy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
 
-NUM_DRAWS = 400
+NUM_DRAWS = 200
 FAR_SIGMAS = 5.0
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +90,36 @@ def _luck(us_N: "Floats", ds_N: "Floats", sizes: NumTest, upstream: float, seed:
     us_C, clean_C, rng = us_N[at_C], clean_N[at_C], np.random.default_rng([seed, 2])
     us_DC = noisy(np.tile(us_C, (NUM_DRAWS, 1)), sizes.us_N[at_C], rng)
     ds_DC = noisy(np.tile(clean_C, (NUM_DRAWS, 1)), sizes.ds_N[at_C], rng)
-    hulls_DV = upper_hulls(us_DC, ds_DC, np.ones(us_DC.shape, dtype=np.bool_))
-    corners_DV = np.where(hulls_DV >= 0, np.take_along_axis(us_DC, np.maximum(hulls_DV, 0), axis=1), np.inf)
-    rows, last_D = np.arange(NUM_DRAWS), (hulls_DV >= 0).sum(axis=1) - 1
-    right_D = np.minimum((corners_DV < upstream).sum(axis=1), last_D)
-    left_D = np.maximum(right_D - 1, 0)
-    width_D = corners_DV[rows, right_D] - corners_DV[rows, left_D]
-    part_D = np.divide(corners_DV[rows, right_D] - upstream, width_D, where=width_D > 0, out=np.zeros(NUM_DRAWS))
-    part_D = np.clip(part_D, 0.0, 1.0)
-    left_D, right_D = hulls_DV[rows, left_D], hulls_DV[rows, right_D]
-    lucky_DC = ds_DC - clean_C
+    left_D, right_D, part_D = _edges(us_DC, ds_DC, upstream)
+    rows, lucky_DC = np.arange(NUM_DRAWS), ds_DC - clean_C
     luck_D: Floats = part_D * lucky_DC[rows, left_D] + (1.0 - part_D) * lucky_DC[rows, right_D]
     return luck_D
+
+
+def _edges(us_DC: "Floats", ds_DC: "Floats", upstream: float) -> "tuple[Indices, Indices, Floats]":
+    """The hull's edge above an upstream accuracy, or its nearest end, for each draw: left, right, and the left's part.
+
+    A point that lies above the line through both takes the place of the one on its side, until there is none.
+    """
+    rows = np.arange(us_DC.shape[0])
+    at_D = np.clip(upstream, us_DC.min(axis=1), us_DC.max(axis=1))
+    is_left_DC = us_DC <= at_D[:, None]
+    left_D = np.where(is_left_DC, ds_DC, -np.inf).argmax(axis=1)
+    right_D = np.where(us_DC >= at_D[:, None], ds_DC, -np.inf).argmax(axis=1)
+    while True:
+        width_D = us_DC[rows, right_D] - us_DC[rows, left_D]
+        rise_D = ds_DC[rows, right_D] - ds_DC[rows, left_D]
+        slope_D = np.divide(rise_D, width_D, where=width_D > 0, out=np.zeros_like(width_D))
+        above_DC = ds_DC - slope_D[:, None] * us_DC
+        best_D = above_DC.argmax(axis=1)
+        moves_D = (above_DC[rows, best_D] > above_DC[rows, left_D] + ROUNDING) & (width_D > 0)
+        if not moves_D.any():
+            break
+        on_left_D = is_left_DC[rows, best_D]
+        left_D = np.where(moves_D & on_left_D, best_D, left_D)
+        right_D = np.where(moves_D & ~on_left_D, best_D, right_D)
+    part_D = np.divide(us_DC[rows, right_D] - at_D, width_D, where=width_D > 0, out=np.ones_like(width_D))
+    return left_D, right_D, part_D
 
 
 def _may_be_on_hull(us_N: "Floats", ds_N: "Floats", sizes: NumTest) -> "NDArray[np.intp]":

@@ -14,7 +14,7 @@ import polars as pl
 from orchestrator import conflicts
 from orchestrator.columns import tidied
 from orchestrator.effects import frames_of
-from orchestrator.reduce import controlled_conflicts, select_cells, strongest_conflicts
+from orchestrator.selection import select_cells
 
 MODEL = ("family", "size")
 LISTED_CONFLICTS = 20  # of each task and number of shots, in the tables; the page shows fewer
@@ -141,7 +141,8 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     else:
         selection = select_cells(results)
         points = selection.cells.select(list(POINTS_SCHEMA)).sort("task", "shots", "cell_id")
-        changes, strongest = controlled_conflicts(results), strongest_conflicts(results, LISTED_CONFLICTS)
+        changes = conflicts.controlled_pairs(selection.cells)
+        strongest = conflicts.strongest_pairs(selection.cells, LISTED_CONFLICTS)
         crowded = conflicts.crowded_axes(selection.cells)
         by_layer = _by_layer(results, selection.protocol, cells)
     return Facts(

@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 from models.errors import UserError
 from orchestrator.frontier import MODELS, NumTest, find_recipe, hold_out, upper_hull
 from orchestrator.frontier.held_out import line, monotone
+from orchestrator.frontier.recipe import _edges
 from tests.orchestrator.timm_tables import REFERENCE, accuracies
 
 if TYPE_CHECKING:
@@ -151,6 +152,18 @@ def test_interval_of_a_recipe_holds_what_its_cells_truly_have() -> None:
         below.append(truth < recipe.downstream)
     assert np.mean(below) > 0.9, "what was measured was lucky nearly always"
     assert np.mean(held) >= 0.85
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 12), st.floats(-0.1, 1.1))
+def test_edges_are_those_of_the_hull_of_each_draw(seed: int, num: int, upstream: float) -> None:
+    us_DC, ds_DC = np.random.default_rng(seed).random((2, 5, num))
+    left_D, right_D, part_D = _edges(us_DC, ds_DC, upstream)
+    for us_C, ds_C, left, right, part in zip(us_DC, ds_DC, left_D, right_D, part_D, strict=True):
+        hull_V = upper_hull(us_C, ds_C)
+        assert {int(left), int(right)} <= set(hull_V.tolist()) or part in (0.0, 1.0)
+        height = part * ds_C[left] + (1 - part) * ds_C[right]
+        assert height == pytest.approx(float(np.interp(upstream, us_C[hull_V], ds_C[hull_V])), abs=1e-9)
 
 
 def test_without_test_sizes_a_recipe_has_no_interval() -> None:

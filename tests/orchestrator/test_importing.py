@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import DataError, UnknownNameError, UserError
+from orchestrator.conflicts import controlled_pairs, strongest_pairs
 from orchestrator.importing import Imported, import_tables, to_json, write_results
-from orchestrator.reduce import controlled_conflicts, reduce_study, strongest_conflicts
+from orchestrator.reduce import reduce_study
 from orchestrator.report.facts import gather
 from orchestrator.report.panels import changes_panels
+from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import DATA, NUM_TEST, REFERENCE
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
@@ -98,12 +100,12 @@ def test_each_table_imports_alone_as_with_the_others(task: str, all_timm: Import
 
 def test_controlled_conflicts_of_timm_are_along_its_columns(all_timm: Imported) -> None:
     one = all_timm.results.filter(task="results-imagenet-real")
-    pairs = controlled_conflicts(one)
+    pairs = controlled_pairs(select_cells(one).cells)
     assert dict(pairs.group_by("axis").agg(pl.col("pairs").sum()).iter_rows()) == {"img_size": 58}, (
         "models are too many to be compared one by one"
     )
     assert pairs.filter("ordered")["axis"].unique().to_list() == ["img_size"]
-    strongest = strongest_conflicts(one, 5)
+    strongest = strongest_pairs(select_cells(one).cells, 5)
     assert set(", ".join(strongest["differs_on"]).split(", ")) <= set(all_timm.axes)
 
 
@@ -214,7 +216,7 @@ def test_params_and_flops_are_taken_over_under_their_names(tmp_path: Path) -> No
     assert found.results["params"].to_list() == [22050664, 86567656, None]
     assert found.results["flops"].to_list() == [4.6e9, None, None]
     known = imported(tmp_path, table.replace("L,,", "L,300000000,")).results
-    pairs = controlled_conflicts(known).select("axis", "low", "high", "ordered").rows()
+    pairs = controlled_pairs(select_cells(known).cells).select("axis", "low", "high", "ordered").rows()
     assert set(pairs) == {("size", "S", "B", True), ("size", "S", "L", True), ("size", "B", "L", True)}
     write_results(known, tmp_path / "sizes.parquet")
     upshot("report", tmp_path / "sizes.parquet")
@@ -527,7 +529,7 @@ def test_a_report_draws_steps_between_values_that_have_pairs(tmp_path: Path) -> 
     (panel,) = changes_panels(gather(results, reduce_study(results, draws=5), []))
     drawn = panel.tables["changes"].filter(pl.col("change").str.starts_with("px"))["change"].unique().sort().to_list()
     assert drawn == ["px 1 to 2", "px 2 to 3", "px 3 to 5"]
-    num_models = controlled_conflicts(results).filter(axis="model").height
+    num_models = controlled_pairs(select_cells(results).cells).filter(axis="model").height
     assert panel.tables["changes"]["change"].n_unique() == 3 + num_models
     assert panel.note == "Those with the most pairs are drawn; 1 further change in tables/axes.csv."
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from models.errors import DataError, UserError
 from orchestrator import reduce
 from orchestrator.answer import parse_at
+from orchestrator.conflicts import controlled_pairs, strongest_pairs
 from orchestrator.kept import read_kept, write_kept
-from orchestrator.reduce import controlled_conflicts, reduce_study, select_cells, strongest_conflicts
+from orchestrator.reduce import reduce_study
+from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import NUM_TEST, NUM_UPSTREAM, REFERENCE, top1
 
 TASK_KEYS = {
@@ -216,7 +218,7 @@ def test_a_recipe_that_no_hull_reaches_is_refused_and_one_that_some_reach_is_not
 def test_processes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     results = timm().filter(pl.col("task").is_in(["imagenet-real", "sketch"]))
     alone = reduce_study(results, draws=5)
-    monkeypatch.setattr(reduce, "MANY_DRAWS", 1)
+    monkeypatch.setattr(reduce, "MUCH_WORK", 1)
     assert reduce_study(results, draws=5, workers=2) == alone
 
 
@@ -267,8 +269,8 @@ def test_an_imported_table_needs_four_columns_only() -> None:
     )
     task = only_task(results)
     assert (task["shots"], task["n"], task["conflicts"], task["significant_conflicts"]) == (None, 3, 1, None)
-    assert controlled_conflicts(results).is_empty()
-    (conflict,) = strongest_conflicts(results).rows(named=True)
+    assert controlled_pairs(select_cells(results).cells).is_empty()
+    (conflict,) = strongest_pairs(select_cells(results).cells, 20).rows(named=True)
     assert (conflict["cell_id_upstream"], conflict["cell_id_downstream"]) == ("b", "a")
 
 
@@ -349,7 +351,7 @@ def test_what_is_no_number_of_an_axis_is_unknown() -> None:
     ]
     cells = select_cells(table(*rows)).cells
     assert cells.sort("cell_id")["lr"].to_list() == [None, 0.1, 0.2, 0.3]
-    assert controlled_conflicts(table(*rows)).select("low", "high").rows() == [
+    assert controlled_pairs(select_cells(table(*rows)).cells).select("low", "high").rows() == [
         ("0.1", "0.2"),
         ("0.1", "0.3"),
         ("0.2", "0.3"),
@@ -404,7 +406,7 @@ def test_too_few_cells_have_null_fits_and_a_verdict(n: int, hull: str) -> None:
     ],
 )
 def test_tables_that_make_no_sense_are_refused(results: pl.DataFrame, message: str) -> None:
-    for read in (reduce_study, select_cells, controlled_conflicts, strongest_conflicts):
+    for read in (reduce_study, select_cells):
         with pytest.raises(DataError, match=message):
             read(results)
 
@@ -433,8 +435,6 @@ def test_a_place_for_a_recipe_is_an_upstream_accuracy(text: str) -> None:
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(UserError, match="draws: 0 given"):
         reduce_study(table(row()), draws=0)
-    with pytest.raises(UserError, match="limit: 0 given"):
-        strongest_conflicts(table(row()), 0)
 
 
 # --- conflict tables of a study
@@ -447,17 +447,17 @@ def test_conflict_tables_use_means_over_draws() -> None:
         row("b", 0.5, 0.6, head_weight_decay=3.0, draw=0),
         row("b", 0.5, 0.4, head_weight_decay=3.0, draw=1),
     )
-    (pair,) = controlled_conflicts(results).rows(named=True)
+    (pair,) = controlled_pairs(select_cells(results).cells).rows(named=True)
     assert (pair["axis"], pair["low"], pair["high"], pair["pairs"]) == ("head_weight_decay", "0.03", "3.0", 1)
     assert pair["upstream_up_downstream_down"] == 1
     assert pair["mean_downstream_change"] == pytest.approx(-0.1)
-    (conflict,) = strongest_conflicts(results, 5).rows(named=True)
+    (conflict,) = strongest_pairs(select_cells(results).cells, 5).rows(named=True)
     assert conflict["differs_on"] == "head_weight_decay"
     assert conflict["not_listed"] == 0
 
 
 def test_at_most_the_limit_is_listed_and_the_rest_is_counted() -> None:
-    listed = strongest_conflicts(timm(), 3)
+    listed = strongest_pairs(select_cells(timm()).cells, 3)
     assert listed.group_by("task").len()["len"].to_list() == [3] * 5
     for conflict in listed.rows(named=True):
         assert conflict["conflicts"] == REFERENCE[conflict["task"]]["conflict"]

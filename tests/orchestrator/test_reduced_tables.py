@@ -9,12 +9,13 @@ import pytest
 from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.reduced_tables import print_effects, print_reduced
+from orchestrator.selection import select_cells
 from tests.orchestrator.test_reduce import row, table, timm
 
 
 def printed(results: pl.DataFrame, capsys: pytest.CaptureFixture[str], draws: int = 40) -> str:
     reduced = reduce_study(results, draws=draws)
-    print_reduced({**reduced, "conflicts": pairs_of(results)})
+    print_reduced(reduced)
     print_effects(reduced["effects"])
     return capsys.readouterr().out
 
@@ -79,7 +80,7 @@ def test_too_few_held_out_points_have_no_best_model(capsys: pytest.CaptureFixtur
 
 def test_the_strongest_conflicts_are_named_and_the_others_counted(capsys: pytest.CaptureFixture[str]) -> None:
     results = timm().filter(pl.col("task").is_in(["imagenet-a", "sketch"]))
-    text, pairs = flat(printed(results, capsys)), pairs_of(results)["strongest"]
+    text, pairs = flat(printed(results, capsys)), pairs_of(select_cells(results).cells)["strongest"]
     shown = [line for line in text.splitlines() if "standard errors" in line]
     assert len(shown) == 5
     best = max(pairs, key=lambda pair: min(pair["upstream_z"], pair["downstream_z"]))

@@ -24,6 +24,7 @@ from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.results import SCHEMA
+from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import top1
 
 Study = tuple[pl.DataFrame, list[dict[str, Any]]]
@@ -652,7 +653,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_columns_that_the_reducer_takes_have_a_report(name: str, tmp_path: Path) -> None:
     results = ODD[name](on_a_law())
-    assert {pair["task"] for pair in pairs_of(results)["strongest"]} == {"real"}
+    assert {pair["task"] for pair in pairs_of(select_cells(results).cells)["strongest"]} == {"real"}
     page = write(tmp_path, results, [], draws=5)
     assert "200 cells" in page.text
     if name == "families by number":
