@@ -118,7 +118,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.table or Path(folder) / "results.parquet"
-        rows = ROWS_A_CHECKPOINT * options.checkpoints if path.exists() else write_table(path, options.checkpoints)
+        if not path.exists():
+            write_table(path, options.checkpoints)
+        rows = pl.scan_parquet(path).select(pl.len()).collect().item()
         print(f"{rows:,} rows, {os.path.getsize(path) / 2**20:.0f} MiB")  # noqa: PTH202  one number
         wall, peak, said = measure([UPSHOT, "reduce", str(path), "--json", "--draws", str(options.draws)])
         num = len(json.loads(said)["tasks"])
