@@ -4,6 +4,8 @@ import hashlib
 import os
 import pwd
 import signal
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from orchestrator.session import open_session, open_submitted
 from orchestrator.store import Store
 from tests.conftest import _skip_or_fail, _spoken_to
 from tests.orchestrator.upshot_command import upshot, upshot_json
-from tests.private_slurm import PrivateSlurm, available, wait_until
+from tests.private_slurm import PrivateSlurm, PrivateSlurmError, available, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +197,23 @@ def faulty(tmp_path: Path, fault_slurm: PrivateSlurm, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the mischief; the snapshot comes before it
     for cluster in _spoken_to(fault_slurm, monkeypatch):
+        wait_until(partial(is_quiet, cluster), "what the fault before left is over", timeout_s=2 * START_S)
         yield Faulty(tmp_path, cluster)
+
+
+def is_quiet(cluster: PrivateSlurm) -> bool:
+    """Whether no job is left and every node is idle; one that was left down is brought back."""
+    states = dict(line.split() for line in cluster.run("sinfo", "-hN", "-o%N %t").splitlines())
+    for node, state in states.items():
+        if state.startswith(("down", "drain")):
+            bring_up(cluster, node)
+    return not cluster.run("squeue", "-h").strip() and set(states.values()) == {"idle"}
+
+
+def bring_up(cluster: PrivateSlurm, node: str) -> None:
+    """Puts a node back into service; Slurm refuses it where the node has come back by itself."""
+    with suppress(PrivateSlurmError):
+        cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slurm import jobs
-from tests.faults.conftest import LONG, START_S, Faulty
+from tests.faults.conftest import LONG, START_S, Faulty, bring_up
 from tests.orchestrator.upshot_command import upshot
 from tests.private_slurm import wait_until
 
@@ -18,16 +18,19 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_kill_9_of_the_step_s_parent(faulty: Faulty, undisturbed: dict[str, str]) -> None:
-    faulty.submit()
-    victim = faulty.cells[0]
+def test_kill_9_of_the_step_s_parent(faulty: Faulty, undisturbed_long: dict[str, str]) -> None:
+    faulty.submit(*LONG)
+    [cell] = faulty.store.cells()
+    faulty.cells = [cell.cell_id]
+    victim = cell.cell_id
     start = faulty.wait_until_it_trains(victim)
     parent = parent_of(int(str(start["pid"])))
     assert "slurmstepd" in Path(f"/proc/{parent}/cmdline").read_text()
     os.kill(parent, signal.SIGKILL)
     faulty.watch()
-    assert set(faulty.causes(victim)) in ({"killed"}, {"node-failure"}, {"requeue"})
-    faulty.check(undisturbed)
+    # A task that lives on without its parent may end well before Slurm misses the parent.
+    assert set(faulty.causes(victim)) in (set(), {"killed"}, {"node-failure"}, {"requeue"})
+    faulty.check(undisturbed_long)
 
 
 def test_a_time_limit_met_without_warning(faulty: Faulty, undisturbed_long: dict[str, str]) -> None:
@@ -51,7 +54,7 @@ def test_a_node_set_down(faulty: Faulty, undisturbed: dict[str, str]) -> None:
         faulty.cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         faulty.watch()
     finally:
-        faulty.cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+        bring_up(faulty.cluster, node)
     assert set(faulty.causes(victim)) == {"node-failure"}
     faulty.check(undisturbed)
 
