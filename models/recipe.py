@@ -8,6 +8,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Schedule = Literal["cosine", "linear", "rsqrt"]
 
 
 class Axes(BaseModel):
@@ -39,6 +40,8 @@ class Axes(BaseModel):
     head_weight_decay: NonNegative | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps over which the learning rate rises linearly."""
+    schedule: Schedule = "cosine"
+    """How it falls from there: see `models.optim.learning_rate_factor`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

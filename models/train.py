@@ -233,7 +233,7 @@ def _loop(
         epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
         if epoch != order_epoch:
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
-        rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup)
+        rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
         progress.loss_sum += take_step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
         done = step + 1

@@ -33,6 +33,7 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "head_learning_rate": pl.Float64,
     "head_weight_decay": pl.Float64,
     "warmup": pl.Float64,
+    "schedule": pl.String,
     "label_smoothing": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,

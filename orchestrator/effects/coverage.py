@@ -28,6 +28,7 @@ TUNED = (
     "head_learning_rate",
     "head_weight_decay",
     "warmup",
+    "schedule",
     "label_smoothing",
 )
 

@@ -56,6 +56,11 @@ def final_bytes(folder):
     return {name: (last / name).read_bytes() for name in ("weights.safetensors", "optimizer.safetensors")}
 
 
+def all_bytes(folder):
+    last = step_folder(folder, finalised_steps(folder)[-1])
+    return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
+
+
 def final_weights(folder):
     return load_file(step_folder(folder, finalised_steps(folder)[-1]) / "weights.safetensors")
 
@@ -122,6 +127,26 @@ def test_an_interrupted_run_goes_on_to_the_same_bits_and_records(tmp_path, stop_
 
 def losses(records):
     return [(r["step"], r["train_loss"]) for r in records if r["event"] in ("train", "checkpoint")]
+
+
+@pytest.mark.parametrize("axes", [{"schedule": "rsqrt"}], ids=str)
+def test_what_changes_the_steps_changes_nothing_about_going_on(tmp_path, axes):
+    """From a checkpoint in the middle of the run, by another process's random state."""
+    wanted = recipe("resnet", batch_size=8, size="nano", **axes)
+    _, unbroken = run(wanted, tmp_path / "unbroken")
+    run(recipe("resnet", batch_size=8, size="nano"), tmp_path / "plain")
+    records, asked = [], []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 10
+
+    train(wanted, tmp_path / "stopped", num_checkpoints=3, log=records.append, should_stop=should_stop)
+    torch.manual_seed(12345)
+    again, more = run(wanted, tmp_path / "stopped")
+    assert (again.outcome, again.first_step) == ("done", 10)
+    assert all_bytes(tmp_path / "stopped") == all_bytes(tmp_path / "unbroken") != all_bytes(tmp_path / "plain")
+    assert losses(records + more) == losses(unbroken)
 
 
 def test_a_finished_run_trains_no_further(tmp_path):
@@ -362,6 +387,38 @@ def test_the_schedule_warms_up_and_ends_near_zero():
     assert max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.01
+
+
+def test_the_linear_schedule_falls_by_the_same_amount_a_step():
+    rates = [learning_rate_factor(step, 100, 0.1, "linear") for step in range(100)]
+    assert rates[:10] == [learning_rate_factor(step, 100, 0.1) for step in range(10)]
+    assert np.diff(rates[10:]) == pytest.approx(-1 / 90)
+    assert rates[-1] == pytest.approx(1 / 90)
+
+
+def test_the_reciprocal_square_root_cools_down_to_zero():
+    rates = [learning_rate_factor(step, 1000, 0.1, "rsqrt") for step in range(1000)]
+    assert rates[:100] == [learning_rate_factor(step, 1000, 0.1) for step in range(100)]
+    assert rates[100:800] == pytest.approx([math.sqrt(100 / step) for step in range(100, 800)])
+    cooled = [math.sqrt(100 / step) * (1000 - step) / 200 for step in range(800, 1000)]
+    assert rates[800:] == pytest.approx(cooled)
+
+
+@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True), st.sampled_from(["cosine", "linear", "rsqrt"]))
+def test_no_schedule_leaves_its_range(num_steps, warmup, schedule):
+    assert all(0 < learning_rate_factor(step, num_steps, warmup, schedule) <= 1 for step in range(num_steps))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "rsqrt"])
+def test_the_schedule_is_what_the_weights_are_moved_by(tmp_path, schedule):
+    _, records = run(recipe(schedule=schedule), tmp_path)
+    trained = [(r["step"], r["learning_rate"]) for r in records if r["event"] == "train"]
+    num_steps = records[0]["num_steps"]
+    assert trained == [
+        (step, recipe().learning_rate * learning_rate_factor(step - 1, num_steps, 0.1, schedule)) for step, _ in trained
+    ]
+    run(recipe(), tmp_path / "cosine")
+    assert final_bytes(tmp_path) != final_bytes(tmp_path / "cosine")
 
 
 def test_the_head_has_its_own_rate_and_decay():
