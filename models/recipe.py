@@ -42,6 +42,8 @@ class Axes(BaseModel):
     """Share of the steps over which the learning rate rises linearly."""
     schedule: Schedule = "cosine"
     """How it falls from there: see `models.optim.learning_rate_factor`."""
+    clip_norm: Positive | None = None
+    """The most that the norm of all gradients may be in a step; longer ones are scaled down to it."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

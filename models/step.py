@@ -79,10 +79,11 @@ def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> li
     return np.array_split(np.array_split(batch_B, size)[rank], -(-largest_share // at_most))
 
 
-def take_step(run: Run, batch_B: Indices) -> torch.Tensor:
-    """This rank's part of the batch's mean loss, detached; the parts of all ranks add up to it.
+def take_step(run: Run, batch_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(this rank's part of the batch's mean loss, the norm of the batch's gradient before clipping); both detached.
 
-    It is left on the device so that a step does not wait for it.
+    The parts of all ranks add up to the loss; the norm is the same on all, and None where nothing is clipped. They are
+    left on the device so that a step does not wait for them.
     """
     run.optimizer.zero_grad(set_to_none=True)
     if run.world.size == 1 and len(batch_B) <= run.micro_batch:
@@ -90,8 +91,19 @@ def take_step(run: Run, batch_B: Indices) -> torch.Tensor:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     else:
         loss = _accumulated(run, batch_B)
+    norm = _clipped(run)
     run.optimizer.step()
-    return loss.detach()
+    return loss.detach(), norm
+
+
+def _clipped(run: Run) -> torch.Tensor | None:
+    """The norm over all parameters, head included, of a gradient that is no longer than the recipe allows from now on.
+
+    It is that of the whole batch: micro-batches are added up and ranks averaged by now (arXiv 1211.5063, section 3.2).
+    """
+    if run.recipe.clip_norm is None:
+        return None
+    return torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm)
 
 
 def _accumulated(run: Run, batch_B: Indices) -> torch.Tensor:

@@ -201,12 +201,16 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Progress:
-    """The loss summed since the last record, and when that was; what a resumed run needs to write the same records."""
+    """The loss summed since the last record, and when that was; what a resumed run needs to write the same records.
+
+    `gradient_norm` is that of the last step, before clipping; None where nothing is clipped.
+    """
 
     loss_sum: torch.Tensor
     since: int
     began: float
     began_at: int
+    gradient_norm: torch.Tensor | None = None
 
     @classmethod
     def restored(cls, state: dict[str, Any], run: Run) -> Self:
@@ -235,7 +239,9 @@ def _loop(
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
-        progress.loss_sum += take_step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
+        batch_B = order[within * run.batch_size : (within + 1) * run.batch_size]
+        loss, progress.gradient_norm = take_step(run, batch_B)
+        progress.loss_sum += loss
         done = step + 1
         if done % every == 0 or done in steps:
             finite = _report(run, progress, done, rate, folder if done in steps else None, log)
@@ -256,7 +262,8 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
     """Logs the records of a step and, where there is a folder, leaves its checkpoint; False once training diverged."""
     loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
-    log(_train_record(run, done, loss, rate, images_per_second))
+    norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
+    log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
     measured = _measured(run, loss) if folder else (None, loss)
     if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})

@@ -48,6 +48,7 @@ FREE_AXES = frozenset(
         "head_weight_decay",
         "warmup",
         "schedule",
+        "clip_norm",
         "label_smoothing",
         "seed",
     )

@@ -34,6 +34,7 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "head_weight_decay": pl.Float64,
     "warmup": pl.Float64,
     "schedule": pl.String,
+    "clip_norm": pl.Float64,
     "label_smoothing": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,

@@ -25,6 +25,7 @@ AXES = (
     "head_weight_decay",
     "warmup",
     "schedule",
+    "clip_norm",
     "label_smoothing",
     "precision",
     "seed",

@@ -29,6 +29,7 @@ TUNED = (
     "head_weight_decay",
     "warmup",
     "schedule",
+    "clip_norm",
     "label_smoothing",
 )
 

@@ -129,7 +129,7 @@ def losses(records):
     return [(r["step"], r["train_loss"]) for r in records if r["event"] in ("train", "checkpoint")]
 
 
-@pytest.mark.parametrize("axes", [{"schedule": "rsqrt"}], ids=str)
+@pytest.mark.parametrize("axes", [{"schedule": "rsqrt"}, {"clip_norm": 0.5}], ids=str)
 def test_what_changes_the_steps_changes_nothing_about_going_on(tmp_path, axes):
     """From a checkpoint in the middle of the run, by another process's random state."""
     wanted = recipe("resnet", batch_size=8, size="nano", **axes)
@@ -419,6 +419,34 @@ def test_the_schedule_is_what_the_weights_are_moved_by(tmp_path, schedule):
     ]
     run(recipe(), tmp_path / "cosine")
     assert final_bytes(tmp_path) != final_bytes(tmp_path / "cosine")
+
+
+def test_a_gradient_that_is_too_long_is_scaled_down_after_all_micro_batches(tmp_path):
+    """One step of SGD without decay: the weights move by the rate times the gradient (Nesterov: 1 + momentum)."""
+    wanted = recipe(**SGD | {"weight_decay": 0.0, "head_weight_decay": 0.0, "warmup": 0.0, "epochs": 0.01})
+    clipped = wanted.model_copy(update={"clip_norm": 0.5})
+    moved, norms = {}, {}
+    for name, axes, micro_batch in (("free", wanted, None), ("clipped", clipped, None), ("cut", clipped, 5)):
+        records = []
+        train(axes, tmp_path / name, num_checkpoints=1, log=records.append, micro_batch=micro_batch)
+        torch.manual_seed(axes.seed)
+        began = build_model(recipe_architecture(axes, records[0]["num_classes"])).state_dict()
+        moved[name] = {key: w - began[key] for key, w in final_weights(tmp_path / name).items()}
+        norms[name] = next(r for r in records if r["event"] == "train").get("gradient_norm")
+    assert norms["free"] is None
+    length = {name: math.sqrt(sum(float(step.square().sum()) for step in moved[name].values())) for name in moved}
+    per_gradient = 1.9 * wanted.learning_rate
+    assert norms["clipped"] == pytest.approx(length["free"] / per_gradient, rel=1e-4)
+    assert norms["clipped"] > 1
+    assert length["clipped"] == pytest.approx(0.5 * per_gradient, rel=1e-4)
+    assert norms["cut"] == pytest.approx(norms["clipped"], rel=1e-5)
+    assert_close(moved["cut"], moved["clipped"])
+
+
+def test_a_gradient_that_is_short_enough_stays_as_it_is(tmp_path):
+    run(recipe(), tmp_path / "free")
+    run(recipe(clip_norm=1e9), tmp_path / "clipped")
+    assert final_bytes(tmp_path / "clipped") == final_bytes(tmp_path / "free")
 
 
 def test_the_head_has_its_own_rate_and_decay():

@@ -106,6 +106,7 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace('"nano"', '"nanno"'), ["grid.size", "nanno", "Did you mean 'nano'", "family 'vit'"]),
         (STUDY.replace('"resnet"', '"resnt"'), ["grid.family", "Did you mean 'resnet'"]),
         (STUDY.replace("[grid]", '[grid]\nschedule = "rsqr"'), ["grid.schedule", "Did you mean 'rsqrt'"]),
+        (STUDY.replace("[grid]", "[grid]\nclip_norm = 0"), ["grid.clip_norm", "greater than 0"]),
         (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
         (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
@@ -233,6 +234,7 @@ def test_cell_id_covers_every_axis(tmp_path):
         "family": "mixer", "size": "nano", "fraction": 0.5, "classes": 0.5, "epochs": 2.0, "batch_size": 64,
         "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
         "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
+        "clip_norm": 1.0,
         "label_smoothing": 0.5, "precision": "bfloat16", "seed": 1,
     }  # fmt: skip
     assert set(other) == set(AXES)
