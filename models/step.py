@@ -21,6 +21,8 @@ from models.ladder import Architecture
 from models.recipe import Recipe
 from models.upstream import UpstreamData
 
+LAYERS = 1  # tells these random numbers from others of the same seed and step
+
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -79,12 +81,14 @@ def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> li
     return np.array_split(np.array_split(batch_B, size)[rank], -(-largest_share // at_most))
 
 
-def take_step(run: Run, batch_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
+def take_step(run: Run, step: int, batch_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(this rank's part of the batch's mean loss, the norm of the batch's gradient before clipping); both detached.
 
     The parts of all ranks add up to the loss; the norm is the same on all, and None where nothing is clipped. They are
     left on the device so that a step does not wait for them.
     """
+    if run.recipe.dropout or run.recipe.drop_path:
+        torch.manual_seed(layer_seed(run.recipe.seed, step, run.world.rank))
     run.optimizer.zero_grad(set_to_none=True)
     if run.world.size == 1 and len(batch_B) <= run.micro_batch:
         loss = _loss(run, batch_B, "mean")
@@ -104,6 +108,11 @@ def _clipped(run: Run) -> torch.Tensor | None:
     if run.recipe.clip_norm is None:
         return None
     return torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm)
+
+
+def layer_seed(seed: int, step: int, rank: int) -> int:
+    """What a rank's random layers draw from in one step; it does not depend on what was drawn before."""
+    return int(np.random.SeedSequence((seed, step, LAYERS, rank)).generate_state(1, np.uint64)[0])
 
 
 def _accumulated(run: Run, batch_B: Indices) -> torch.Tensor:

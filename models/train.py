@@ -83,7 +83,8 @@ def train(
     number of processes, so another number can go on from them.
 
     Batch norm sees the images of one micro-batch on all ranks, not those of the batch: ResNets change with
-    `micro_batch`, ViTs and MLP-Mixers do not.
+    `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw other masks where
+    a batch is split in another way.
 
     Args:
         recipe: what to train.
@@ -141,7 +142,8 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
     data = load_upstream(recipe)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
-    model = synchronised(build_model(arch), device, world).to(device.torch_device).train()
+    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
+    model = synchronised(model, device, world).to(device.torch_device).train()
     steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
     return Run(
         recipe=recipe,
@@ -240,7 +242,7 @@ def _loop(
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
         batch_B = order[within * run.batch_size : (within + 1) * run.batch_size]
-        loss, progress.gradient_norm = take_step(run, batch_B)
+        loss, progress.gradient_norm = take_step(run, step, batch_B)
         progress.loss_sum += loss
         done = step + 1
         if done % every == 0 or done in steps:

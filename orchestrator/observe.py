@@ -50,6 +50,7 @@ FREE_AXES = frozenset(
         "schedule",
         "clip_norm",
         "label_smoothing",
+        "drop_path",
         "seed",
     )
 )

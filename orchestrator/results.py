@@ -36,6 +36,8 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "schedule": pl.String,
     "clip_norm": pl.Float64,
     "label_smoothing": pl.Float64,
+    "dropout": pl.Float64,
+    "drop_path": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,
 }

@@ -27,6 +27,8 @@ AXES = (
     "schedule",
     "clip_norm",
     "label_smoothing",
+    "dropout",
+    "drop_path",
     "precision",
     "seed",
 )

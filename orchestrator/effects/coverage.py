@@ -31,6 +31,8 @@ TUNED = (
     "schedule",
     "clip_norm",
     "label_smoothing",
+    "dropout",
+    "drop_path",
 )
 
 COVERAGE_SCHEMA: dict[str, type[pl.DataType]] = {

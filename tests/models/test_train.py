@@ -18,7 +18,7 @@ from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
 from models.recipe import Recipe, num_steps
-from models.step import micro_batches
+from models.step import layer_seed, micro_batches
 from models.train import (
     checkpoint_steps,
     epoch_order,
@@ -129,7 +129,10 @@ def losses(records):
     return [(r["step"], r["train_loss"]) for r in records if r["event"] in ("train", "checkpoint")]
 
 
-@pytest.mark.parametrize("axes", [{"schedule": "rsqrt"}, {"clip_norm": 0.5}], ids=str)
+STEP_AXES = [{"schedule": "rsqrt"}, {"clip_norm": 0.5}, {"dropout": 0.1}, {"drop_path": 0.1}]
+
+
+@pytest.mark.parametrize("axes", STEP_AXES, ids=str)
 def test_what_changes_the_steps_changes_nothing_about_going_on(tmp_path, axes):
     """From a checkpoint in the middle of the run, by another process's random state."""
     wanted = recipe("resnet", batch_size=8, size="nano", **axes)
@@ -165,6 +168,21 @@ def test_it_learns_more_from_more(tmp_path):
         accuracy[fraction] = records[-1]["upstream_accuracy"]
     chance = 1 / records[-1]["upstream_num_classes"]
     assert accuracy[0.2] > max(10 * chance, accuracy[0.02])
+
+
+def test_ranks_steps_and_seeds_draw_other_masks():
+    places = [(seed, step, rank) for seed in (0, 1) for step in range(50) for rank in range(4)]
+    assert len({layer_seed(*place) for place in places}) == len(places)
+
+
+def test_random_layers_draw_anew_in_every_step(tmp_path):
+    """With a learning rate of nearly nothing and one batch an epoch, only the masks tell the steps apart."""
+    still = {"learning_rate": 1e-12, "head_learning_rate": 1e-12, "weight_decay": 0.0, "batch_size": 10_000}
+    for axes, spread in (({}, False), ({"dropout": 0.5}, True), ({"drop_path": 0.5}, True)):
+        _, records = run(recipe(epochs=4, **still, **axes), tmp_path / str(axes), 1)
+        found = [r["train_loss"] for r in records if r["event"] == "train"]
+        assert len(found) == 4
+        assert (max(found) - min(found) > 1e-4) == spread
 
 
 def test_the_records_are_the_run(tmp_path):

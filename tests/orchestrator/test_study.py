@@ -107,6 +107,8 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace('"resnet"', '"resnt"'), ["grid.family", "Did you mean 'resnet'"]),
         (STUDY.replace("[grid]", '[grid]\nschedule = "rsqr"'), ["grid.schedule", "Did you mean 'rsqrt'"]),
         (STUDY.replace("[grid]", "[grid]\nclip_norm = 0"), ["grid.clip_norm", "greater than 0"]),
+        (STUDY.replace("[grid]", "[grid]\ndropout = 1"), ["grid.dropout", "less than 1"]),
+        (STUDY.replace("[grid]", "[grid]\ndrop_path = -0.1"), ["grid.drop_path", "greater than or equal to 0"]),
         (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
         (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
@@ -235,7 +237,7 @@ def test_cell_id_covers_every_axis(tmp_path):
         "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
         "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
         "clip_norm": 1.0,
-        "label_smoothing": 0.5, "precision": "bfloat16", "seed": 1,
+        "label_smoothing": 0.5, "dropout": 0.5, "drop_path": 0.5, "precision": "bfloat16", "seed": 1,
     }  # fmt: skip
     assert set(other) == set(AXES)
     ids = {cell_id(recipe.model_copy(update={axis: value})) for axis, value in other.items()}
