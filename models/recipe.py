@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -52,6 +52,11 @@ class Axes(BaseModel):
     drop_path: Rate = 0.0
     """Stochastic depth (arXiv 1603.09382): the share of images that skip a branch of the last block; it rises linearly
     from none in the first one."""
+    flip: Annotated[bool, Strict()] = False
+    """Half of the images of each step, drawn anew, are seen from the other side, left for right."""
+    mixup: NonNegative = 0.0
+    """Each image and its label are mixed with another of the batch by a share from Beta(mixup, mixup); 0 mixes nothing
+    (arXiv 1710.09412). The training loss is then that of the mixed labels."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

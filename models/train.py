@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
+from models.augment import Indices
 from models.build import build_model
 from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
 from models.device import Device, peak_memory_gb, pick_device
@@ -25,7 +26,7 @@ from models.errors import CorruptCheckpointError, UserError
 from models.ladder import Architecture, architecture, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.recipe import Recipe, num_steps
-from models.step import Indices, Run, parallel, synchronised, take_step
+from models.step import Run, parallel, synchronised, take_step
 from models.upstream import load_upstream, measure_upstream
 
 Log = Callable[[dict[str, Any]], None]
@@ -241,8 +242,8 @@ def _loop(
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
-        batch_B = order[within * run.batch_size : (within + 1) * run.batch_size]
-        loss, progress.gradient_norm = take_step(run, step, batch_B)
+        index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
+        loss, progress.gradient_norm = take_step(run, step, index_B)
         progress.loss_sum += loss
         done = step + 1
         if done % every == 0 or done in steps:

@@ -51,6 +51,8 @@ FREE_AXES = frozenset(
         "clip_norm",
         "label_smoothing",
         "drop_path",
+        "flip",
+        "mixup",
         "seed",
     )
 )

@@ -38,6 +38,8 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "label_smoothing": pl.Float64,
     "dropout": pl.Float64,
     "drop_path": pl.Float64,
+    "flip": pl.Boolean,
+    "mixup": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,
 }

@@ -33,6 +33,8 @@ TUNED = (
     "label_smoothing",
     "dropout",
     "drop_path",
+    "flip",
+    "mixup",
 )
 
 COVERAGE_SCHEMA: dict[str, type[pl.DataType]] = {

@@ -129,7 +129,14 @@ def losses(records):
     return [(r["step"], r["train_loss"]) for r in records if r["event"] in ("train", "checkpoint")]
 
 
-STEP_AXES = [{"schedule": "rsqrt"}, {"clip_norm": 0.5}, {"dropout": 0.1}, {"drop_path": 0.1}]
+STEP_AXES = [
+    {"schedule": "rsqrt"},
+    {"clip_norm": 0.5},
+    {"dropout": 0.1},
+    {"drop_path": 0.1},
+    {"flip": True},
+    {"mixup": 0.2},
+]
 
 
 @pytest.mark.parametrize("axes", STEP_AXES, ids=str)
