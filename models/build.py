@@ -13,17 +13,18 @@ from models.ladder import SMALL_IMAGE_SIZE, Architecture, Family
 CHANNELS_OF_A_REGISTER = 16  # of 512 bits, in float32
 
 
-def build_model(a: Architecture) -> nn.Module:
+def build_model(a: Architecture, *, dropout: float = 0.0, drop_path: float = 0.0) -> nn.Module:
     """A freshly initialised model, on torch's default device (10 B parameters take no memory under "meta").
 
     Its parameters and operations are those that `models.ladder` counts. Like every timm model it has
     `forward_intermediates` (one output a block; for a ResNet the stem and four stages),
-    `forward_head(x, pre_logits=True)` and `get_classifier()`. Draws from torch's global random generator.
+    `forward_head(x, pre_logits=True)` and `get_classifier()`. Draws from torch's global random generator, and does so
+    in every training step with `dropout` or `drop_path` (see `models.recipe.Axes`), which change no parameter.
     """
-    return _BUILDERS[a.family](a)
+    return _BUILDERS[a.family](a, dropout, drop_path)
 
 
-def _build_vit(a: Architecture) -> nn.Module:
+def _build_vit(a: Architecture, dropout: float, drop_path: float) -> nn.Module:
     return VisionTransformer(
         img_size=a.image_size,
         patch_size=a.patch_size,
@@ -33,11 +34,14 @@ def _build_vit(a: Architecture) -> nn.Module:
         depth=a.depth,
         num_heads=a.num_heads,
         mlp_ratio=_ratio(a.mlp_dim, a.width),
+        pos_drop_rate=dropout,
+        proj_drop_rate=dropout,
+        drop_path_rate=drop_path,
     )
 
 
-def _build_mixer(a: Architecture) -> nn.Module:
-    return MlpMixer(
+def _build_mixer(a: Architecture, dropout: float, drop_path: float) -> nn.Module:
+    model = MlpMixer(
         img_size=a.image_size,
         patch_size=a.patch_size,
         in_chans=a.in_channels,
@@ -45,7 +49,13 @@ def _build_mixer(a: Architecture) -> nn.Module:
         embed_dim=a.width,
         num_blocks=a.depth,
         mlp_ratio=(_ratio(a.token_mlp_dim, a.width), _ratio(a.mlp_dim, a.width)),
+        proj_drop_rate=dropout,
+        drop_path_rate=drop_path,
     )
+    if drop_path:  # timm gives all blocks one rate; the published Mixers rise linearly, as its ViTs and ResNets do
+        for number, block in enumerate(model.blocks):
+            block.drop_path.drop_prob = drop_path * number / max(1, a.depth - 1)  # type: ignore[union-attr]
+    return model
 
 
 def _ratio(hidden: int, width: int) -> float:
@@ -53,7 +63,7 @@ def _ratio(hidden: int, width: int) -> float:
     return (hidden + 0.5) / width
 
 
-def _build_resnet(a: Architecture) -> nn.Module:
+def _build_resnet(a: Architecture, dropout: float, drop_path: float) -> nn.Module:
     # timm's plain stem has 64 channels at any width. Its deep stem follows `stem_width`, and is then replaced by the
     # plain 7 x 7 convolution of that width, with which the published ResNets, wide ones included, begin.
     model = ResNet(
@@ -64,6 +74,8 @@ def _build_resnet(a: Architecture) -> nn.Module:
         num_classes=a.num_classes,
         stem_type="deep",
         stem_width=a.width // 2,
+        drop_rate=dropout,
+        drop_path_rate=drop_path,
     )
     stem = nn.Conv2d(a.in_channels, a.width, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
@@ -76,7 +88,7 @@ def _build_resnet(a: Architecture) -> nn.Module:
     return model.to(memory_format=memory_format)
 
 
-_BUILDERS: Mapping[Family, Callable[[Architecture], nn.Module]] = {
+_BUILDERS: Mapping[Family, Callable[[Architecture, float, float], nn.Module]] = {
     "vit": _build_vit,
     "mixer": _build_mixer,
     "resnet": _build_resnet,

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from models.recipe import Axes
+    from models.recipe import Axes, Schedule
+
+# A published timescale is 10,000 steps (Zhai et al. 2022, arXiv 2106.04560): over the hundreds of steps of a short run
+# the rate would hardly fall. Here it is a share of the steps, that of the default warm-up, with which the rate becomes
+# sqrt(timescale / step). A cooldown over a fifth of the steps reaches what a cosine does (arXiv 2405.18392).
+RSQRT_TIMESCALE = 0.1
+RSQRT_COOLDOWN = 0.2
 
 
 def parameter_groups(model: torch.nn.Module, recipe: "Axes") -> list[dict[str, object]]:
@@ -46,13 +52,27 @@ def make_optimizer(model: torch.nn.Module, recipe: "Axes") -> torch.optim.Optimi
     return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
 
-def learning_rate_factor(step: int, num_steps: int, warmup: float) -> float:
-    """What multiplies each group's base rate at `step` (0-based): linear warm-up, then a cosine to zero."""
+def learning_rate_factor(step: int, num_steps: int, warmup: float, schedule: "Schedule" = "cosine") -> float:
+    """What multiplies each group's base rate at `step` (0-based): linear warm-up, then the schedule's way to zero.
+
+    "cosine" and "linear" fall over all steps after the warm-up. "rsqrt" falls as 1 / sqrt(1 + steps since the warm-up
+    / timescale), and a linear cooldown over the last fifth of the steps multiplies it (arXiv 2106.04560).
+    """
     num_warmup = round(warmup * num_steps)
+    if schedule == "rsqrt":
+        return _reciprocal_square_root(step, num_steps, num_warmup)
     if step < num_warmup:
         return (step + 1) / num_warmup
     progress = (step - num_warmup) / max(1, num_steps - num_warmup)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _reciprocal_square_root(step: int, num_steps: int, num_warmup: int) -> float:
+    timescale = max(1.0, RSQRT_TIMESCALE * num_steps)
+    rising = min(1.0, (step + 1) / max(1, num_warmup))
+    falling = 1 / math.sqrt(1 + max(0, step - num_warmup) / timescale)
+    cooling = min(1.0, (num_steps - step) / max(1, round(RSQRT_COOLDOWN * num_steps)))
+    return rising * falling * cooling
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Schedule = Literal["cosine", "linear", "rsqrt"]
 
 
 class Axes(BaseModel):
@@ -37,9 +39,24 @@ class Axes(BaseModel):
     weight_decay: NonNegative = 0.03
     head_learning_rate: Positive | None = None
     head_weight_decay: NonNegative | None = None
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Rate = 0.1
     """Share of the steps over which the learning rate rises linearly."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Schedule = "cosine"
+    """How it falls from there: see `models.optim.learning_rate_factor`."""
+    clip_norm: Positive | None = None
+    """The most that the norm of all gradients may be in a step; longer ones are scaled down to it."""
+    label_smoothing: Rate = 0.0
+    dropout: Rate = 0.0
+    """Of activations: in a ViT after the position embeddings and the blocks' dense layers, but not of queries, keys
+    and values (arXiv 2010.11929, appendix B.1), in a Mixer after those of its MLPs, in a ResNet before the head."""
+    drop_path: Rate = 0.0
+    """Stochastic depth (arXiv 1603.09382): the share of images that skip a branch of the last block; it rises linearly
+    from none in the first one."""
+    flip: Annotated[bool, Strict()] = False
+    """Half of the images of each step, drawn anew, are seen from the other side, left for right."""
+    mixup: NonNegative = 0.0
+    """Each image and its label are mixed with another of the batch by a share from Beta(mixup, mixup); 0 mixes nothing
+    (arXiv 1710.09412). The training loss is then that of the mixed labels."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

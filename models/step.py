@@ -1,6 +1,6 @@
 """One optimiser step: a batch, shared among the ranks and cut into micro-batches, moves the weights once.
 
-Shape suffixes: B images, H and W pixels, C channels or classes.
+Shape suffixes: B images of a batch, P of a piece of it, H and W pixels, C channels or classes.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -13,15 +13,15 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from models.augment import Batch, Indices, draw_batch, piece_images
 from models.device import Device
 from models.distributed import World
 from models.errors import UserError
-from models.inputs import to_input
 from models.ladder import Architecture
 from models.recipe import Recipe
 from models.upstream import UpstreamData
 
-Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+LAYERS = 1  # tells these random numbers from others of the same seed and step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,27 +79,47 @@ def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> li
     return np.array_split(np.array_split(batch_B, size)[rank], -(-largest_share // at_most))
 
 
-def take_step(run: Run, batch_B: Indices) -> torch.Tensor:
-    """This rank's part of the batch's mean loss, detached; the parts of all ranks add up to it.
+def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(this rank's part of the batch's mean loss, the norm of the batch's gradient before clipping); both detached.
 
-    It is left on the device so that a step does not wait for it.
+    The parts of all ranks add up to the loss; the norm is the same on all, and None where nothing is clipped. They are
+    left on the device so that a step does not wait for them.
     """
+    if run.recipe.dropout or run.recipe.drop_path:
+        torch.manual_seed(layer_seed(run.recipe.seed, step, run.world.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    if run.world.size == 1 and len(batch_B) <= run.micro_batch:
-        loss = _loss(run, batch_B, "mean")
+    batch, place_B = draw_batch(index_B, run.recipe, step), np.arange(len(index_B))
+    if run.world.size == 1 and len(place_B) <= run.micro_batch:
+        loss = _loss(run, batch, place_B, "mean")
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     else:
-        loss = _accumulated(run, batch_B)
+        loss = _accumulated(run, batch, place_B)
+    norm = _clipped(run)
     run.optimizer.step()
-    return loss.detach()
+    return loss.detach(), norm
 
 
-def _accumulated(run: Run, batch_B: Indices) -> torch.Tensor:
+def _clipped(run: Run) -> torch.Tensor | None:
+    """The norm over all parameters, head included, of a gradient that is no longer than the recipe allows from now on.
+
+    It is that of the whole batch: micro-batches are added up and ranks averaged by now (arXiv 1211.5063, section 3.2).
+    """
+    if run.recipe.clip_norm is None:
+        return None
+    return torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm)
+
+
+def layer_seed(seed: int, step: int, rank: int) -> int:
+    """What a rank's random layers draw from in one step; it does not depend on what was drawn before."""
+    return int(np.random.SeedSequence((seed, step, LAYERS, rank)).generate_state(1, np.uint64)[0])
+
+
+def _accumulated(run: Run, batch: Batch, place_B: Indices) -> torch.Tensor:
     total = torch.zeros((), device=run.device.torch_device)
-    pieces = micro_batches(batch_B, rank=run.world.rank, size=run.world.size, at_most=run.micro_batch)
-    for number, piece_B in enumerate(pieces, start=1):
+    pieces = micro_batches(place_B, rank=run.world.rank, size=run.world.size, at_most=run.micro_batch)
+    for number, place_P in enumerate(pieces, start=1):
         with _unsent(run.forward) if number < len(pieces) else nullcontext():
-            loss = _loss(run, piece_B, "sum") / len(batch_B)
+            loss = _loss(run, batch, place_P, "sum") / len(place_B)
             # The ranks' gradients are averaged: the factor makes that their sum, whatever the sizes of their shares.
             (loss * run.world.size).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
@@ -111,11 +131,20 @@ def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
-def _loss(run: Run, piece_B: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
-    index_B = torch.from_numpy(piece_B)
-    x_BCHW = to_input(run.data.train_images_NHWC[index_B].to(run.device.torch_device))
-    y_B = run.data.train_labels_N[index_B].to(run.device.torch_device)
+def _loss(run: Run, batch: Batch, place_P: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
+    x_PCHW = piece_images(batch, place_P, run.data.train_images_NHWC, run.device.torch_device)
     with run.device.autocast(run.recipe.precision):
-        logits_BC = run.forward(x_BCHW)
-        smoothing = run.recipe.label_smoothing
-        return functional.cross_entropy(logits_BC.float(), y_B, label_smoothing=smoothing, reduction=reduction)
+        logits_PC = run.forward(x_PCHW).float()
+        loss = _cross_entropy(run, logits_PC, batch.index_B[place_P], reduction)
+        if batch.partner_B is None:
+            return loss
+        of_partners = _cross_entropy(run, logits_PC, batch.index_B[batch.partner_B[place_P]], reduction)
+        return batch.share * loss + (1 - batch.share) * of_partners
+
+
+def _cross_entropy(
+    run: Run, logits_PC: torch.Tensor, index_P: Indices, reduction: Literal["mean", "sum"]
+) -> torch.Tensor:
+    y_P = run.data.train_labels_N[torch.from_numpy(index_P)].to(run.device.torch_device)
+    smoothing = run.recipe.label_smoothing
+    return functional.cross_entropy(logits_PC, y_P, label_smoothing=smoothing, reduction=reduction)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
+from models.augment import Indices
 from models.build import build_model
 from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
 from models.device import Device, peak_memory_gb, pick_device
@@ -25,7 +26,7 @@ from models.errors import CorruptCheckpointError, UserError
 from models.ladder import Architecture, architecture, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.recipe import Recipe, num_steps
-from models.step import Indices, Run, parallel, synchronised, take_step
+from models.step import Run, parallel, synchronised, take_step
 from models.upstream import load_upstream, measure_upstream
 
 Log = Callable[[dict[str, Any]], None]
@@ -83,7 +84,8 @@ def train(
     number of processes, so another number can go on from them.
 
     Batch norm sees the images of one micro-batch on all ranks, not those of the batch: ResNets change with
-    `micro_batch`, ViTs and MLP-Mixers do not.
+    `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw other masks where
+    a batch is split in another way.
 
     Args:
         recipe: what to train.
@@ -141,7 +143,8 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
     data = load_upstream(recipe)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
-    model = synchronised(build_model(arch), device, world).to(device.torch_device).train()
+    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
+    model = synchronised(model, device, world).to(device.torch_device).train()
     steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
     return Run(
         recipe=recipe,
@@ -201,12 +204,16 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Progress:
-    """The loss summed since the last record, and when that was; what a resumed run needs to write the same records."""
+    """The loss summed since the last record, and when that was; what a resumed run needs to write the same records.
+
+    `gradient_norm` is that of the last step, before clipping; None where nothing is clipped.
+    """
 
     loss_sum: torch.Tensor
     since: int
     began: float
     began_at: int
+    gradient_norm: torch.Tensor | None = None
 
     @classmethod
     def restored(cls, state: dict[str, Any], run: Run) -> Self:
@@ -233,9 +240,11 @@ def _loop(
         epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
         if epoch != order_epoch:
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
-        rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup)
+        rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
-        progress.loss_sum += take_step(run, order[within * run.batch_size : (within + 1) * run.batch_size])
+        index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
+        loss, progress.gradient_norm = take_step(run, step, index_B)
+        progress.loss_sum += loss
         done = step + 1
         if done % every == 0 or done in steps:
             finite = _report(run, progress, done, rate, folder if done in steps else None, log)
@@ -256,7 +265,8 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
     """Logs the records of a step and, where there is a folder, leaves its checkpoint; False once training diverged."""
     loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
-    log(_train_record(run, done, loss, rate, images_per_second))
+    norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
+    log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
     measured = _measured(run, loss) if folder else (None, loss)
     if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})

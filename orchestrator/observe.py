@@ -41,7 +41,20 @@ from slurm.resources import SlurmUnreachable
 
 CANCELLED = "the study was cancelled: nothing more is submitted until `upshot submit` or `upshot retry`"
 FREE_AXES = frozenset(
-    ("learning_rate", "weight_decay", "head_learning_rate", "head_weight_decay", "warmup", "label_smoothing", "seed")
+    (
+        "learning_rate",
+        "weight_decay",
+        "head_learning_rate",
+        "head_weight_decay",
+        "warmup",
+        "schedule",
+        "clip_norm",
+        "label_smoothing",
+        "drop_path",
+        "flip",
+        "mixup",
+        "seed",
+    )
 )
 """The axes that change nothing of what a cell costs."""
 ACCOUNTS_LAG_S = 120.0

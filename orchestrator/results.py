@@ -33,7 +33,13 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "head_learning_rate": pl.Float64,
     "head_weight_decay": pl.Float64,
     "warmup": pl.Float64,
+    "schedule": pl.String,
+    "clip_norm": pl.Float64,
     "label_smoothing": pl.Float64,
+    "dropout": pl.Float64,
+    "drop_path": pl.Float64,
+    "flip": pl.Boolean,
+    "mixup": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,
 }

@@ -53,6 +53,8 @@ def _word(word: str) -> Keep:
 
 
 def _same(actual: object, given: str) -> bool:
+    if isinstance(actual, bool):
+        return str(actual).lower() == given.lower()
     if isinstance(actual, float | int):
         try:
             return float(given) == actual

@@ -342,7 +342,7 @@ def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: fl
 
 
 def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int) -> float:
-    return ladder.training_memory_gb(arch, images, recipe.precision, recipe.optimizer)
+    return ladder.training_memory_gb(arch, images, recipe.precision, recipe.optimizer, dropout=recipe.dropout > 0)
 
 
 def _nodes(partition: Partition, accelerators: int) -> tuple[int, int]:

@@ -261,7 +261,7 @@ def _refuse_repeats(values: list[Any], where: str) -> None:
 def _axis_value(axis: str, value: object, where: str) -> Any:
     field = Axes.model_fields[axis]
     annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    if isinstance(value, bool):  # pydantic would read true as 1
+    if isinstance(value, bool) and field.annotation is not bool:  # pydantic would read true as 1
         raise StudyError(f"{where}: {value} is not a value of this axis")
     try:
         return TypeAdapter(annotation).validate_python(value)

@@ -65,6 +65,16 @@ def train_flops(a: Architecture) -> int:
     return 3 * forward_flops(a) - 2 * _stem(a).macs
 
 
+def num_dropped(a: Architecture) -> int:
+    """The activations of one image that dropout draws for, where it is on: see `models.recipe.Axes`."""
+    if a.family == "resnet":
+        return a.width * int(2 ** (len(a.blocks) - 1)) * (4 if a.bottleneck else 1)
+    if a.family == "mixer":
+        return a.depth * (a.width * (a.token_mlp_dim + a.num_patches) + a.num_patches * (a.mlp_dim + a.width))
+    tokens = a.num_patches + 1
+    return tokens * (a.width + a.depth * (2 * a.width + a.mlp_dim))
+
+
 def num_layers(a: Architecture) -> int:
     """The number of block outputs to probe: the blocks of a ViT or a Mixer, the stem and four stages of a ResNet."""
     return 1 + len(a.blocks) if a.family == "resnet" else a.depth
@@ -190,7 +200,12 @@ class TrainingMemory:
 
 
 def training_memory(
-    a: Architecture, batch_size: int, precision: Precision = "float32", optimizer: Optimizer = "adamw"
+    a: Architecture,
+    batch_size: int,
+    precision: Precision = "float32",
+    optimizer: Optimizer = "adamw",
+    *,
+    dropout: bool = False,
 ) -> TrainingMemory:
     """What fills the memory during one training step; the sum is a little more than is ever needed at once.
 
@@ -207,6 +222,7 @@ def training_memory(
         batch_size: images on one device in one step.
         precision: "float32", or "bfloat16" by autocast over float32 weights.
         optimizer: "adamw" or "sgd".
+        dropout: whether its masks are kept, counted as activations: a CPU keeps them so, CUDA in a byte each.
 
     Raises:
         UnknownNameError: no such precision or optimiser.
@@ -220,10 +236,11 @@ def training_memory(
         raise UserError(f"{a.family} {a.size}: batch_size is {batch_size}; it must be at least 1")
     cost = _cost(a)
     weights_gb = 4 * cost.params / _BYTES_PER_GB
+    kept = cost.kept + (num_dropped(a) if dropout else 0)
     if precision == "float32":
-        activations = batch_size * 4 * (cost.kept + cost.kept_wide)
+        activations = batch_size * 4 * (kept + cost.kept_wide)
     else:
-        activations = batch_size * (2 * cost.kept + 4 * cost.kept_wide) + 2 * cost.params
+        activations = batch_size * (2 * kept + 4 * cost.kept_wide) + 2 * cost.params
     return TrainingMemory(
         weights_gb=weights_gb,
         gradients_gb=weights_gb,
@@ -233,7 +250,12 @@ def training_memory(
 
 
 def training_memory_gb(
-    a: Architecture, batch_size: int, precision: Precision = "float32", optimizer: Optimizer = "adamw"
+    a: Architecture,
+    batch_size: int,
+    precision: Precision = "float32",
+    optimizer: Optimizer = "adamw",
+    *,
+    dropout: bool = False,
 ) -> float:
     """The sum of `training_memory`, in GB (10**9 bytes)."""
-    return training_memory(a, batch_size, precision, optimizer).total_gb
+    return training_memory(a, batch_size, precision, optimizer, dropout=dropout).total_gb

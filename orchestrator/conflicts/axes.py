@@ -24,7 +24,13 @@ AXES = (
     "head_learning_rate",
     "head_weight_decay",
     "warmup",
+    "schedule",
+    "clip_norm",
     "label_smoothing",
+    "dropout",
+    "drop_path",
+    "flip",
+    "mixup",
     "precision",
     "seed",
 )
@@ -40,7 +46,7 @@ NO_AXES = frozenset(
     }
 )
 # A value of these cannot be raised; a pair is listed once, with the smaller value (or the first by name) as `low`.
-UNORDERED = ("family", "optimizer", "precision", "seed")
+UNORDERED = ("family", "optimizer", "schedule", "flip", "precision", "seed")
 # Axes that have no value for some values of another axis (a ResNet has no patches): null then equals every value. In
 # other axes of a study null is a value like any other (not set), in those of an imported table it is an unknown one.
 DEPENDENT = {"family": ("patch_size",)}

@@ -28,7 +28,13 @@ TUNED = (
     "head_learning_rate",
     "head_weight_decay",
     "warmup",
+    "schedule",
+    "clip_norm",
     "label_smoothing",
+    "dropout",
+    "drop_path",
+    "flip",
+    "mixup",
 )
 
 COVERAGE_SCHEMA: dict[str, type[pl.DataType]] = {

@@ -16,6 +16,7 @@ CURVES: Final[dict[str, dict[str, str]]] = {
     "train": {
         "train_loss": "train/loss",
         "learning_rate": "train/learning_rate",
+        "gradient_norm": "train/gradient_norm",
         "images_per_second": "train/images_per_second",
     },
     "checkpoint": {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"},

@@ -74,6 +74,7 @@ def recipe(family="vit", **axes):
 
 
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
+CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, label_smoothing=0.1)
 FEW = recipe(batch_size=2, epochs=0.03)  # of three ranks, one has no image
 ADAMW = recipe(optimizer="adamw", learning_rate=1e-3)
 CELLS = {
@@ -81,6 +82,8 @@ CELLS = {
         "vit": {"recipe": VIT},
         "vit-4": {"recipe": VIT, "micro_batch": 4},
         "mixer-5": {"recipe": MIXER, "micro_batch": 5},
+        "clipped": {"recipe": CLIPPED, "micro_batch": 5},
+        "mixed": {"recipe": MIXED, "micro_batch": 5},
         "adamw": {"recipe": ADAMW},
         "diverges": {"recipe": recipe("mixer", learning_rate=1e12, warmup=0.0)},
         "stopped": {"recipe": VIT, "stop_at": [1, 7]},
@@ -151,7 +154,9 @@ def largest_difference(folder, expected):
 
 
 @pytest.mark.parametrize(
-    ("size", "cell"), [(2, "vit"), (2, "vit-4"), (2, "mixer-5"), (3, "few"), (3, "mixer")], ids=str
+    ("size", "cell"),
+    [(2, "vit"), (2, "vit-4"), (2, "mixer-5"), (2, "clipped"), (2, "mixed"), (3, "few"), (3, "mixer")],
+    ids=str,
 )
 def test_several_processes_train_what_one_does(worlds, alone, size, cell):
     folder, worlds = worlds

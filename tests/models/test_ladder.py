@@ -272,9 +272,11 @@ def test_weights_gradients_and_optimizer_state_are_exact(
     assert memory.optimizer_gb * 1e9 == pytest.approx(num_bytes(state))
 
 
-def kept_for_backward(a: Architecture, batch_size: int, precision: ladder.Precision) -> int:
+def kept_for_backward(
+    a: Architecture, batch_size: int, precision: ladder.Precision, dropout: float = 0.0, drop_path: float = 0.0
+) -> int:
     """Bytes of the distinct storages that autograd keeps, without those of the model's own weights and buffers."""
-    model = build_model(a).train()
+    model = build_model(a, dropout=dropout, drop_path=drop_path).train()
     own = {t.untyped_storage().data_ptr() for t in model.state_dict(keep_vars=True).values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -300,6 +302,18 @@ def test_float32_activations_are_what_autograd_keeps_within_two_per_cent(
     a = ladder.architecture(family, size, image_size=image_size, num_classes=10)
     expected = ladder.training_memory(a, 8).activations_gb * 1e9
     assert expected == pytest.approx(kept_for_backward(a, 8, "float32"), rel=0.02)
+
+
+@pytest.mark.parametrize(("family", "size", "image_size"), SMALL)
+def test_dropout_keeps_its_masks_and_stochastic_depth_hardly_anything(
+    family: Family, size: str, image_size: int
+) -> None:
+    a = ladder.architecture(family, size, image_size=image_size, num_classes=10)
+    expected = ladder.training_memory(a, 8, dropout=True).activations_gb * 1e9
+    assert expected == pytest.approx(kept_for_backward(a, 8, "float32", dropout=0.1, drop_path=0.1), rel=0.02)
+    masks = 4 * 8 * ladder.num_dropped(a)
+    assert expected - ladder.training_memory(a, 8).activations_gb * 1e9 == pytest.approx(masks)
+    assert kept_for_backward(a, 8, "float32", dropout=0.1) - kept_for_backward(a, 8, "float32") == masks
 
 
 @pytest.mark.parametrize(("family", "size", "image_size"), SMALL)

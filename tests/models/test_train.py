@@ -18,7 +18,7 @@ from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
 from models.recipe import Recipe, num_steps
-from models.step import micro_batches
+from models.step import layer_seed, micro_batches
 from models.train import (
     checkpoint_steps,
     epoch_order,
@@ -54,6 +54,11 @@ def run(wanted, folder, count=3):
 def final_bytes(folder):
     last = step_folder(folder, finalised_steps(folder)[-1])
     return {name: (last / name).read_bytes() for name in ("weights.safetensors", "optimizer.safetensors")}
+
+
+def all_bytes(folder):
+    last = step_folder(folder, finalised_steps(folder)[-1])
+    return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
 
 
 def final_weights(folder):
@@ -124,6 +129,36 @@ def losses(records):
     return [(r["step"], r["train_loss"]) for r in records if r["event"] in ("train", "checkpoint")]
 
 
+STEP_AXES = [
+    {"schedule": "rsqrt"},
+    {"clip_norm": 0.5},
+    {"dropout": 0.1},
+    {"drop_path": 0.1},
+    {"flip": True},
+    {"mixup": 0.2},
+]
+
+
+@pytest.mark.parametrize("axes", STEP_AXES, ids=str)
+def test_what_changes_the_steps_changes_nothing_about_going_on(tmp_path, axes):
+    """From a checkpoint in the middle of the run, by another process's random state."""
+    wanted = recipe("resnet", batch_size=8, size="nano", **axes)
+    _, unbroken = run(wanted, tmp_path / "unbroken")
+    run(recipe("resnet", batch_size=8, size="nano"), tmp_path / "plain")
+    records, asked = [], []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 10
+
+    train(wanted, tmp_path / "stopped", num_checkpoints=3, log=records.append, should_stop=should_stop)
+    torch.manual_seed(12345)
+    again, more = run(wanted, tmp_path / "stopped")
+    assert (again.outcome, again.first_step) == ("done", 10)
+    assert all_bytes(tmp_path / "stopped") == all_bytes(tmp_path / "unbroken") != all_bytes(tmp_path / "plain")
+    assert losses(records + more) == losses(unbroken)
+
+
 def test_a_finished_run_trains_no_further(tmp_path):
     first, _ = run(recipe(), tmp_path)
     again, records = run(recipe(), tmp_path)
@@ -140,6 +175,21 @@ def test_it_learns_more_from_more(tmp_path):
         accuracy[fraction] = records[-1]["upstream_accuracy"]
     chance = 1 / records[-1]["upstream_num_classes"]
     assert accuracy[0.2] > max(10 * chance, accuracy[0.02])
+
+
+def test_ranks_steps_and_seeds_draw_other_masks():
+    places = [(seed, step, rank) for seed in (0, 1) for step in range(50) for rank in range(4)]
+    assert len({layer_seed(*place) for place in places}) == len(places)
+
+
+def test_random_layers_draw_anew_in_every_step(tmp_path):
+    """With a learning rate of nearly nothing and one batch an epoch, only the masks tell the steps apart."""
+    still = {"learning_rate": 1e-12, "head_learning_rate": 1e-12, "weight_decay": 0.0, "batch_size": 10_000}
+    for axes, spread in (({}, False), ({"dropout": 0.5}, True), ({"drop_path": 0.5}, True)):
+        _, records = run(recipe(epochs=4, **still, **axes), tmp_path / str(axes), 1)
+        found = [r["train_loss"] for r in records if r["event"] == "train"]
+        assert len(found) == 4
+        assert (max(found) - min(found) > 1e-4) == spread
 
 
 def test_the_records_are_the_run(tmp_path):
@@ -362,6 +412,66 @@ def test_the_schedule_warms_up_and_ends_near_zero():
     assert max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.01
+
+
+def test_the_linear_schedule_falls_by_the_same_amount_a_step():
+    rates = [learning_rate_factor(step, 100, 0.1, "linear") for step in range(100)]
+    assert rates[:10] == [learning_rate_factor(step, 100, 0.1) for step in range(10)]
+    assert np.diff(rates[10:]) == pytest.approx(-1 / 90)
+    assert rates[-1] == pytest.approx(1 / 90)
+
+
+def test_the_reciprocal_square_root_cools_down_to_zero():
+    rates = [learning_rate_factor(step, 1000, 0.1, "rsqrt") for step in range(1000)]
+    assert rates[:100] == [learning_rate_factor(step, 1000, 0.1) for step in range(100)]
+    assert rates[100:800] == pytest.approx([math.sqrt(100 / step) for step in range(100, 800)])
+    cooled = [math.sqrt(100 / step) * (1000 - step) / 200 for step in range(800, 1000)]
+    assert rates[800:] == pytest.approx(cooled)
+
+
+@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True), st.sampled_from(["cosine", "linear", "rsqrt"]))
+def test_no_schedule_leaves_its_range(num_steps, warmup, schedule):
+    assert all(0 < learning_rate_factor(step, num_steps, warmup, schedule) <= 1 for step in range(num_steps))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "rsqrt"])
+def test_the_schedule_is_what_the_weights_are_moved_by(tmp_path, schedule):
+    _, records = run(recipe(schedule=schedule), tmp_path)
+    trained = [(r["step"], r["learning_rate"]) for r in records if r["event"] == "train"]
+    num_steps = records[0]["num_steps"]
+    assert trained == [
+        (step, recipe().learning_rate * learning_rate_factor(step - 1, num_steps, 0.1, schedule)) for step, _ in trained
+    ]
+    run(recipe(), tmp_path / "cosine")
+    assert final_bytes(tmp_path) != final_bytes(tmp_path / "cosine")
+
+
+def test_a_gradient_that_is_too_long_is_scaled_down_after_all_micro_batches(tmp_path):
+    """One step of SGD without decay: the weights move by the rate times the gradient (Nesterov: 1 + momentum)."""
+    wanted = recipe(**SGD | {"weight_decay": 0.0, "head_weight_decay": 0.0, "warmup": 0.0, "epochs": 0.01})
+    clipped = wanted.model_copy(update={"clip_norm": 0.5})
+    moved, norms = {}, {}
+    for name, axes, micro_batch in (("free", wanted, None), ("clipped", clipped, None), ("cut", clipped, 5)):
+        records = []
+        train(axes, tmp_path / name, num_checkpoints=1, log=records.append, micro_batch=micro_batch)
+        torch.manual_seed(axes.seed)
+        began = build_model(recipe_architecture(axes, records[0]["num_classes"])).state_dict()
+        moved[name] = {key: w - began[key] for key, w in final_weights(tmp_path / name).items()}
+        norms[name] = next(r for r in records if r["event"] == "train").get("gradient_norm")
+    assert norms["free"] is None
+    length = {name: math.sqrt(sum(float(step.square().sum()) for step in moved[name].values())) for name in moved}
+    per_gradient = 1.9 * wanted.learning_rate
+    assert norms["clipped"] == pytest.approx(length["free"] / per_gradient, rel=1e-4)
+    assert norms["clipped"] > 1
+    assert length["clipped"] == pytest.approx(0.5 * per_gradient, rel=1e-4)
+    assert norms["cut"] == pytest.approx(norms["clipped"], rel=1e-5)
+    assert_close(moved["cut"], moved["clipped"])
+
+
+def test_a_gradient_that_is_short_enough_stays_as_it_is(tmp_path):
+    run(recipe(), tmp_path / "free")
+    run(recipe(clip_norm=1e9), tmp_path / "clipped")
+    assert final_bytes(tmp_path / "clipped") == final_bytes(tmp_path / "free")
 
 
 def test_the_head_has_its_own_rate_and_decay():

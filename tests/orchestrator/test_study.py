@@ -82,6 +82,7 @@ def test_a_scalar_patch_size_is_for_those_that_have_patches(tmp_path):
         (["grid.epochs=[1, 2.5]"], "epochs", {1.0, 2.5}),
         (["grid.size=pico"], "size", {"pico"}),
         (["grid.seed=3"], "seed", {3}),
+        (["grid.flip=[false, true]"], "flip", {False, True}),
         (["grid.head_weight_decay=[3.0]"], "head_weight_decay", {3.0}),
     ],
 )
@@ -105,6 +106,13 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace("fraction", "fractoin"), ["grid.fractoin", "unknown axis", "Did you mean 'fraction'"]),
         (STUDY.replace('"nano"', '"nanno"'), ["grid.size", "nanno", "Did you mean 'nano'", "family 'vit'"]),
         (STUDY.replace('"resnet"', '"resnt"'), ["grid.family", "Did you mean 'resnet'"]),
+        (STUDY.replace("[grid]", '[grid]\nschedule = "rsqr"'), ["grid.schedule", "Did you mean 'rsqrt'"]),
+        (STUDY.replace("[grid]", "[grid]\nclip_norm = 0"), ["grid.clip_norm", "greater than 0"]),
+        (STUDY.replace("[grid]", "[grid]\ndropout = 1"), ["grid.dropout", "less than 1"]),
+        (STUDY.replace("[grid]", "[grid]\ndrop_path = -0.1"), ["grid.drop_path", "greater than or equal to 0"]),
+        (STUDY.replace("[grid]", "[grid]\nflip = 1"), ["grid.flip", "valid boolean"]),
+        (STUDY.replace("[grid]", "[grid]\nmixup = true"), ["grid.mixup", "True is not a value"]),
+        (STUDY.replace("[grid]", "[grid]\nmixup = -1"), ["grid.mixup", "greater than or equal to 0"]),
         (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
         (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
@@ -231,8 +239,10 @@ def test_cell_id_covers_every_axis(tmp_path):
     other = {
         "family": "mixer", "size": "nano", "fraction": 0.5, "classes": 0.5, "epochs": 2.0, "batch_size": 64,
         "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
-        "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "label_smoothing": 0.5,
-        "precision": "bfloat16", "seed": 1,
+        "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
+        "clip_norm": 1.0,
+        "label_smoothing": 0.5, "dropout": 0.5, "drop_path": 0.5,
+        "flip": True, "mixup": 0.5, "precision": "bfloat16", "seed": 1,
     }  # fmt: skip
     assert set(other) == set(AXES)
     ids = {cell_id(recipe.model_copy(update={axis: value})) for axis, value in other.items()}
