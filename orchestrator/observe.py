@@ -6,6 +6,7 @@ only what is new.
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ class Observer:
         self._limits: Limits | None = None
         self._planned_sizes: dict[str, Sizes] = {}
         self._sizes: dict[str, Sizes] = {}
-        self._num_measured = 0
+        self._num_measured: Counter[Stage] = Counter()
         self._gpu_hours_bound = 0.0
         self._files: dict[str, tuple[tuple[int, int], CellFiles]] = {}
         self._manifests: dict[str, tuple[tuple[int, int], Manifest]] = {}
@@ -201,7 +202,7 @@ class Observer:
         return self._sizes
 
     def _measure(self, states: list[CellState]) -> None:
-        """Corrects the sizes by what ended stages took; anew each time as many again have ended."""
+        """Corrects the sizes by what ended stages took; anew each time as many again of one stage have ended."""
         self._need_sizes()
         ended: list[tuple[Stage, str, float, float]] = []
         for state in states:
@@ -210,9 +211,10 @@ class Observer:
                 now = state.train if stage == "train" else state.evaluate
                 if now.status in ENDED_WELL and now.work_seconds:
                     ended.append((stage, family, planned.cost(stage).planned_hours * 3600, now.work_seconds))
-        if len(ended) < max(1, 2 * self._num_measured):
+        numbers = Counter(stage for stage, *_ in ended)
+        if all(numbers[stage] < max(1, 2 * self._num_measured[stage]) for stage in STAGES):
             return
-        self._num_measured = len(ended)
+        self._num_measured = numbers
         self.speeds = measure_speeds(ended)
         self._sizes = self._size(self.speeds)
 

@@ -340,6 +340,19 @@ def test_what_a_running_job_leaves_is_seen_at_the_next_look(driver, ledger, sche
     assert first(driver).status == Status.DONE
 
 
+def test_the_first_evaluation_is_measured_however_many_trainings_have_ended(driver, ledger):
+    ledger.submit_both()
+    for cell in (0, 1):
+        ledger.run("done", cell, seconds=10.0)
+        ledger.finalise(4, cell=cell)
+    driver.look()
+    ledger.evaluated(2)
+    ledger.evaluated(4)
+    ledger.run("done", token=EVALUATE, seconds=36_000.0)
+    rows = {row["stage"]: row["cells"] for row in driver.look().plan.to_json()["measured"]}
+    assert rows == {"train": 2, "evaluate": 1}
+
+
 def test_measured_times_correct_the_plan(driver, ledger):
     before = driver.look().plan.cells[2].train.hours
     ledger.submit_both()
