@@ -1,7 +1,8 @@
 """Checkpoints: a folder a step, written whole or not at all, without a pickle.
 
 step_00001000/
-weights.safetensors     the model
+weights.safetensors     the model: what is measured
+raw.safetensors         the weights that training goes on from, where those of the model are their average
 optimizer.safetensors   the optimiser's tensors, named by parameter index and key
 state.json              step, data position, what else a resumed run needs
 metrics.json            what was measured at this step
@@ -20,6 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.errors import CheckpointError, CorruptCheckpointError
+
+WEIGHTS = "weights.safetensors"
+RAW = "raw.safetensors"
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -40,10 +44,13 @@ def save_checkpoint(
     *,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: torch.nn.Module | None = None,
     state: dict[str, Any],
     metrics: dict[str, Any],
 ) -> Path:
     """The finalised folder. A failure (a full disk) leaves earlier checkpoints as they were and no half-written one.
+
+    Where there is an `average` of the model's weights, it is what is measured.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the message names it.
@@ -55,7 +62,9 @@ def save_checkpoint(
         shutil.rmtree(abandoned, ignore_errors=True)
     try:
         draft.mkdir()
-        _save_tensors(_contiguous(model.state_dict()), draft / "weights.safetensors")
+        _save_tensors(_contiguous((model if average is None else average).state_dict()), draft / WEIGHTS)
+        if average is not None:
+            _save_tensors(_contiguous(model.state_dict()), draft / RAW)
         _save_tensors(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
         _write_json(draft / "state.json", {"step": step, "torch_rng": _rng_hex(), **state})
         _write_json(draft / "metrics.json", metrics)
@@ -77,6 +86,7 @@ def load_newest(
     *,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: torch.nn.Module | None = None,
     on_corrupt: Callable[[int, CorruptCheckpointError, Path], None],
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest readable checkpoint under `roots`, loaded: its folder and its state; None where there is none.
@@ -92,23 +102,34 @@ def load_newest(
     for step, root in sorted(found, key=lambda pair: pair[0], reverse=True):  # stable: of equals, the first root's
         folder = step_folder(root, step)
         try:
-            return folder, load_checkpoint(folder, model=model, optimizer=optimizer)
+            return folder, load_checkpoint(folder, model=model, optimizer=optimizer, average=average)
         except CorruptCheckpointError as error:
             on_corrupt(step, error, _moved_aside(folder, roots[0]))
     return None
 
 
-def load_checkpoint(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    folder: Path,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: torch.nn.Module | None = None,
+) -> dict[str, Any]:
     """The saved state, after the model, the optimiser and torch's generator hold what they held at that step.
+
+    So does the `average` of the model's weights, where one is kept.
 
     Raises:
         CorruptCheckpointError: a file is missing or torn; nothing was changed.
         CheckpointError: the checkpoint is of another model, or cannot be reached.
     """
-    weights = _fitting_weights(folder, model)
+    weights = _fitting_weights(folder / WEIGHTS, model)
+    raw = weights if average is None else _fitting_weights(folder / RAW, model)
     state = _read_state(folder)
     entries = _optimizer_entries(folder / "optimizer.safetensors")
-    model.load_state_dict(weights)
+    model.load_state_dict(raw)
+    if average is not None:
+        average.load_state_dict(weights)
     _restore_optimizer(optimizer, entries, folder)
     torch.set_rng_state(_rng_tensor(state["torch_rng"]))
     return state
@@ -121,7 +142,7 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
         CorruptCheckpointError: the weights are missing or torn.
         CheckpointError: they do not fit the model, or cannot be reached.
     """
-    model.load_state_dict(_fitting_weights(folder, model))
+    model.load_state_dict(_fitting_weights(folder / WEIGHTS, model))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -156,13 +177,13 @@ def _moved_aside(folder: Path, root: Path) -> Path:
     return folder.rename(target)
 
 
-def _fitting_weights(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    tensors = _load_tensors(folder / "weights.safetensors")
+def _fitting_weights(path: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    tensors = _load_tensors(path)
     wanted = {(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     differing = sorted(wanted ^ {(name, tuple(tensor.shape)) for name, tensor in tensors.items()})
     if differing:
         names = ", ".join(f"{name} {list(shape)}" for name, shape in differing[:3])
-        raise CheckpointError(f"{folder}: the weights are of another model: only one of the two has {names}")
+        raise CheckpointError(f"{path.parent}: the weights are of another model: only one of the two has {names}")
     return tensors
 
 

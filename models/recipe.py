@@ -57,6 +57,8 @@ class Axes(BaseModel):
     mixup: NonNegative = 0.0
     """Each image and its label are mixed with another of the batch by a share from Beta(mixup, mixup); 0 mixes nothing
     (arXiv 1710.09412). The training loss is then that of the mixed labels."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from models.augment import Batch, Indices, draw_batch, piece_images
+from models.average import update_average
 from models.device import Device
 from models.distributed import World
 from models.errors import UserError
@@ -30,6 +31,7 @@ class Run:
 
     `batch_size` counts the images of a step on all ranks, `micro_batch` the most in one forward pass of one rank.
     `forward` is what a training step calls: the model itself or, among several ranks, what averages its gradients.
+    `average` holds the moving average of the model's weights, where the recipe asks for it.
     """
 
     recipe: Recipe
@@ -38,6 +40,7 @@ class Run:
     model: torch.nn.Module
     forward: torch.nn.Module
     optimizer: torch.optim.Optimizer
+    average: torch.nn.Module | None
     device: Device
     world: World
     num_steps: int
@@ -96,6 +99,8 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
         loss = _accumulated(run, batch, place_B)
     norm = _clipped(run)
     run.optimizer.step()
+    if run.average is not None and run.recipe.ema is not None:
+        update_average(run.average, run.model, decay=run.recipe.ema, step=step)
     return loss.detach(), norm
 
 

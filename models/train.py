@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from models.augment import Indices
+from models.average import averaged
 from models.build import build_model
 from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
 from models.device import Device, peak_memory_gb, pick_device
@@ -153,6 +154,7 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
         model=model,
         forward=parallel(model, device, world),
         optimizer=make_optimizer(model, recipe),
+        average=None if recipe.ema is None else averaged(model),
         device=device,
         world=world,
         num_steps=steps,
@@ -179,12 +181,17 @@ def _resume(run: Run, folder: Path, log: Log) -> dict[str, Any]:
     place, state = "", {"step": 0}
     if run.world.rank == 0:
         roots = (folder, folder / RESUME)
-        found = load_newest(roots, model=run.model, optimizer=run.optimizer, on_corrupt=on_corrupt)
+        found = load_newest(roots, **_kept(run), on_corrupt=on_corrupt)
         place, state = (str(found[0].relative_to(folder)), found[1]) if found else (place, state)
     place = run.world.decide(place)
     if place and run.world.rank > 0:
-        state = load_checkpoint(folder / place, model=run.model, optimizer=run.optimizer)
+        state = load_checkpoint(folder / place, **_kept(run))
     return state
+
+
+def _kept(run: Run) -> dict[str, Any]:
+    """What a checkpoint holds of a run beside its state."""
+    return {"model": run.model, "optimizer": run.optimizer, "average": run.average}
 
 
 def _start_record(run: Run, first_step: int) -> dict[str, Any]:
@@ -273,7 +280,7 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
         return False
     if folder and run.world.rank == 0:
         metrics = _metrics(run, done, loss, *measured)
-        save_checkpoint(folder, done, model=run.model, optimizer=run.optimizer, state={}, metrics=metrics)
+        save_checkpoint(folder, done, **_kept(run), state={}, metrics=metrics)
         shutil.rmtree(folder / RESUME, ignore_errors=True)
         log({"event": "checkpoint", **metrics})
     return True
@@ -286,7 +293,7 @@ def _measured(run: Run, loss: float) -> tuple[float | None, float]:
     """
     if run.world.rank > 0 or not math.isfinite(loss):
         return None, loss
-    return measure_upstream(run.model, run.data, run.device)
+    return measure_upstream(run.model if run.average is None else run.average, run.data, run.device)
 
 
 def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> None:
@@ -294,9 +301,7 @@ def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> N
     state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since}
     if run.world.rank > 0:
         return
-    kept = save_checkpoint(
-        folder / RESUME, step, model=run.model, optimizer=run.optimizer, state=state, metrics={"step": step}
-    )
+    kept = save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step})
     for path in kept.parent.glob("step_*"):
         if path != kept:
             shutil.rmtree(path, ignore_errors=True)

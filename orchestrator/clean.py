@@ -1,7 +1,7 @@
 """What finished cells no longer need, and its removal.
 
-Never touched: weights, metrics and state of any checkpoint, the last checkpoint whole, evaluations, ledgers, cell logs,
-manifests, results, report; and anything of a cell that is not finished or whose jobs are live.
+Never touched: measured weights, metrics and state of any checkpoint, the last checkpoint whole, evaluations, ledgers,
+cell logs, manifests, results, report; and anything of a cell that is not finished or whose jobs are live.
 """
 
 import secrets
@@ -25,6 +25,7 @@ from orchestrator.submissions import Tasks
 from slurm import local
 
 Kind = Literal["resume", "draft", "damaged", "optimizer", "submission", "code", "lock"]
+GOING_ON = ("optimizer.safetensors", "raw.safetensors")
 SUBMITIT_FILES = ("*.pkl", "*.sh", "*.out", "*.err")
 
 
@@ -115,7 +116,8 @@ def _of_cell(store: Store, cell_id: str) -> Iterator[Leftover]:
     yield from _found("draft", folder.glob(".draft-*"))
     yield from _found("damaged", folder.glob("corrupt-step_*"))
     yield from _found("resume", [folder / RESUME] if steps else [])
-    yield from _found("optimizer", (folder / f"step_{step:08d}" / "optimizer.safetensors" for step in steps[:-1]))
+    earlier = [folder / f"step_{step:08d}" for step in steps[:-1]]
+    yield from _found("optimizer", (path / name for path in earlier for name in GOING_ON))
 
 
 def _of_submissions(store: Store, manifests: list[Manifest], ended: set[str]) -> Iterator[Leftover]:

@@ -40,6 +40,7 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "drop_path": pl.Float64,
     "flip": pl.Boolean,
     "mixup": pl.Float64,
+    "ema": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,
 }

@@ -23,6 +23,7 @@ TIME_MARGIN = 2.0  # times the expected time, and
 TIME_START_MIN = 5.0  # minutes for imports and data
 MEMORY_BASE_GB = 1.5  # Python, torch and the library code of one process
 MEMORY_CUDA_GB = 3.0  # what the driver and its libraries keep on the host
+AVERAGE_BYTES = 4  # a parameter: its moving average, where one is kept
 CHECKPOINT_BYTES = 12  # a parameter: the weight and two moments, copied to the host when a checkpoint is written
 MEMORY_SHARE = 0.9  # of an accelerator's memory that may be planned full
 BATCH_NORM = ("resnet",)  # families whose result depends on how a batch is split: more accelerators before accumulation
@@ -143,7 +144,8 @@ def _num_eval_images(study: Study) -> int:
 def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
     """Memory beside the model's own: libraries, resident uint8 images (the set and the part in use), a checkpoint."""
     images = 2 * info.num_examples * recipe.image_size**2 * info.channels
-    return MEMORY_BASE_GB + (images + CHECKPOINT_BYTES * params) / 1e9
+    per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema is not None else 0)
+    return MEMORY_BASE_GB + (images + per_parameter * params) / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +344,9 @@ def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: fl
 
 
 def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int) -> float:
-    return ladder.training_memory_gb(arch, images, recipe.precision, recipe.optimizer, dropout=recipe.dropout > 0)
+    return ladder.training_memory_gb(
+        arch, images, recipe.precision, recipe.optimizer, dropout=recipe.dropout > 0, average=recipe.ema is not None
+    )
 
 
 def _nodes(partition: Partition, accelerators: int) -> tuple[int, int]:

@@ -191,12 +191,13 @@ class TrainingMemory:
     weights_gb: float
     gradients_gb: float
     optimizer_gb: float
+    average_gb: float
     activations_gb: float
 
     @property
     def total_gb(self) -> float:
         """The sum of the parts."""
-        return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.activations_gb
+        return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.average_gb + self.activations_gb
 
 
 def training_memory(
@@ -206,6 +207,7 @@ def training_memory(
     optimizer: Optimizer = "adamw",
     *,
     dropout: bool = False,
+    average: bool = False,
 ) -> TrainingMemory:
     """What fills the memory during one training step; the sum is a little more than is ever needed at once.
 
@@ -223,6 +225,7 @@ def training_memory(
         precision: "float32", or "bfloat16" by autocast over float32 weights.
         optimizer: "adamw" or "sgd".
         dropout: whether its masks are kept, counted as activations: a CPU keeps them so, CUDA in a byte each.
+        average: whether a moving average of the weights is kept.
 
     Raises:
         UnknownNameError: no such precision or optimiser.
@@ -245,6 +248,7 @@ def training_memory(
         weights_gb=weights_gb,
         gradients_gb=weights_gb,
         optimizer_gb=weights_gb * (2 if optimizer == "adamw" else 1),
+        average_gb=weights_gb if average else 0.0,
         activations_gb=activations / _BYTES_PER_GB,
     )
 
@@ -256,6 +260,7 @@ def training_memory_gb(
     optimizer: Optimizer = "adamw",
     *,
     dropout: bool = False,
+    average: bool = False,
 ) -> float:
     """The sum of `training_memory`, in GB (10**9 bytes)."""
-    return training_memory(a, batch_size, precision, optimizer, dropout=dropout).total_gb
+    return training_memory(a, batch_size, precision, optimizer, dropout=dropout, average=average).total_gb

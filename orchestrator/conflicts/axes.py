@@ -31,6 +31,7 @@ AXES = (
     "drop_path",
     "flip",
     "mixup",
+    "ema",
     "precision",
     "seed",
 )

@@ -35,6 +35,7 @@ TUNED = (
     "drop_path",
     "flip",
     "mixup",
+    "ema",
 )
 
 COVERAGE_SCHEMA: dict[str, type[pl.DataType]] = {

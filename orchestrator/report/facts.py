@@ -14,6 +14,7 @@ import polars as pl
 from orchestrator import conflicts
 from orchestrator.columns import tidied
 from orchestrator.effects import frames_of
+from orchestrator.results import AXIS_SCHEMA
 from orchestrator.selection import select_cells
 
 MODEL = ("family", "size")
@@ -201,7 +202,7 @@ def _kinds(results: pl.DataFrame, states: Sequence[Mapping[str, Any]]) -> dict[s
     if not states:
         return {axis: results.schema[axis] for axis in imported}
     stated = [axis for axis in conflicts.AXES if axis in imported or any(axis in state for state in states)]
-    return {axis: _kind(axis) for axis in stated}
+    return {axis: AXIS_SCHEMA[axis] for axis in stated}
 
 
 def _stated(states: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any]) -> pl.DataFrame:
@@ -219,14 +220,8 @@ def _stated(states: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any]) -> pl
     return pl.DataFrame(rows, schema=columns)
 
 
-def _kind(axis: str) -> type[pl.DataType]:
-    if axis in ("family", "size", "optimizer", "precision"):
-        return pl.String
-    return pl.Int64 if axis in ("batch_size", "image_size", "patch_size", "seed") else pl.Float64
-
-
 def _number(axis: str, value: Any) -> Any:
-    return float(value) if _kind(axis) is pl.Float64 and value is not None else value
+    return float(value) if AXIS_SCHEMA[axis] is pl.Float64 and value is not None else value
 
 
 def _measured(results: pl.DataFrame, kinds: Mapping[str, Any]) -> pl.DataFrame:

@@ -74,7 +74,7 @@ def recipe(family="vit", **axes):
 
 
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
-CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, label_smoothing=0.1)
+CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, ema=0.9)
 FEW = recipe(batch_size=2, epochs=0.03)  # of three ranks, one has no image
 ADAMW = recipe(optimizer="adamw", learning_rate=1e-3)
 CELLS = {

@@ -332,6 +332,7 @@ def test_the_total_is_the_sum_and_only_activations_grow_with_the_batch() -> None
     assert four.activations_gb == pytest.approx(4 * one.activations_gb)
     assert four.total_gb - one.total_gb == pytest.approx(3 * one.activations_gb)
     assert ladder.training_memory_gb(a, 4) == four.total_gb
+    assert ladder.training_memory_gb(a, 4, average=True) == pytest.approx(four.total_gb + four.weights_gb)
     assert ladder.training_memory_gb(a, 4, "bfloat16") < four.total_gb
     assert ladder.training_memory_gb(a, 4, optimizer="sgd") == pytest.approx(
         four.total_gb - 4e-9 * ladder.num_params(a)

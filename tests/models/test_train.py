@@ -136,6 +136,7 @@ STEP_AXES = [
     {"drop_path": 0.1},
     {"flip": True},
     {"mixup": 0.2},
+    {"ema": 0.9},
 ]
 
 

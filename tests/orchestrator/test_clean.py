@@ -53,7 +53,9 @@ def test_a_finished_study_gives_up_what_it_does_not_need_and_nothing_else(tmp_pa
     for cell_id in cell_ids:
         first, last = store.finalised_steps(cell_id)
         folder = store.checkpoints(cell_id).relative_to(store.root).as_posix()
-        expected |= {f"{folder}/step_{first:08d}/optimizer.safetensors"}
+        for step in (first, last):  # beside an average of the weights
+            (store.root / folder / f"step_{step:08d}" / "raw.safetensors").write_bytes(b"raw")
+        expected |= {f"{folder}/step_{first:08d}/{name}.safetensors" for name in ("optimizer", "raw")}
         assert (store.root / folder / f"step_{last:08d}" / "optimizer.safetensors").exists()
     home = store.job_folder(store.manifests()[0].job_id)
     submitits = {p for p in home.iterdir() if p.suffix in (".pkl", ".out", ".err", ".sh")}

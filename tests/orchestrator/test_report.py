@@ -233,6 +233,21 @@ def test_names_every_cell_and_every_verdict(page: Page, study: Study, tasks: Tas
         assert f"{task['task']}, {task['shots']} shots: {task['verdict']}" in page.text
 
 
+def test_an_axis_of_names_or_of_truths_is_shown_like_any_other(tmp_path: Path) -> None:
+    results, states = synthetic(tasks=TASKS[:1], shots=(5,))
+    larger = pl.col("fraction") > 0.2
+    named = results.with_columns(
+        schedule=pl.when(larger).then(pl.lit("rsqrt")).otherwise(pl.lit("cosine")), flip=larger, fraction=1.0
+    )
+    for state in states:
+        larger_one = state["fraction"] > 0.2
+        state |= {"schedule": "rsqrt" if larger_one else "cosine", "flip": larger_one, "fraction": 1.0}
+    shown = write(tmp_path, named, states, draws=10).source
+    assert "schedule" in shown
+    assert "rsqrt" in shown
+    assert "flip" in shown
+
+
 def test_headline_counts_the_study(page: Page) -> None:
     for fact in (
         "36 cells of 3 families (mixer, resnet and vit) over size, fraction and head_weight_decay.",

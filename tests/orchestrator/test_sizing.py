@@ -77,6 +77,20 @@ def test_what_no_node_holds_is_over_its_memory_and_refused(small):
         drive.refuse_what_cannot_run(plan, profile)
 
 
+def test_an_average_of_the_weights_and_the_masks_of_dropout_leave_less_room_for_images(small):
+    sets = ["grid.family=vit", 'grid.size=["H"]', "grid.image_size=224", "grid.patch_size=14", "grid.fraction=1.0"]
+    only = on(accelerator_memory_gb=18, accelerators_per_node=1, max_nodes=1)
+    more = ([], ["grid.ema=0.999"], ["grid.dropout=0.1"], ["grid.drop_path=0.1"])
+    plain, averaged, dropped, skipped = (trains(small, only, sets + axes)[0] for axes in more)
+    assert (plain.micro_batch, averaged.micro_batch, dropped.micro_batch, skipped.micro_batch) == (8, 4, 4, 8)
+
+
+def test_an_average_of_the_weights_is_counted_on_the_host_too(small):
+    sets = ["grid.family=vit", 'grid.size=["G"]', "grid.image_size=224", "grid.patch_size=14", "grid.fraction=1.0"]
+    (plain,), (averaged,) = (trains(small, CLUSTER, sets + axes) for axes in ([], ["grid.ema=0.999"]))
+    assert plain.resources.mem_gb < averaged.resources.mem_gb
+
+
 @given(st.floats(0.01, 1e6))
 def test_few_distinct_time_limits_suffice(minutes):
     rounded = rounded_minutes(minutes)
