@@ -73,9 +73,9 @@ def _print_contest(tasks: Sequence[Mapping[str, Any]]) -> None:
     """What the names of the models mean, and which of them could not win."""
     best = dict.fromkeys(task["held_out"]["best_model"] for task in tasks if task["held_out"]["best_model"])
     if best:
-        named = ", ".join(f"{name}: {MODEL_NAMES[name]}" for name in best)
-        print_sentence(f"Held out are the 20 % of cells that are best upstream ({named}).")
-    for models, named in _grouped(tasks, lambda task: " and ".join(task["held_out"]["degenerate"])):
+        named = ", ".join(f"{name}: {MODEL_NAMES[name]}" for name in best if MODEL_NAMES[name] != name)
+        print_sentence(f"Held out are the 20 % of cells that are best upstream{f' ({named})' if named else ''}.")
+    for models, named in _grouped(tasks, lambda task: ", ".join(task["held_out"]["degenerate"])):
         why = "degenerate (the other cells do not determine it) and cannot be best"
         print_sentence(f"{named}: the law fitted to {models} is {why}")
     few = [_named(task) for task in tasks if 0 < task["held_out"]["num_points"] < MIN_HELD_OUT]
