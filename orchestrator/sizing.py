@@ -344,9 +344,9 @@ def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: fl
 
 
 def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int) -> float:
-    return ladder.training_memory_gb(
+    return ladder.training_memory(
         arch, images, recipe.precision, recipe.optimizer, dropout=recipe.dropout > 0, average=recipe.ema is not None
-    )
+    ).total_gb
 
 
 def _nodes(partition: Partition, accelerators: int) -> tuple[int, int]:

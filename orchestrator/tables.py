@@ -182,7 +182,7 @@ def ladder_rows() -> list[dict[str, Any]]:
                     "params": ladder.num_params(arch),
                     "forward_flops": ladder.forward_flops(arch),
                     "train_flops": ladder.train_flops(arch),
-                    "memory_gb": ladder.training_memory_gb(arch, 128),
+                    "memory_gb": ladder.training_memory(arch, 128).total_gb,
                 }
             )
     return rows

@@ -14,7 +14,6 @@ from models.ladder.costs import (
     num_params,
     train_flops,
     training_memory,
-    training_memory_gb,
 )
 from models.ladder.shapes import (
     FAMILIES,
@@ -43,5 +42,4 @@ __all__ = [
     "sizes",
     "train_flops",
     "training_memory",
-    "training_memory_gb",
 ]

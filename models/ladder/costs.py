@@ -251,16 +251,3 @@ def training_memory(
         average_gb=weights_gb if average else 0.0,
         activations_gb=activations / _BYTES_PER_GB,
     )
-
-
-def training_memory_gb(
-    a: Architecture,
-    batch_size: int,
-    precision: Precision = "float32",
-    optimizer: Optimizer = "adamw",
-    *,
-    dropout: bool = False,
-    average: bool = False,
-) -> float:
-    """The sum of `training_memory`, in GB (10**9 bytes)."""
-    return training_memory(a, batch_size, precision, optimizer, dropout=dropout, average=average).total_gb

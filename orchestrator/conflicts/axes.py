@@ -5,36 +5,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from evals.protocol import RESULT_SCHEMA
+from models.recipe import Axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-AXES = (
-    "family",
-    "size",
-    "fraction",
-    "classes",
-    "epochs",
-    "batch_size",
-    "image_size",
-    "patch_size",
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "head_learning_rate",
-    "head_weight_decay",
-    "warmup",
-    "schedule",
-    "clip_norm",
-    "label_smoothing",
-    "dropout",
-    "drop_path",
-    "flip",
-    "mixup",
-    "ema",
-    "precision",
-    "seed",
-)
+AXES = tuple(Axes.model_fields)
 """The axes of a study. Those of an imported table are all of its columns that `NO_AXES` does not name."""
 NO_AXES = frozenset(
     {

@@ -12,31 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from orchestrator.conflicts import axes_of
+from orchestrator.conflicts import AXES, axes_of
 from orchestrator.conflicts.counts import log_factorials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MODEL = ("family", "size")
-TUNED = (
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "head_learning_rate",
-    "head_weight_decay",
-    "warmup",
-    "schedule",
-    "clip_norm",
-    "label_smoothing",
-    "dropout",
-    "drop_path",
-    "flip",
-    "mixup",
-    "ema",
-)
+NOT_TUNED = (*MODEL, "fraction", "classes", "image_size", "patch_size", "precision", "seed")
+TUNED = tuple(axis for axis in AXES if axis not in NOT_TUNED)
+"""The axes of a study that tell how a model is trained, not what is trained on what."""
 
 COVERAGE_SCHEMA: dict[str, type[pl.DataType]] = {
     "family": pl.String,

@@ -331,12 +331,11 @@ def test_the_total_is_the_sum_and_only_activations_grow_with_the_batch() -> None
     one, four = ladder.training_memory(a, 1), ladder.training_memory(a, 4)
     assert four.activations_gb == pytest.approx(4 * one.activations_gb)
     assert four.total_gb - one.total_gb == pytest.approx(3 * one.activations_gb)
-    assert ladder.training_memory_gb(a, 4) == four.total_gb
-    assert ladder.training_memory_gb(a, 4, average=True) == pytest.approx(four.total_gb + four.weights_gb)
-    assert ladder.training_memory_gb(a, 4, "bfloat16") < four.total_gb
-    assert ladder.training_memory_gb(a, 4, optimizer="sgd") == pytest.approx(
-        four.total_gb - 4e-9 * ladder.num_params(a)
-    )
+    averaged, half = (ladder.training_memory(a, 4, average=True), ladder.training_memory(a, 4, "bfloat16"))
+    assert averaged.total_gb == pytest.approx(four.total_gb + four.weights_gb)
+    assert half.total_gb < four.total_gb
+    sgd = ladder.training_memory(a, 4, optimizer="sgd")
+    assert sgd.total_gb == pytest.approx(four.total_gb - 4e-9 * ladder.num_params(a))
 
 
 # --- patches, names, errors ---
@@ -438,7 +437,7 @@ def test_unknown_family_precision_and_optimizer() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown optimizer 'adam'.*Did you mean 'adamw'"):
         ladder.training_memory(a, 1, "float32", optimizer)
     with pytest.raises(UserError, match="batch_size is 0"):
-        ladder.training_memory_gb(a, 0)
+        ladder.training_memory(a, 0)
 
 
 # --- the models themselves ---

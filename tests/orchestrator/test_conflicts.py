@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from models.recipe import Axes
 from orchestrator.conflicts import (
     AXES,
     CONTROLLED_SCHEMA,
@@ -219,10 +218,6 @@ def test_correlations_equal_scipy_and_are_unknown_for_constants(points: list[tup
 
 
 # --- controlled conflicts
-
-
-def test_axes_are_those_of_a_study() -> None:
-    assert tuple(Axes.model_fields) == AXES
 
 
 def test_columns_that_nobody_else_uses_are_axes() -> None:
