@@ -1,27 +1,33 @@
-"""Images to train and to probe on: packaged sets and folders of class folders, their splits and nested subsets.
+"""Images to train and to probe on: packaged sets, and what lies on disk: folders, tar shards, tables.
 
-`sets` has the types, `packaged` and `folders` the two sources, `splits` what is drawn from them. Nothing here imports
-torch: plans are made on login nodes.
+`sets` has the types; `packaged`, `folders`, `shards` and `hugging_face` are the sources, of which the last two are read
+image by image (`stored`); `splits` has what is drawn from them. Nothing here imports torch: plans are made on login
+nodes.
 """
 
 import os
 
-from models.data import folders, packaged
+from models.data import folders, hugging_face, packaged, shards
 from models.data.packaged import packaged_names, shipped
 from models.data.sets import ImageSet, LabelSet, SetInfo
 from models.data.splits import SplitRule, capped, split, split_rule, subset
-from models.errors import UserError
+from models.data.stored import StoredSet, label_set
+from models.errors import DataError, UserError
 
 __all__ = [
     "ImageSet",
     "LabelSet",
     "SetInfo",
     "SplitRule",
+    "StoredSet",
     "capped",
     "describe",
     "is_folder",
+    "is_streamed",
+    "label_set",
     "load_images",
     "load_labels",
+    "open_stored",
     "packaged_names",
     "shipped",
     "split",
@@ -43,12 +49,32 @@ def load_images(dataset: str, image_size: int | None = None) -> ImageSet:
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size must be 1 or more, not {image_size}")
+    if is_streamed(dataset):
+        raise DataError(f"{dataset}: tar shards and tables are read image by image, not loaded whole")
     return folders.load(dataset, image_size) if is_folder(dataset) else packaged.load(dataset, image_size)
 
 
 def load_labels(dataset: str) -> LabelSet:
-    """The same set without its pixels; raises what `load_images` raises, but for images that cannot be decoded."""
+    """The same set without its pixels; raises what `load_images` raises, but for images that cannot be decoded.
+
+    Of tar shards and tables too; DataError where the labels of shards were not listed by `upshot data index`.
+    """
+    if is_streamed(dataset):
+        return label_set(open_stored(dataset))
     return folders.labels(dataset) if is_folder(dataset) else packaged.labels(dataset)
+
+
+def open_stored(dataset: str) -> StoredSet:
+    """Tar shards or tables on disk, to be read image by image.
+
+    Raises:
+        DataError: the path is of neither, or what lies there is malformed.
+    """
+    if shards.is_shards(dataset):
+        return shards.open_set(dataset)
+    if hugging_face.is_hugging_face(dataset):
+        return hugging_face.open_set(dataset)
+    raise DataError(f"{dataset}: neither tar shards nor tables (parquet, or a folder of save_to_disk)")
 
 
 def describe(dataset: str) -> SetInfo:
@@ -57,9 +83,18 @@ def describe(dataset: str) -> SetInfo:
     Raises:
         DataError, UnknownNameError: as `load_images`, but for images that cannot be decoded.
     """
-    return folders.info(dataset) if is_folder(dataset) else packaged.info(dataset)
+    if not is_folder(dataset):
+        return packaged.info(dataset)
+    if shards.is_shards(dataset):
+        return shards.info(dataset)
+    return hugging_face.info(dataset) if hugging_face.is_hugging_face(dataset) else folders.info(dataset)
 
 
 def is_folder(dataset: str) -> bool:
-    """Whether the name is that of a folder: it holds a path separator or begins with a dot or a tilde."""
+    """Whether the name is a path: it holds a path separator or begins with a dot or a tilde."""
     return "/" in dataset or os.sep in dataset or dataset.startswith((".", "~"))
+
+
+def is_streamed(dataset: str) -> bool:
+    """Whether the name is that of tar shards or tables, whose images are read one by one."""
+    return is_folder(dataset) and (shards.is_shards(dataset) or hugging_face.is_hugging_face(dataset))

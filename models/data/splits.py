@@ -9,7 +9,7 @@ from typing import Literal, cast
 import numpy as np
 
 from models.data.sets import BoolArray, IntArray, LabelSet
-from models.errors import UserError
+from models.errors import DataError, UserError
 
 SplitRule = Literal["given", "groups", "images"]
 
@@ -85,6 +85,25 @@ def _single_images(labels_N: IntArray, share: float) -> BoolArray:
     held_N = np.minimum(np.maximum(np.floor(share * size_N + 0.5), 1), size_N - 1)
     test_N: BoolArray = rank_N < held_N
     return test_N
+
+
+def whole_shards(name: str, shard_sizes: tuple[int, ...]) -> frozenset[int]:
+    """The shards to hold out of a set whose source holds out none: in a fixed random order, about `TEST_SHARE` of all.
+
+    It asks for no label, so that a set is parted in the same way before and after its labels are listed.
+
+    Raises:
+        DataError: the shards are so few that the share would be more than twice as large.
+    """
+    order_S = np.random.RandomState(0).permutation(len(shard_sizes))
+    sums_S = np.cumsum(np.array(shard_sizes)[order_S])
+    num = 1 + int(np.argmin(np.abs(sums_S / sums_S[-1] - TEST_SHARE)))
+    if sums_S[num - 1] > 2 * TEST_SHARE * sums_S[-1]:
+        raise DataError(
+            f"{name}: no shard is held out by its name (val-, test-), and {len(shard_sizes)} are too few to hold whole"
+            f" ones out: {TEST_SHARE:.0%} of the examples are wanted"
+        )
+    return frozenset(int(shard) for shard in order_S[:num])
 
 
 def subset(labels: IntArray, train_idx: IntArray, *, fraction: float, classes: float, seed: int) -> IntArray:
