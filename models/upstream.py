@@ -32,7 +32,7 @@ def load_upstream(recipe: Recipe) -> UpstreamData:
     """The recipe's share of the upstream images, labels renumbered over the classes that were kept."""
     images = load_images(recipe.dataset, recipe.image_size)
     train_all, test_all = split(images)
-    kept = subset(images.labels_N, train_all, fraction=recipe.fraction, classes=recipe.classes, seed=recipe.seed)
+    kept = subset(images.labels_N, train_all, **recipe.subset)
     classes = np.unique(images.labels_N[kept])
     test = test_all[np.isin(images.labels_N[test_all], classes)]
     return UpstreamData(

@@ -6,11 +6,14 @@ nodes.
 """
 
 import os
+from functools import cache, lru_cache
+
+import numpy as np
 
 from models.data import folders, hugging_face, packaged, shards
 from models.data.packaged import packaged_names, shipped
-from models.data.sets import ImageSet, LabelSet, SetInfo
-from models.data.splits import SplitRule, capped, split, split_rule, subset
+from models.data.sets import ImageSet, IntArray, LabelSet, SetInfo
+from models.data.splits import SplitRule, capped, split, split_rule, subset, subset_size
 from models.data.stored import StoredSet, label_set
 from models.errors import DataError, UserError
 
@@ -24,6 +27,7 @@ __all__ = [
     "describe",
     "is_folder",
     "is_streamed",
+    "kept",
     "label_set",
     "load_images",
     "load_labels",
@@ -88,6 +92,29 @@ def describe(dataset: str) -> SetInfo:
     if shards.is_shards(dataset):
         return shards.info(dataset)
     return hugging_face.info(dataset) if hugging_face.is_hugging_face(dataset) else folders.info(dataset)
+
+
+@cache
+def kept(dataset: str, *, fraction: float, classes: float, images: int | None, seed: int) -> tuple[int, int]:
+    """(training images, classes) that `subset` keeps of the set's train part; cached, since a plan asks once per cell.
+
+    Reads the labels, where not all is kept.
+
+    Raises:
+        UserError: `subset` would not draw that.
+        DataError: as `load_labels`.
+    """
+    if images is None and fraction == classes == 1:
+        info = describe(dataset)
+        return info.num_train, info.num_classes
+    return subset_size(_train_sizes(dataset), fraction=fraction, classes=classes, images=images, seed=seed)
+
+
+@lru_cache
+def _train_sizes(dataset: str) -> IntArray:
+    """How many images of each class there are to train on."""
+    s = load_labels(dataset)
+    return np.bincount(s.labels_N[split(s)[0]])
 
 
 def is_folder(dataset: str) -> bool:
