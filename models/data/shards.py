@@ -199,6 +199,8 @@ def found_shards(dataset: str) -> tuple[Path, list[Path]]:
         DataError: there are none, some are compressed, or some that the pattern or `sizes.json` names are missing.
     """
     folder, pattern = place_of(dataset)
+    if pattern and not part_files.is_pattern(dataset) and not Path(dataset).expanduser().exists():
+        raise DataError(f"{dataset}: no such file or folder")
     found = part_files.matching(dataset) if pattern else part_files.files_in(folder, (".tar", *COMPRESSED))
     packed = [path for path in found if path.name.endswith(COMPRESSED)]
     if packed:
