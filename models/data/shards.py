@@ -208,6 +208,8 @@ def found_shards(dataset: str) -> tuple[Path, list[Path]]:
             f"{packed[0]}: is compressed as a whole, so that no image can be read alone: decompress it (gunzip);"
             " images are compressed themselves"
         )
+    if not pattern:
+        part_files.refuse_gaps(found)
     listed = [] if pattern else list(listed_sizes(folder))
     missing = sorted(set(listed) - set(found)) if found else [path for path in listed if not path.is_file()]
     if missing:
