@@ -180,6 +180,9 @@ class TableSet:
     def _labels(self) -> tuple[tuple[str, ...], IntArray]:
         with ThreadPoolExecutor(THREADS) as pool:
             parts = list(pool.map(self._label_column, self._tables))
+        odd = next((table for table, part in zip(self._tables, parts, strict=True) if part.type != parts[0].type), None)
+        if odd:
+            raise DataError(f"{odd.path}: labels are names in some files and numbers in others")
         column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
         names = self._columns.names
         if pa.types.is_integer(column.type):

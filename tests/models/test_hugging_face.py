@@ -162,6 +162,12 @@ def test_labels_that_are_names(tmp_path, kind):
     assert (s.classes, read_all(s)) == (CLASSES, examples)
 
 
+def test_labels_that_are_names_in_one_file_and_numbers_in_another(tmp_path):
+    for part, labels in (("train", [0, 1]), ("test", ["a", "b"])):
+        pq.write_table(pa.table({"image": [b"1", b"1"], "label": labels}), tmp_path / f"{part}.parquet")
+    assert "test.parquet: labels are names in some files and numbers in others" in refusal(tmp_path, describe)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -554,6 +554,15 @@ def test_shards_without_labels_get_sizes_alone(tmp_path):
     assert "the classes are not known" in refusal(tmp_path, describe)
 
 
+def test_one_shard_without_labels_leaves_them_unknown(flat):
+    write_tar(flat / "00005.tar", members_of(encoded()[100:120], 100, kind=None))
+    assert write_index(str(flat)).classes == CLASSES
+    s = open_stored(str(flat))
+    assert s.labels_N is None
+    with pytest.raises(DataError, match=r"00005\.tar: 000107\.png: has no label"):
+        s.read(107)
+
+
 @pytest.mark.parametrize("label", [b"a name", b"-2"])
 def test_labels_are_all_names_or_all_numbers(flat, label):
     (flat / "classes.txt").unlink()
@@ -565,7 +574,10 @@ def test_a_shard_that_changed_since_it_was_listed(flat):
     write_index(str(flat))
     examples = encoded()[:20]
     write_tar(flat / "00000.tar", members_of([(image, (label + 1) % 6) for image, label in examples]))
-    message = refusal(flat)
+    s = open_stored(str(flat))
+    assert s.read(0)[1] == (examples[0][1] + 1) % 6
+    assert s.labels_N is not None
+    message = refusal(flat, lambda _: s.read(0))
     assert f"{flat}/00000.tar: 000000.png: its label is {CLASSES[(examples[0][1] + 1) % 6]!r}, not what" in message
 
 
