@@ -23,8 +23,8 @@ epochs = 1
 head_weight_decay = [0.03, 3.0]
 seed = 0
 # Also: classes, images (in all, in place of a fraction), batch_size, image_size, optimizer, learning_rate,
-# weight_decay, head_learning_rate, warmup, schedule ("cosine", "linear", "rsqrt"), clip_norm, label_smoothing, dropout, drop_path,
-# flip, mixup, ema, precision.
+# weight_decay, head_learning_rate, warmup, schedule ("cosine", "linear", "rsqrt"), clip_norm, label_smoothing,
+# dropout, drop_path, flip, mixup, ema, precision.
 
 # [[exclude]]                      # combinations to leave out
 # family = "vit"

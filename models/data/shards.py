@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -52,7 +51,8 @@ class ShardSet:
         self._folder = folder
         self._paths = [*train, *held_out]
         self.most_open = MOST_OPEN
-        self._asked, self._labels_N = False, cast("IntArray | None", None)
+        self._labels_N: IntArray | None = None
+        self._asked = False
         self._open = Recent(open_shard, MOST_OPEN)
         self.shard_sizes = self._sizes()
         self._ends = list(accumulate(self.shard_sizes))
