@@ -1,5 +1,6 @@
-"""A set whose images stay where they lie, encoded, until they are asked for: what readers of folders, tar shards and
-tables have in common.
+"""Sets whose images stay where they lie, encoded, until they are asked for.
+
+What readers of folders, of tar shards and of tables have in common.
 """
 
 from typing import Protocol
