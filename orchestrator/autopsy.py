@@ -14,7 +14,7 @@ from orchestrator.files import read_records
 from orchestrator.state import Corpse, CorpseKey
 from orchestrator.store import RESUME, Store
 from slurm import jobs, local
-from slurm.failures import Cause, Death, Evidence, cause_of
+from slurm.failures import NODE_MARKER, Cause, Death, Evidence, cause_of
 from slurm.jobs import Job, JobKey, JobState
 from slurm.resources import SlurmError, SlurmUnreachable
 
@@ -123,7 +123,7 @@ def _death(store: Store, corpse: Corpse, starts: Sequence[Job], down: Iterable[s
         cause, detail = _cause_here(store, corpse)
     else:
         cause, detail = cause_of(_evidence(store, corpse, starts, of_attempt, node in down))
-        node = attempt.node or (of_attempt.node if of_attempt is not None else node)
+        node = attempt.node or _node_in_log(store, corpse) or (of_attempt.node if of_attempt is not None else node)
     return Death(cause=cause, detail=detail, node=node, progressed=_progressed(store, corpse))
 
 
@@ -195,6 +195,12 @@ def _log(store: Store, corpse: Corpse) -> str:
     mine = marker(corpse.attempt.stage, corpse.attempt.number, corpse.cell_id)
     _, found, rest = text.partition(mine)
     return re.split(rf"^{MARKER}", rest if found else text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _node_in_log(store: Store, corpse: Corpse) -> str | None:
+    """Where a job last began, as its script says: accounts may not have heard of it, and the queue soon forgets."""
+    said = re.findall(rf"^{NODE_MARKER} (\S+)$", _log(store, corpse), flags=re.MULTILINE)
+    return said[-1] if said else None
 
 
 def _tail(path: Path) -> str:

@@ -17,6 +17,9 @@ from slurm.cluster import Partition
 from slurm.jobs import Job, JobState
 from slurm.resources import Resources
 
+NODE_MARKER = "upshot: on node"
+"""Begins the first line that a job's script writes, before any set-up line can fail; the node's name follows."""
+
 
 class Cause(StrEnum):
     """What ended an attempt before its work was done."""

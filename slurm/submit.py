@@ -22,12 +22,14 @@ from typing import Any
 import submitit
 
 from slurm.cluster import Profile
+from slurm.failures import NODE_MARKER
 from slurm.limits import Refusal, classify_refusal
 from slurm.options import sbatch_options
 from slurm.resources import LimitReachedError, Resources, SlurmError
 
 Task = tuple[str | float, ...]
 SIGNAL_DELAY_S = 90  # before the time limit, for a last checkpoint
+SAY_NODE = f'echo "{NODE_MARKER} $SLURMD_NODENAME"'  # before any line that may fail there
 
 
 class SubmissionError(SlurmError):
@@ -180,7 +182,7 @@ def parameters(
         additional["dependency"] = f"{'aftercorr' if num_tasks > 1 else 'afterok'}:{after}"
         additional["kill-on-invalid-dep"] = "yes"
     partition = profile.partitions.get(resources.partition or "")
-    lines = [*profile.setup, *(partition.setup if partition else []), *setup]
+    lines = [SAY_NODE, *profile.setup, *(partition.setup if partition else []), *setup]
     return {
         "job_name": job_name,
         **_own_parameters(additional),
@@ -189,7 +191,7 @@ def parameters(
         "use_srun": profile.use_srun,
         "srun_args": _srun_args(resources) if profile.use_srun else None,
         "stderr_to_stdout": True,
-        "setup": lines or None,
+        "setup": lines,
         "additional_parameters": additional,
     }
 

@@ -129,6 +129,17 @@ def test_a_job_that_never_began_its_work_failed_to_launch_on_its_node(ledger, sc
     assert "exit code 127" in death.detail
 
 
+def test_where_accounts_do_not_know_the_node_the_jobs_script_has_said_it(ledger, scheduler):
+    ledger.submit_both()
+    scheduler.accounts = NO_ACCOUNTING
+    log(ledger, "upshot: on node cpu1\nupshot: on node cpu2\nbash: module: command not found\n")
+    death = only(ledger, ledger.corpses()[:1])
+    assert (death.cause, death.node) == (Cause.LAUNCH_FAILURE, "cpu2")  # it was requeued once
+    log(ledger, "upshot: on node cpu2\n", "upshot: on node cpu1\n")
+    ledger.start(time=1000.0, node="cpu0")
+    assert only(ledger, ledger.corpses()[:1]).node == "cpu0"
+
+
 def test_the_queues_reason_is_kept_where_the_accounts_have_the_last_word(ledger, scheduler):
     """squeue still says why; sacct has no column for it."""
     ledger.submit_both()
