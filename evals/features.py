@@ -15,9 +15,11 @@ from models.inputs import to_input
 
 
 class _Backbone(Protocol):
-    """What timm's ViT, MLP-Mixer and ResNet share, and `torch.nn.Module` does not declare."""
+    """What timm's models share, and `torch.nn.Module` does not declare."""
 
     def forward_intermediates(self, x: torch.Tensor, **options: object) -> tuple[torch.Tensor, list[torch.Tensor]]: ...
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor: ...
 
     def forward_head(self, x: torch.Tensor, *, pre_logits: bool) -> torch.Tensor: ...
 
@@ -40,11 +42,12 @@ def extract_features(
     """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
 
     A block of a ViT with a class token gives that token; other ViT and MLP-Mixer blocks give the mean over tokens. A
-    ResNet gives its stem and its four stages, each the mean over positions. Block outputs are taken before any final
-    norm. Each image is encoded once, in evaluation mode; the model's mode is restored.
+    ResNet gives its stem and its four stages, each the mean over positions; any other timm model the mean of what its
+    `forward_intermediates` gives, and its pre-logits features alone where it has none. Block outputs are taken before
+    any final norm. Each image is encoded once, in evaluation mode; the model's mode is restored.
 
     Args:
-        model: a timm ViT, MLP-Mixer or ResNet, already on `device`.
+        model: a timm model, already on `device`.
         images_NHWC: uint8, with one channel or three, of the size that the model takes.
         batch_size: images a forward pass; the last pass may have fewer. It changes results by rounding only.
         device: where the model is.
@@ -89,7 +92,9 @@ def _layers(model: nn.Module, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
         )
         # timm puts the class token before the other prefix tokens.
         pooled = [prefix_BTD[:, 0] for _, prefix_BTD in blocks]
-    else:
+    elif hasattr(model, "forward_intermediates"):
         final, maps_BDHW = cast("_Backbone", model).forward_intermediates(x_BCHW)
         pooled = [map_BDHW.mean(dim=(2, 3)) for map_BDHW in maps_BDHW]
+    else:
+        final, pooled = cast("_Backbone", model).forward_features(x_BCHW), []
     return [*pooled, cast("_Backbone", model).forward_head(final, pre_logits=True)]

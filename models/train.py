@@ -84,8 +84,8 @@ def train(
     batch and gets the same result, but rank 0 alone logs, measures and writes. Checkpoints are the same whatever the
     number of processes, so another number can go on from them.
 
-    Batch norm sees the images of one micro-batch on all ranks, not those of the batch: ResNets change with
-    `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw other masks where
+    Batch norm sees the images of one micro-batch on all ranks, not those of the batch: models with
+    it, such as ResNets, change with `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw other masks where
     a batch is split in another way.
 
     Args:
