@@ -34,7 +34,7 @@ class Axes(BaseModel):
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Pixels; the packaged set's own size, or 224 for image folders, when it is not given."""
     patch_size: Count | None = None
-    """Pixels; the published patch of the size when it is not given. ResNets have none, timm models that of their name."""
+    """Pixels; the published patch of the size when it is not given. ResNets have none, timm models their own."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.03

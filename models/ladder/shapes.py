@@ -5,9 +5,9 @@ Sources of the sizes:
     Mixer    S, B, L, H: arXiv 2105.01601 table 1. From B on these have the depth, width and (channel) MLP size of the
              ViT of the same name, and token MLPs of half the width: g and G continue that. Ti and M are ours (256 x 8
              and 640 x 10, so that they have about the parameters of ViT-Ti and ViT-M).
-    ResNet   R50, R101, R152: arXiv 1512.03385, with widths arXiv 1912.11370 (batch instead of group normalisation). Ti to 10B are bottleneck ResNets
-             with 26, 50, 101 or 152 layers and a width that brings them near the ViT and the Mixer of that name; the
-             152 layers of 10B are spread otherwise over the stages.
+    ResNet   R50, R101, R152: arXiv 1512.03385, with widths arXiv 1912.11370 (batch instead of group normalisation).
+             Ti to 10B are bottleneck ResNets with 26, 50, 101 or 152 layers and a width that brings them near the ViT
+             and the Mixer of that name; the 152 layers of 10B are spread otherwise over the stages.
     All      pico, nano, micro are for images of 28 to 64 pixels (about 50, 130 and 400 thousand parameters with 700
              classes; the ResNets have basic blocks). 10B is ours.
 """
