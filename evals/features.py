@@ -19,8 +19,6 @@ class _Backbone(Protocol):
 
     def forward_intermediates(self, x: torch.Tensor, **options: object) -> tuple[torch.Tensor, list[torch.Tensor]]: ...
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor: ...
-
     def forward_head(self, x: torch.Tensor, *, pre_logits: bool) -> torch.Tensor: ...
 
 
@@ -42,9 +40,9 @@ def extract_features(
     """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
 
     A block of a ViT with a class token gives that token; other ViT and MLP-Mixer blocks give the mean over tokens. A
-    ResNet gives its stem and its four stages, each the mean over positions; any other timm model the mean of what its
-    `forward_intermediates` gives, and its pre-logits features alone where it has none. Block outputs are taken before
-    any final norm. Each image is encoded once, in evaluation mode; the model's mode is restored.
+    ResNet gives its stem and its four stages, each the mean over positions; any other timm model that of each map
+    which its `forward_intermediates` gives. Block outputs are taken before any final norm. Each image is encoded once,
+    in evaluation mode; the model's mode is restored.
 
     Args:
         model: a timm model, already on `device`.
@@ -92,9 +90,7 @@ def _layers(model: nn.Module, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
         )
         # timm puts the class token before the other prefix tokens.
         pooled = [prefix_BTD[:, 0] for _, prefix_BTD in blocks]
-    elif hasattr(model, "forward_intermediates"):
+    else:
         final, maps_BDHW = cast("_Backbone", model).forward_intermediates(x_BCHW)
         pooled = [map_BDHW.mean(dim=(2, 3)) for map_BDHW in maps_BDHW]
-    else:
-        final, pooled = cast("_Backbone", model).forward_features(x_BCHW), []
     return [*pooled, cast("_Backbone", model).forward_head(final, pre_logits=True)]

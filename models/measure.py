@@ -94,17 +94,14 @@ def _train_flops(model: nn.Module, x_BCHW: torch.Tensor, at_most: int) -> int:
 
 
 def _layers(model: Any, x_BCHW: torch.Tensor, a: Architecture) -> list[torch.Tensor]:
-    """The block outputs that `evals.features` probes, without the pre-logits features; none where timm gives none."""
+    """The block outputs that `evals.features` probes, without the pre-logits features."""
     try:
         with torch.no_grad():
-            if hasattr(model, "forward_intermediates"):
-                final, layers = model.eval().forward_intermediates(x_BCHW)
-            else:
-                final, layers = model.eval().forward_features(x_BCHW), []
+            final, layers = model.eval().forward_intermediates(x_BCHW)
             features_BD = model.forward_head(final, pre_logits=True)
     except Exception as error:  # whatever a model raises that has no features in timm's sense
         raise UserError(f"timm {a.size}: gives no features to judge: {_first_line(error)}") from error
-    if features_BD.ndim != 2 or not all(isinstance(layer, torch.Tensor) for layer in layers):
+    if features_BD.ndim != 2 or not all(isinstance(layer, torch.Tensor) and layer.ndim == 4 for layer in layers):
         raise UserError(f"timm {a.size}: gives no feature vectors to judge")
     return list(layers)
 

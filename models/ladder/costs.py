@@ -85,7 +85,7 @@ def num_dropped(a: Architecture) -> int:
 def num_layers(a: Architecture) -> int:
     """The number of block outputs to probe: the blocks of a ViT or a Mixer, the stem and four stages of a ResNet.
 
-    Of a timm model those that its `forward_intermediates` gives; 0 where it has none.
+    Of a timm model those that its `forward_intermediates` gives.
     """
     if a.family == "timm":
         return measurement(a).num_layers
