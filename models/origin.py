@@ -33,7 +33,9 @@ def check_origins(roots: Iterable[Path], recipe: Recipe) -> None:
             continue
         here = origin(recipe)["origin"]
         differing = [
-            f"{axis} {there[axis]} there, {here[axis]} here" for axis in _AXES if there and there[axis] != here[axis]
+            f"{axis} {there[axis]} there, {value} here"
+            for axis, value in here.items()
+            if there.get(axis, value) != value
         ]
         if differing:
             raise CheckpointError(

@@ -14,7 +14,7 @@ from models.data import SetInfo
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
 from orchestrator.grid import planned_architecture
-from orchestrator.speeds import Speeds
+from orchestrator.speeds import Speeds, measured_as
 from orchestrator.store import Stage
 from orchestrator.study import ClusterChoice, Study
 from slurm.cluster import Partition, Profile, ProfileError, choose_partition
@@ -232,7 +232,7 @@ def _cost(
     sharded: bool = False,
 ) -> Cost:
     name, partition = place
-    measured = speeds.seconds(stage, recipe.family, planned_hours * 3600)
+    measured = speeds.seconds(stage, measured_as(recipe), planned_hours * 3600)
     hours = planned_hours if measured is None else measured / 3600
     wanted_gb = 2.0 ** math.ceil(math.log2(host_gb))
     over: list[Literal["memory", "time"]] = []
