@@ -39,5 +39,6 @@ def check_origins(roots: Iterable[Path], recipe: Recipe) -> None:
         ]
         if differing:
             raise CheckpointError(
-                f"{folder}: is of another cell ({'; '.join(differing)}), and left as it is: move it out of the folder"
+                f"{folder}: is of another model, or trained otherwise ({'; '.join(differing)}), and left as it is:"
+                " move it out of the folder"
             )
