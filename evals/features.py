@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from models.device import Device, device_of
 from models.errors import DataError
 from models.inputs import to_input
 
@@ -35,7 +36,6 @@ def extract_features(
     images_NHWC: npt.NDArray[np.uint8],
     *,
     batch_size: int,
-    device: torch.device | str = "cpu",
 ) -> list[npt.NDArray[np.float32]]:
     """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
 
@@ -45,20 +45,19 @@ def extract_features(
     in evaluation mode; the model's mode is restored.
 
     Args:
-        model: a timm model, already on `device`.
+        model: a timm model, on any device.
         images_NHWC: uint8, with one channel or three, of the size that the model takes.
         batch_size: images a forward pass; the last pass may have fewer. It changes results by rounding only.
-        device: where the model is.
 
     Raises:
         DataError: no images, or not uint8 with one channel or three.
     """
     _check_images(images_NHWC)
-    was_training = model.training
+    was_training, device = model.training, device_of(model)
     model.eval()
     try:
         batches = [
-            _encode(model, images_NHWC[start : start + batch_size], torch.device(device))
+            _encode(model, images_NHWC[start : start + batch_size], batch_size, device)
             for start in range(0, len(images_NHWC), batch_size)
         ]
     finally:
@@ -74,13 +73,15 @@ def _check_images(images_NHWC: npt.NDArray[np.uint8]) -> None:
         raise DataError("images: none given, there is nothing to encode")
 
 
-@torch.inference_mode()
+@torch.no_grad()  # torch-xla makes no views in inference mode
 def _encode(
-    model: nn.Module, images_BHWC: npt.NDArray[np.uint8], device: torch.device
+    model: nn.Module, images_BHWC: npt.NDArray[np.uint8], batch_size: int, device: Device
 ) -> list[npt.NDArray[np.float32]]:
     # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
-    x_BCHW = to_input(torch.tensor(images_BHWC, device=device))
-    return [layer_BD.float().cpu().numpy() for layer_BD in _layers(model, x_BCHW)]
+    x_BCHW = to_input(device.put(device.filled(torch.tensor(images_BHWC), batch_size)))
+    layers = _layers(model, x_BCHW)
+    device.end_step()  # one program for all layers
+    return [layer_BD.float().cpu().numpy()[: len(images_BHWC)] for layer_BD in layers]
 
 
 def _layers(model: nn.Module, x_BCHW: torch.Tensor) -> list[torch.Tensor]:

@@ -242,14 +242,8 @@ def _encode(
     drawn: Mapping[tuple[int, int], Integers],
 ) -> _Encoded:
     used_N = np.unique(np.concatenate(list(drawn.values())))
-    device = next(model.parameters()).device
     train, test = (
-        extract_features(
-            model,
-            images_NHWC,
-            batch_size=_batch_size(architecture),
-            device=device,
-        )
+        extract_features(model, images_NHWC, batch_size=_batch_size(architecture))
         for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
     )
     assert len(test) == subject.num_layers, f"{len(test)} layers encoded, {subject.num_layers} expected"

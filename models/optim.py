@@ -5,6 +5,7 @@ that they set upstream and downstream accuracy at odds.
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,11 +45,14 @@ def parameter_groups(model: torch.nn.Module, recipe: "Axes") -> list[dict[str, o
     ]
 
 
-def make_optimizer(model: torch.nn.Module, recipe: "Axes") -> torch.optim.Optimizer:
-    """AdamW (decoupled decay, betas 0.9 and 0.999) or SGD with Nesterov momentum 0.9."""
+def make_optimizer(model: torch.nn.Module, recipe: "Axes", *, capturable: bool = False) -> torch.optim.Optimizer:
+    """AdamW (decoupled decay, betas 0.9 and 0.999) or SGD with Nesterov momentum 0.9.
+
+    A `capturable` AdamW counts its steps on the device, so that each of its steps is the same program.
+    """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, capturable=capturable)
     return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
 
@@ -75,7 +79,11 @@ def _reciprocal_square_root(step: int, num_steps: int, num_warmup: int) -> float
     return rising * falling * cooling
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Each group's rate becomes its base rate times `factor`."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, factor: float, scalar: Callable[[float], float | torch.Tensor] = float
+) -> None:
+    """Each group's rate becomes its base rate times `factor`, in the form that `scalar` gives where torch takes it."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        rate = group["base_lr"] * factor
+        # SGD would wait for a rate on the device; under torch-xla its own form, a negative number, changes no program.
+        group["lr"] = scalar(rate) if group.get("capturable") else rate

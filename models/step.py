@@ -75,13 +75,15 @@ def parallel(model: torch.nn.Module, device: Device, world: World) -> torch.nn.M
     return DistributedDataParallel(model, device_ids=devices)
 
 
-def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> list[Indices]:
+def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int, chips: int = 1) -> list[Indices]:
     """The rank's share of a batch in pieces of at most `at_most` images: as many on every rank, so some may be empty.
 
-    Ranks that took different numbers of forward passes would wait for each other in synchronised batch norm.
+    Ranks that took different numbers of forward passes would wait for each other in synchronised batch norm. Where a
+    rank has several `chips`, which divide the batch, they divide each piece.
     """
     largest_share = -(-len(batch_B) // size)
-    return np.array_split(np.array_split(batch_B, size)[rank], -(-largest_share // at_most))
+    groups_GC = np.array_split(batch_B, size)[rank].reshape(-1, chips)
+    return [piece_GC.ravel() for piece_GC in np.array_split(groups_GC, -(-largest_share // at_most))]
 
 
 def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -91,9 +93,9 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
     left on the device so that a step does not wait for them.
     """
     if run.recipe.dropout or run.recipe.drop_path:
-        torch.manual_seed(layer_seed(run.recipe.seed, step, run.world.rank))
+        run.device.seed(layer_seed(run.recipe.seed, step, run.world.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    batch, place_B = draw_batch(index_B, run.recipe, step), np.arange(len(index_B))
+    batch, place_B = draw_batch(index_B, run.recipe, step, run.device.scalar), np.arange(len(index_B))
     if run.world.size == 1 and len(place_B) <= run.micro_batch:
         loss = _loss(run, batch, place_B, "mean")
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -102,7 +104,7 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
     norm = _clipped(run)
     run.optimizer.step()
     if run.average is not None and run.recipe.ema is not None:
-        update_average(run.average, run.model, decay=run.recipe.ema, step=step)
+        update_average(run.average, run.model, decay=run.recipe.ema, step=step, scalar=run.device.scalar)
     return loss.detach(), norm
 
 
@@ -123,13 +125,15 @@ def layer_seed(seed: int, step: int, rank: int) -> int:
 
 def _accumulated(run: Run, batch: Batch, place_B: Indices) -> torch.Tensor:
     total = torch.zeros((), device=run.device.torch_device)
-    pieces = micro_batches(place_B, rank=run.world.rank, size=run.world.size, at_most=run.micro_batch)
+    world, chips = run.world, run.device.num_chips
+    pieces = micro_batches(place_B, rank=world.rank, size=world.size, at_most=run.micro_batch, chips=chips)
     for number, place_P in enumerate(pieces, start=1):
         with _unsent(run.forward) if number < len(pieces) else nullcontext():
             loss = _loss(run, batch, place_P, "sum") / len(place_B)
             # The ranks' gradients are averaged: the factor makes that their sum, whatever the sizes of their shares.
-            (loss * run.world.size).backward()  # type: ignore[no-untyped-call]
+            (loss * world.size).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
+        run.device.end_step()  # or nothing would be freed between the pieces
     return total
 
 
@@ -139,7 +143,7 @@ def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
 
 
 def _loss(run: Run, batch: Batch, place_P: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
-    x_PCHW = piece_images(batch, place_P, run.data.train_images_NHWC, run.device.torch_device)
+    x_PCHW = piece_images(batch, place_P, run.data.train_images_NHWC, run.device)
     with run.device.autocast(run.recipe.precision):
         logits_PC = run.forward(x_PCHW).float()
         loss = _cross_entropy(run, logits_PC, batch.index_B[place_P], reduction)
@@ -152,6 +156,6 @@ def _loss(run: Run, batch: Batch, place_P: Indices, reduction: Literal["mean", "
 def _cross_entropy(
     run: Run, logits_PC: torch.Tensor, index_P: Indices, reduction: Literal["mean", "sum"]
 ) -> torch.Tensor:
-    y_P = run.data.train_labels_N[torch.from_numpy(index_P)].to(run.device.torch_device)
+    y_P = run.device.put(run.data.train_labels_N[torch.from_numpy(index_P)])
     smoothing = run.recipe.label_smoothing
     return functional.cross_entropy(logits_PC, y_P, label_smoothing=smoothing, reduction=reduction)

@@ -95,7 +95,7 @@ def train(
         num_checkpoints: how many, evenly spaced, the last one at the last step.
         log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "checkpoint" or "diverged".
         should_stop: asked after each step; true once the job is about to end. One process that stops, stops all.
-        micro_batch: the most images in one forward pass; None sets no limit.
+        micro_batch: the most images in one forward pass of one accelerator; None sets no limit.
         world: the processes that train together.
 
     Raises:
@@ -109,6 +109,7 @@ def train(
     with world.failing_together():
         run = _prepare(recipe, micro_batch, world)
         state = _resume(run, folder, log)
+        run.device.spread(run.model, run.optimizer)
         log(_start_record(run, state["step"]))
         steps = checkpoint_steps(run.num_steps, num_checkpoints)
         outcome, last = _loop(run, state, steps, folder, log, should_stop)
@@ -148,20 +149,34 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
     model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
     model = synchronised(model, device, world).to(device.torch_device).train()
     steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
+    _check_chips(device, world, batch)
     return Run(
         recipe=recipe,
         data=data,
         architecture=arch,
         model=model,
         forward=parallel(model, device, world),
-        optimizer=make_optimizer(model, recipe),
+        optimizer=make_optimizer(model, recipe, capturable=device.compiles),
         average=None if recipe.ema is None else averaged(model),
         device=device,
         world=world,
         num_steps=steps,
         batch_size=batch,
-        micro_batch=min(micro_batch or batch, -(-batch // world.size)),
+        micro_batch=min((micro_batch or batch) * device.num_chips, -(-batch // world.size)),
     )
+
+
+def _check_chips(device: Device, world: World, batch: int) -> None:
+    if device.compiles and world.size > 1:
+        raise UserError(
+            f"{world.size} processes, but torch-xla trains a cell in one, on the chips of one host: give the cell at"
+            " most a host's accelerators"
+        )
+    if batch % device.num_chips:
+        raise UserError(
+            f"a batch of {batch} images cannot be split among the {device.num_chips} chips of {device.name}: let"
+            " batch_size be a multiple (a training set smaller than a batch is one batch)"
+        )
 
 
 def _common_device(world: World) -> Device:
@@ -208,6 +223,7 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
         "num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "device": run.device.name,
+        "accelerators": run.device.num_accelerators,
     }
 
 
@@ -229,7 +245,8 @@ class _Progress:
         step = int(state["step"])
         # What was saved is the sum of all ranks, so one of them takes it up.
         saved = state.get("loss_sum", 0.0) if run.world.rank == 0 else 0.0
-        loss_sum = torch.tensor(saved, device=run.device.torch_device)
+        # One-dimensional: torch-xla would compile a 0 without dimensions into the program of the next step.
+        loss_sum = torch.tensor([saved], device=run.device.torch_device)
         return cls(loss_sum, state.get("since", step), time.perf_counter(), step)
 
 
@@ -250,10 +267,11 @@ def _loop(
         if epoch != order_epoch:
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
-        set_learning_rate(run.optimizer, rate)
+        set_learning_rate(run.optimizer, rate, run.device.scalar)
         index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
         loss, progress.gradient_norm = take_step(run, step, index_B)
         progress.loss_sum += loss
+        run.device.end_step()
         done = step + 1
         if done % every == 0 or done in steps:
             finite = _report(run, progress, done, rate, folder if done in steps else None, log)

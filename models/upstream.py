@@ -15,6 +15,7 @@ from models.inputs import to_input
 from models.recipe import Recipe
 
 EVAL_BATCH = 512
+NO_LABEL = -100  # what torch's cross-entropy leaves out
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,21 @@ def load_upstream(recipe: Recipe) -> UpstreamData:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # torch-xla makes no views in inference mode
 def measure_upstream(model: torch.nn.Module, data: UpstreamData, device: Device) -> tuple[float, float]:
     """(top-1 accuracy, mean cross-entropy) on the held-out upstream images of the classes that were trained."""
     training = model.training
     model.eval()
-    correct, loss = 0, 0.0
+    correct, losses = [], []
     for start in range(0, len(data.test_labels_N), EVAL_BATCH):
-        x_BCHW = to_input(data.test_images_NHWC[start : start + EVAL_BATCH].to(device.torch_device))
-        y_B = data.test_labels_N[start : start + EVAL_BATCH].to(device.torch_device)
-        logits_BC = model(x_BCHW).float()
-        correct += int((logits_BC.argmax(1) == y_B).sum())
-        loss += float(functional.cross_entropy(logits_BC, y_B, reduction="sum"))
+        images_BHWC = device.filled(data.test_images_NHWC[start : start + EVAL_BATCH], EVAL_BATCH)
+        y_B = device.put(device.filled(data.test_labels_N[start : start + EVAL_BATCH], EVAL_BATCH, NO_LABEL))
+        logits_BC = model(to_input(device.put(images_BHWC))).float()
+        correct.append((logits_BC.argmax(1) == y_B).sum())
+        losses.append(functional.cross_entropy(logits_BC, y_B, reduction="sum"))
+        device.end_step()
     model.train(training)
-    return correct / len(data.test_labels_N), loss / len(data.test_labels_N)
+    loss, num_test = 0.0, len(data.test_labels_N)
+    for of_batch in losses:
+        loss += float(of_batch)
+    return sum(map(int, correct)) / num_test, loss / num_test

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from slurm.resources import SlurmError, check_gres, check_options
@@ -14,6 +14,16 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 """What stands in a line of a job's script: a line break would end the line, and the rest be run as a command."""
+
+
+def _absolute(given: str) -> str:
+    path = Path(given).expanduser()
+    if not path.is_absolute():
+        raise ValueError("must be the interpreter's full path: jobs do not run in this folder")
+    return str(path)
+
+
+Interpreter = Annotated[str, AfterValidator(_absolute)]
 
 
 class ProfileError(SlurmError):
@@ -37,6 +47,8 @@ class Partition(_Table):
     """Further sbatch options of every job here: `{layout = "tpu7x=2x4x4", exclusive = true}`."""
     setup: list[str] = []
     """Shell lines that a job here runs after the profile's."""
+    python: Interpreter | None = None
+    """The interpreter of jobs here: that of another environment, with Upshot and torch-xla, say."""
     account: Word | None = None
     qos: Word | None = None
     accelerators_per_node: Annotated[int, Field(ge=0)] = 0
@@ -99,6 +111,8 @@ class Profile(_Table):
     qos: Word | None = None
     setup: list[str] = []
     """Shell lines that a job runs first, such as `module load cuda`, or the start of a container."""
+    python: Interpreter | None = None
+    """The interpreter of jobs, where it is not the one that submits them."""
     use_srun: bool = True
     exclude: list[str] = []
     """Nodes that no job of ours is to use."""

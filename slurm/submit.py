@@ -71,9 +71,7 @@ def submit_array(
     """
     said = io.StringIO()  # submitit prints what sbatch said, and raises it too
     try:
-        # Without srun, bash must become Python, or signals reach the shell alone and Python outlives its job.
-        python = None if profile.use_srun else f"exec {shlex.quote(sys.executable)}"
-        executor = submitit.SlurmExecutor(folder, python=python)
+        executor = submitit.SlurmExecutor(folder, python=job_python(resources, profile))
         given = parameters(job_name, resources, profile, after, len(tasks), setup or [])
         executor.update_parameters(**(given if len(tasks) == 1 else _as_array(given, executor, len(tasks))))
         with contextlib.redirect_stderr(said), _outside_of_any_job(given["additional_parameters"]):
@@ -89,6 +87,17 @@ def submit_array(
 def run_array_task(function: Callable[..., None], tasks: list[Task]) -> None:
     """What every task of an array calls: the function, with the arguments of its own index."""
     function(*tasks[int(os.environ["SLURM_ARRAY_TASK_ID"])])
+
+
+def job_python(resources: Resources, profile: Profile) -> str:
+    """How a job starts Python: the interpreter of its partition or of the profile, else the one that submits.
+
+    Activating another environment in a set-up line changes nothing, because submitit names the interpreter by its path.
+    """
+    partition = profile.partitions.get(resources.partition or "")
+    python = shlex.quote((partition and partition.python) or profile.python or sys.executable)
+    # Without srun, bash must become Python, or signals reach the shell alone and Python outlives its job.
+    return python if profile.use_srun else f"exec {python}"
 
 
 def _as_array(given: dict[str, Any], executor: submitit.SlurmExecutor, num_tasks: int) -> dict[str, Any]:

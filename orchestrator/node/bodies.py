@@ -40,7 +40,7 @@ def _train(work: Work) -> dict[str, Any]:
     asked = work.manifest.resources.get("accelerators", 0)
 
     def log(record: dict[str, Any]) -> None:
-        if asked and record.get("device") == "cpu" and os.environ.get("UPSHOT_DEVICE") != "cpu":
+        if asked and record.get("accelerators") == 0 and os.environ.get("UPSHOT_DEVICE") != "cpu":
             raise NoAcceleratorError(
                 f"the job asked for {asked} accelerators and torch finds none on {socket.gethostname()}:"
                 " see the partition's gres and the environment's torch build (UPSHOT_DEVICE=cpu trains on the CPU)"

@@ -7,12 +7,13 @@ from torch.nn import functional
 
 from models.augment import draw_batch, piece_images
 from models.build import build_model
+from models.device import Device
 from models.recipe import Axes, Recipe
 from models.step import micro_batches
 from models.train import epoch_order, recipe_architecture, train
 from models.upstream import load_upstream
 
-CPU = torch.device("cpu")
+CPU = Device(torch.device("cpu"))
 INDEX_B = np.random.default_rng(1).permutation(200)[:64]
 IMAGES_NHWC = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
 INPUTS_NCHW = np.repeat(IMAGES_NHWC.transpose(0, 3, 1, 2) / 127.5 - 1, 3, axis=1)
