@@ -1,0 +1,65 @@
+"""Checkpoints that torch-xla wrote are judged under torch-xla as on the CPU."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from models.checkpoint import finalised_steps, step_folder
+from models.ladder import num_layers
+from tests.xla.runs import AXES, compiled, recipe
+
+pytestmark = [pytest.mark.xla, pytest.mark.xdist_group("xla training")]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(unbroken):
+    """A family's last checkpoint, what was measured at it, and its architecture."""
+    from models.train import recipe_architecture
+
+    def of(family):
+        folder = unbroken(family).folder
+        last = step_folder(folder, finalised_steps(folder)[-1])
+        metrics = json.loads((last / "metrics.json").read_text())
+        return last, metrics, recipe_architecture(recipe(family), metrics["upstream_num_classes"])
+
+    return of
+
+
+def judged(checkpoint, output_dir):
+    from evals.runner import evaluate_checkpoint
+    from models.train import load_model
+
+    folder, metrics, arch = checkpoint
+    options = {"cell_id": "0123456789abcdef", "architecture": arch, "checkpoint": metrics, "shots": (1, 5), "draws": 2}
+    [path] = evaluate_checkpoint(folder, output_dir, tasks=["digits"], load_model=load_model(arch), **options)
+    return pl.read_parquet(path)
+
+
+@pytest.mark.parametrize("family", AXES)
+def test_few_shot_accuracies_are_those_of_the_cpu(checkpoint, family, tmp_path, monkeypatch):
+    there = judged(checkpoint(family), tmp_path / "xla")
+    monkeypatch.delenv("PJRT_DEVICE")
+    here = judged(checkpoint(family), tmp_path / "cpu")
+    assert there.height == here.height == 4 * (num_layers(checkpoint(family)[2]) + 1)
+    # An image whose two best classes differ by rounding alone may go to the other one.
+    difference = there["downstream_accuracy"] - here["downstream_accuracy"]
+    assert difference.abs().max() <= 0.005
+    assert there["downstream_accuracy"].max() > 0.2
+
+
+def test_batches_of_any_size_are_one_program(checkpoint):
+    from evals.features import extract_features
+    from models.train import load_model
+
+    folder, _, arch = checkpoint("vit")
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 1), dtype=np.uint8)
+    model = load_model(arch)(folder)
+    whole = extract_features(model, images_NHWC, batch_size=48)
+    before = compiled()
+    for size in (70, 48, 3):
+        features = extract_features(model, images_NHWC[:size], batch_size=48)
+        for layer_ND, expected_ND in zip(features, whole, strict=True):
+            np.testing.assert_array_equal(layer_ND, expected_ND[:size])
+    assert compiled() == before
