@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+XLA := $(VENV)-xla
 
-.PHONY: demo test soak lint bench clean
+.PHONY: demo test test-xla soak lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/upshot demo
@@ -11,6 +12,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	sh tests/install_packages.sh --accounting --browser
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# What a TPU runs, on torch-xla's runtime for CPUs. torch-xla wants a torch of its own, so this has an environment of its
+# own too (.venv-xla); checkpoints go from there to .venv and back.
+test-xla: $(VENV)/.dev $(XLA)/.dev
+	sh tests/install_packages.sh
+	PJRT_DEVICE=CPU UPSHOT_REQUIRE_XLA=1 UPSHOT_MAIN_PYTHON=$(CURDIR)/$(BIN)/python $(XLA)/bin/pytest tests/xla -n 2 --dist loadgroup
 
 # Every fault, also those that take long, on a private Slurm cluster; about half an hour on two cores.
 soak: $(VENV)/.dev
@@ -32,7 +39,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.reduction
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(XLA) build *.egg-info
 
 $(VENV)/.demo: pyproject.toml
 	@echo "Installing into $(VENV); torch alone is several GB, so the first time takes a while."
@@ -44,4 +51,10 @@ $(VENV)/.dev: pyproject.toml
 	@echo "Installing into $(VENV); torch alone is several GB, so the first time takes a while."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(XLA)/.dev: pyproject.toml
+	@echo "Installing into $(XLA); torch alone is several GB, so the first time takes a while."
+	test -x $(XLA)/bin/python || $(PYTHON) -m venv $(XLA)
+	$(XLA)/bin/python -m pip install --quiet --editable ".[xla,dev]"
 	touch $@

@@ -73,8 +73,13 @@ class Trained:
 
     def bytes(self) -> dict[str, bytes]:
         """The tensors of the last checkpoint, by file."""
-        last = step_folder(self.folder, finalised_steps(self.folder)[-1])
-        return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
+        return {path.name: path.read_bytes() for path in last_checkpoint(self.folder)[0].glob("*.safetensors")}
+
+
+def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a run's last checkpoint, and what was measured at it."""
+    last = step_folder(folder, finalised_steps(folder)[-1])
+    return last, json.loads((last / "metrics.json").read_text())
 
 
 def run(wanted: Recipe, folder: Path, *, stop_after: int = NUM_STEPS, **options: Any) -> Trained:

@@ -1,14 +1,11 @@
 """Checkpoints that torch-xla wrote are judged under torch-xla as on the CPU."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
 
-from models.checkpoint import finalised_steps, step_folder
 from models.ladder import num_layers
-from tests.xla.runs import AXES, compiled, recipe
+from tests.xla.runs import AXES, compiled, last_checkpoint, recipe
 
 pytestmark = [pytest.mark.xla, pytest.mark.xdist_group("xla training")]
 
@@ -19,9 +16,7 @@ def checkpoint(unbroken):
     from models.train import recipe_architecture
 
     def of(family):
-        folder = unbroken(family).folder
-        last = step_folder(folder, finalised_steps(folder)[-1])
-        metrics = json.loads((last / "metrics.json").read_text())
+        last, metrics = last_checkpoint(unbroken(family).folder)
         return last, metrics, recipe_architecture(recipe(family), metrics["upstream_num_classes"])
 
     return of
