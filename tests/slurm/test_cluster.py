@@ -13,6 +13,14 @@ def test_a_profile_comes_from_a_file(tmp_path):
     assert choose_partition(profile, "b")[1].accelerator == "tpu"
 
 
+def test_an_interpreter_may_be_under_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    path = tmp_path / "cluster.toml"
+    path.write_text('python = "/opt/bin/python"\n[partitions.a]\npython = "~/envs/xla/bin/python"\n')
+    profile = load_profile(str(path))
+    assert (profile.python, profile.partitions["a"].python) == ("/opt/bin/python", "/home/ada/envs/xla/bin/python")
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -25,6 +33,7 @@ def test_a_profile_comes_from_a_file(tmp_path):
         ("[partitions.a]\noptions = {time = '5'}", ["partitions.a.options", "time_min"]),
         ("folder_mode = '777'\n[partitions.a]", ["folder_mode", "nobody else may write"]),
         ('account = "x\\nrm"\n[partitions.a]', ["account"]),
+        ("[partitions.a]\npython = 'envs/xla/bin/python'", ["partitions.a.python", "full path"]),
         ("[driver]\npartition = 'b'\n[partitions.a]", ["driver.partition", "known: a"]),
     ],
 )
