@@ -300,7 +300,8 @@ def _refuse_accelerators(asked: int | None, name: str, partition: Partition, bat
     if asked > most:
         raise ProfileError(
             f"cluster.accelerators is {asked}, but a cell can have at most {most} on partition {name}:"
-            f" {partition.accelerators_per_node} a node, nodes by max_nodes, and an image for each (batch {batch})"
+            f" {partition.accelerators_per_node} a node, nodes by max_nodes (of TPUs one, whose chips divide the batch),"
+            f" and an image for each (batch {batch})"
         )
 
 
@@ -314,7 +315,9 @@ def _fits(recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Pa
 
 
 def _most_accelerators(partition: Partition, batch: int) -> int:
-    """The largest power of two that nodes and batch allow: one image for each at least."""
+    """The largest power of two that nodes and batch allow: one image for each at least, on TPUs the same number."""
+    if partition.accelerator == "tpu":
+        return math.gcd(2 ** int(math.log2(partition.accelerators_per_node)), batch)
     most = partition.accelerators_per_node * (partition.max_nodes or batch)
     return int(2 ** math.floor(math.log2(max(1, min(most, batch)))))
 

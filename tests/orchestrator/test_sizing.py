@@ -230,8 +230,18 @@ def test_cells_can_be_judged_elsewhere(small):
 
 
 def test_the_chips_of_a_tpu_host_belong_to_one_process(small):
-    for cost in trains(small, WIDE, ["cluster.partition=tpu-v5e", "cluster.accelerators=8"]):
-        assert (cost.resources.num_nodes, cost.resources.accelerators, cost.resources.tasks_per_node) == (2, 4, 1)
+    for cost in trains(small, WIDE, ["cluster.partition=tpu-v5e", "cluster.accelerators=4"]):
+        assert (cost.resources.num_nodes, cost.resources.accelerators, cost.resources.tasks_per_node) == (1, 4, 1)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(64, 4), (50, 2), (33, 1)])
+def test_a_cell_has_at_most_the_chips_of_a_host_that_divide_its_batch(small, batch, most):
+    on_tpus = ["cluster.partition=tpu-v5e", f"grid.batch_size={batch}"]
+    slow = Profile(partitions={"tpu-v5e": TPU.model_copy(update={"teraflops": 1e-9, "utilisation": 0.01})})
+    for cost in trains(small, slow, on_tpus):  # which would want as many as there are
+        assert (cost.resources.num_nodes, cost.resources.accelerators) == (1, most)
+    with pytest.raises(ProfileError, match=rf"at most {most} on partition tpu-v5e.*of TPUs one, whose chips divide the batch"):
+        trains(small, WIDE, [*on_tpus, "cluster.accelerators=8"])
 
 
 def test_nodes_that_are_had_whole_are_asked_for_whole(small):
