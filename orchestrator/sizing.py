@@ -300,7 +300,7 @@ def _refuse_accelerators(asked: int | None, name: str, partition: Partition, bat
     if asked > most:
         raise ProfileError(
             f"cluster.accelerators is {asked}, but a cell can have at most {most} on partition {name}:"
-            f" {partition.accelerators_per_node} a node, nodes by max_nodes (of TPUs one, whose chips divide the batch),"
+            f" {partition.accelerators_per_node} a node, nodes by max_nodes (of TPUs one, whose chips divide a batch),"
             f" and an image for each (batch {batch})"
         )
 
