@@ -73,7 +73,7 @@ class Device:
         """Lets random layers draw from `seed` on."""
         torch.manual_seed(seed)
 
-    def spread(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def spread(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Spreads large parameters, and what the optimiser keeps of them, over the chips, before the first step."""
 
     def end_step(self) -> None:
@@ -132,6 +132,8 @@ class XlaDevice(Device):
     def filled(self, tensor_B: torch.Tensor, size: int, value: int = 0) -> torch.Tensor:
         """A batch of `size` entries, or of the next number that the chips divide."""
         missing = size + -size % self.num_chips - len(tensor_B)
+        if not missing:
+            return tensor_B
         return torch.cat([tensor_B, tensor_B.new_full((missing, *tensor_B.shape[1:]), value)])
 
     def scalar(self, value: float) -> torch.Tensor:
@@ -149,7 +151,7 @@ class XlaDevice(Device):
         torch.manual_seed(seed)
         torch_xla.manual_seed(seed)
 
-    def spread(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def spread(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Splits large parameters along their longest dimension that the chips divide, and so their moments.
 
         What the optimiser makes in its first step follows from the parameters.
@@ -160,7 +162,7 @@ class XlaDevice(Device):
             dimension = self._split_dimension(parameter)
             if dimension is None:
                 continue
-            kept = optimizer.state.get(parameter, {}).values()
+            kept = optimizer.state.get(parameter, {}).values() if optimizer else ()
             for tensor in (parameter, *(t for t in kept if t.shape == parameter.shape)):
                 self._split(tensor, dimension)
 

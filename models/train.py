@@ -110,6 +110,8 @@ def train(
         run = _prepare(recipe, micro_batch, world)
         state = _resume(run, folder, log)
         run.device.spread(run.model, run.optimizer)
+        if run.average is not None:
+            run.device.spread(run.average)
         log(_start_record(run, state["step"]))
         steps = checkpoint_steps(run.num_steps, num_checkpoints)
         outcome, last = _loop(run, state, steps, folder, log, should_stop)
@@ -376,8 +378,10 @@ def load_model(arch: Architecture) -> Callable[[Path], torch.nn.Module]:
     """
 
     def load(folder: Path) -> torch.nn.Module:
-        model = build_model(arch)
+        model, device = build_model(arch), pick_device()
         load_weights(folder, model)
-        return model.to(pick_device().torch_device).eval()
+        model = model.to(device.torch_device).eval()
+        device.spread(model)
+        return model
 
     return load
