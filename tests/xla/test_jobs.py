@@ -44,7 +44,7 @@ gres = "tpu:v5e"
 accelerators_per_node = 4
 accelerator_memory_gb = 16
 cpus_per_node = 4
-memory_gb_per_node = 4
+memory_gb_per_node = 7
 max_time_min = 60
 python = "{python}"
 setup = ["export PJRT_DEVICE={device}", "export CPU_NUM_DEVICES=4", "export UPSHOT_DEVICE={allowed}"]
