@@ -52,7 +52,7 @@ def draw_batch(
     if recipe.mixup:
         generator = np.random.default_rng((recipe.seed, step, MIXUP))
         partner_B = generator.permutation(len(index_B))
-        share = scalar(generator.beta(recipe.mixup, recipe.mixup))
+        share = scalar(float(generator.beta(recipe.mixup, recipe.mixup)))
     return Batch(index_B=index_B, flipped_B=flipped_B, partner_B=partner_B, share=share)
 
 

@@ -43,7 +43,8 @@ def _train(work: Work) -> dict[str, Any]:
         if asked and record.get("accelerators") == 0 and os.environ.get("UPSHOT_DEVICE") != "cpu":
             raise NoAcceleratorError(
                 f"the job asked for {asked} accelerators and torch finds none on {socket.gethostname()}:"
-                " see the partition's gres and the environment's torch build (UPSHOT_DEVICE=cpu trains on the CPU)"
+                " see the partition's gres and the torch of its environment, the profile's `python`"
+                " (UPSHOT_DEVICE=cpu trains on the CPU)"
             )
         append_record(store.train_log(cell_id), {"time": time.time(), **record})
         print(" ".join(f"{key}={value}" for key, value in record.items()), flush=True)

@@ -27,6 +27,7 @@ def main(folder: Path) -> dict[str, Any]:
     trained = {
         "replicated": run(recipe(), folder / "replicated"),
         "batch norm": run(recipe("resnet"), folder / "batch norm", stop_after=3),
+        "bfloat16": run(recipe(precision="bfloat16"), folder / "bfloat16", stop_after=2),
         "micro-batches": run(recipe(), folder / "micro-batches", micro_batch=3, stop_after=4),
     }
     models.device.SHARDED_FROM_BYTES = sharded_from

@@ -47,6 +47,12 @@ def test_the_losses_are_those_of_one_device(four_chips, of_the_cpu, how, family)
     assert len(losses) >= 3
 
 
+def test_bfloat16_changes_no_more_than_its_precision(four_chips):
+    losses = four_chips["runs"]["replicated"]["train"][:2]
+    np.testing.assert_allclose(four_chips["runs"]["bfloat16"]["train"], losses, atol=0.05)
+    assert four_chips["runs"]["bfloat16"]["train"] != losses
+
+
 @pytest.mark.parametrize("how", ["replicated", "sharded"])
 def test_nothing_is_compiled_after_the_second_step_but_the_first_measurement(four_chips, how):
     compiled = four_chips["runs"][how]["compiled"]
