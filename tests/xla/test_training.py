@@ -37,6 +37,14 @@ def test_nothing_is_compiled_after_the_second_step_but_the_first_measurement(unb
     assert there.compiled[second] > there.compiled[0]
 
 
+def test_a_new_sum_of_losses_begins_in_the_same_program(unbroken, tmp_path, monkeypatch):
+    unbroken("vit")
+    monkeypatch.setattr("models.train.NUM_RECORDS", 2)
+    seldom = run(recipe(), tmp_path)
+    assert seldom.all("train", "step") == [3, 4, 6, 7]  # a sum begins with steps 4, 5 and 7
+    assert len(set(seldom.compiled)) == 1
+
+
 @pytest.mark.parametrize("family", AXES)
 def test_a_run_that_was_stopped_resumes_to_the_same_bits(unbroken, family, tmp_path):
     stopped = run(recipe(family), tmp_path, stop_after=2)
