@@ -6,7 +6,6 @@ processes all see the same images.
 Shape suffixes: B images of a batch, P of a piece of it, H and W pixels, C channels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,26 +32,23 @@ class Batch:
     index_B: Indices
     flipped_B: torch.Tensor | None = None
     partner_B: Indices | None = None
-    share: float | torch.Tensor = 1.0
+    share: float = 1.0
 
 
-def draw_batch(
-    index_B: Indices, recipe: Axes, step: int, scalar: Callable[[float], float | torch.Tensor] = float
-) -> Batch:
+def draw_batch(index_B: Indices, recipe: Axes, step: int) -> Batch:
     """The batch with every second image, at random, flipped, and each mixed with a random one, as the recipe says.
 
     One share for the whole batch, from Beta(mixup, mixup), and a permutation of it for the partners: Zhang et al. 2018
-    (arXiv 1710.09412, section 2). `scalar` gives it the form that the device wants.
+    (arXiv 1710.09412, section 2).
     """
-    flipped_B, partner_B = None, None
-    share: float | torch.Tensor = 1.0
+    flipped_B, partner_B, share = None, None, 1.0
     if recipe.flip:
         generator = np.random.default_rng((recipe.seed, step, FLIPS))
         flipped_B = torch.from_numpy(generator.random(len(index_B)) < 0.5)
     if recipe.mixup:
         generator = np.random.default_rng((recipe.seed, step, MIXUP))
         partner_B = generator.permutation(len(index_B))
-        share = scalar(float(generator.beta(recipe.mixup, recipe.mixup)))
+        share = float(generator.beta(recipe.mixup, recipe.mixup))
     return Batch(index_B=index_B, flipped_B=flipped_B, partner_B=partner_B, share=share)
 
 
@@ -62,7 +58,7 @@ def piece_images(batch: Batch, place_P: Indices, images_NHWC: torch.Tensor, devi
     if batch.partner_B is None:
         return x_PCHW
     other_PCHW = _flipped_images(batch, batch.partner_B[place_P], images_NHWC, device)
-    return torch.lerp(other_PCHW, x_PCHW, batch.share)
+    return torch.lerp(other_PCHW, x_PCHW, device.scalar(batch.share))
 
 
 def _flipped_images(batch: Batch, place_P: Indices, images_NHWC: torch.Tensor, device: Device) -> torch.Tensor:

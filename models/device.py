@@ -59,7 +59,7 @@ class Device:
 
     def put(self, tensor_B: torch.Tensor) -> torch.Tensor:
         """A batch on the device."""
-        return tensor_B.to(self.torch_device)
+        return tensor_B.to(self.torch_device, non_blocking=True)  # which pinned memory alone makes use of
 
     def filled(self, tensor_B: torch.Tensor, size: int, value: int = 0) -> torch.Tensor:  # noqa: ARG002 - see XlaDevice
         """A batch that may have fewer than `size` entries, filled up with `value` where its shape must not change."""

@@ -95,7 +95,7 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
     if run.recipe.dropout or run.recipe.drop_path:
         run.device.seed(layer_seed(run.recipe.seed, step, run.world.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    batch, place_B = draw_batch(index_B, run.recipe, step, run.device.scalar), np.arange(len(index_B))
+    batch, place_B = draw_batch(index_B, run.recipe, step), np.arange(len(index_B))
     if run.world.size == 1 and len(place_B) <= run.micro_batch:
         loss = _loss(run, batch, place_B, "mean")
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -150,7 +150,8 @@ def _loss(run: Run, batch: Batch, place_P: Indices, reduction: Literal["mean", "
         if batch.partner_B is None:
             return loss
         of_partners = _cross_entropy(run, logits_PC, batch.index_B[batch.partner_B[place_P]], reduction)
-        return batch.share * loss + (1 - batch.share) * of_partners
+        share = run.device.scalar(batch.share)
+        return share * loss + (1 - share) * of_partners
 
 
 def _cross_entropy(
