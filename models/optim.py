@@ -8,6 +8,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from timm.optim.adafactor_bv import AdafactorBigVision
+
+from models.ladder import FACTORED_FROM
 
 if TYPE_CHECKING:
     from models.recipe import Axes, Schedule
@@ -45,10 +48,19 @@ def parameter_groups(model: torch.nn.Module, recipe: "Axes") -> list[dict[str, o
 
 
 def make_optimizer(model: torch.nn.Module, recipe: "Axes") -> torch.optim.Optimizer:
-    """AdamW (decoupled decay, betas 0.9 and 0.999) or SGD with Nesterov momentum 0.9."""
+    """AdamW (decoupled decay, betas 0.9 and 0.999), SGD with Nesterov momentum 0.9, or Adafactor as ViTs are trained.
+
+    That is the variant of arXiv 2106.04560, section 3.4: a factored second moment whose decay grows to 0.999, momentum
+    0.9 in bfloat16, steps scaled neither by the weights nor cut by their own length. Other than there, weight decay is
+    multiplied with the learning rate, so that it means the same for every optimiser. torch.optim.Adafactor is that of
+    arXiv 1804.04235, which has no momentum, caps the rate at 1 / sqrt(step) and multiplies it with the weights' size.
+    """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups)
+    if recipe.optimizer == "adafactor":
+        optimizer: torch.optim.Optimizer = AdafactorBigVision(groups, min_dim_size_to_factor=FACTORED_FROM)
+        return optimizer
     return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
 

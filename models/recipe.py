@@ -38,7 +38,8 @@ class Axes(BaseModel):
     """Pixels; the packaged set's own size, or 224 for image folders, when it is not given."""
     patch_size: Count | None = None
     """Pixels; the published patch of the size when it is not given. ResNets have none, timm models their own."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    """"adafactor" keeps a quarter of the state of AdamW, for sizes whose state fills the memory."""
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.03
     head_learning_rate: Positive | None = None

@@ -6,6 +6,7 @@ parameters and operations are counted here.
 """
 
 from models.ladder.costs import (
+    FACTORED_FROM,
     Optimizer,
     Precision,
     TrainingMemory,
@@ -33,6 +34,7 @@ from models.ladder.shapes import (
 )
 
 __all__ = [
+    "FACTORED_FROM",
     "FAMILIES",
     "FREE_FORMS",
     "LADDER",

@@ -76,7 +76,10 @@ def recipe(family="vit", **axes):
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
 CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, ema=0.9)
 FEW = recipe(batch_size=2, epochs=0.03)  # of three ranks, one has no image
-ADAMW = recipe(optimizer="adamw", learning_rate=1e-3)
+ADAPTIVE = {
+    "adamw": recipe(optimizer="adamw", learning_rate=1e-3),
+    "adafactor": recipe(optimizer="adafactor", learning_rate=1e-3),
+}
 CELLS = {
     2: {
         "vit": {"recipe": VIT},
@@ -84,7 +87,8 @@ CELLS = {
         "mixer-5": {"recipe": MIXER, "micro_batch": 5},
         "clipped": {"recipe": CLIPPED, "micro_batch": 5},
         "mixed": {"recipe": MIXED, "micro_batch": 5},
-        "adamw": {"recipe": ADAMW},
+        "adamw": {"recipe": ADAPTIVE["adamw"]},
+        "adafactor": {"recipe": ADAPTIVE["adafactor"], "micro_batch": 5},
         "diverges": {"recipe": recipe("mixer", learning_rate=1e12, warmup=0.0)},
         "stopped": {"recipe": VIT, "stop_at": [1, 7]},
         "out-of-memory": {"recipe": VIT, "oom_at": [1, 3]},
@@ -176,11 +180,12 @@ def test_the_micro_batch_is_that_of_a_rank(worlds):
         assert {r["micro_batch"] for r in worlds[2][0][cell]["records"] if r["event"] != "train"} == {expected}
 
 
-def test_adamw_gives_the_loss_of_one_process(worlds, alone):
+@pytest.mark.parametrize("optimizer", ADAPTIVE)
+def test_adaptive_optimisers_give_the_loss_of_one_process(worlds, alone, optimizer):
     """The weights differ by more: a gradient that is 0 but for rounding moves its weight by its sign."""
     _, worlds = worlds
-    _, expected = alone(ADAMW)
-    ours = [record["train_loss"] for record in curve(worlds[2][0]["adamw"]["records"])]
+    _, expected = alone(ADAPTIVE[optimizer])
+    ours = [record["train_loss"] for record in curve(worlds[2][0][optimizer]["records"])]
     assert ours == pytest.approx([record["train_loss"] for record in curve(expected)], abs=1e-5)
 
 

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -254,7 +254,14 @@ def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+STEPPERS: dict[ladder.Optimizer, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adafactor": timm.optim.AdafactorBigVision,
+}
+
+
+@pytest.mark.parametrize("optimizer", STEPPERS)
 @pytest.mark.parametrize(("family", "size", "image_size"), SMALL[::2])
 def test_weights_gradients_and_optimizer_state_are_exact(
     family: Family, size: str, image_size: int, optimizer: ladder.Optimizer
@@ -262,7 +269,7 @@ def test_weights_gradients_and_optimizer_state_are_exact(
     a = ladder.architecture(family, size, image_size=image_size, num_classes=10)
     model = build_model(a)
     weights = list(model.parameters())
-    stepper = torch.optim.AdamW(weights) if optimizer == "adamw" else torch.optim.SGD(weights, momentum=0.9)
+    stepper = STEPPERS[optimizer](weights)
     model(torch.randn(2, 3, image_size, image_size)).sum().backward()
     stepper.step()
     state = [t for of_weight in stepper.state.values() for t in of_weight.values() if t.ndim]  # without step counters

@@ -137,6 +137,7 @@ STEP_AXES = [
     {"flip": True},
     {"mixup": 0.2},
     {"ema": 0.9},
+    {"optimizer": "adafactor"},
 ]
 
 
@@ -205,9 +206,20 @@ def test_the_records_are_the_run(tmp_path):
     assert abs(losses[0] - math.log(start["num_classes"])) < 1.5
 
 
-def test_divergence_is_a_result(tmp_path):
-    wanted = recipe("mixer", optimizer="sgd", learning_rate=1e12, warmup=0.0)
-    result, records = run(wanted, tmp_path)
+DIVERGING = [
+    ({"optimizer": "sgd"}, None),
+    ({"optimizer": "adamw"}, None),
+    ({"optimizer": "adafactor"}, None),
+    ({"optimizer": "sgd", "precision": "bfloat16"}, None),
+    ({"optimizer": "sgd", "ema": 0.99}, None),
+    ({"optimizer": "sgd", "ema": 0.99, "clip_norm": 1.0}, 5),
+]
+
+
+@pytest.mark.parametrize(("axes", "micro_batch"), DIVERGING, ids=str)
+def test_divergence_is_a_result(tmp_path, axes, micro_batch):
+    wanted, records = recipe("mixer", learning_rate=1e30, warmup=0.0, **axes), []
+    result = train(wanted, tmp_path, num_checkpoints=3, log=records.append, micro_batch=micro_batch)
     assert result.outcome == "diverged"
     assert records[-1]["event"] == "diverged"
     assert records[-1]["step"] == result.step
