@@ -45,8 +45,14 @@ class Run:
     device: Device
     world: World
     num_steps: int
+    num_warmup: int
     batch_size: int
     micro_batch: int
+
+
+def has_batch_norm(model: torch.nn.Module) -> bool:
+    """Whether what one image gives depends on the others of its batch."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.nn.Module:
@@ -55,7 +61,7 @@ def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.
     Raises:
         UserError: several ranks on a CPU, and the model has batch norm: torch synchronises it only on accelerators.
     """
-    if world.size == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if world.size == 1 or not has_batch_norm(model):
         return model
     if device.torch_device.type == "cpu":
         raise UserError(

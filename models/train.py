@@ -20,21 +20,29 @@ import torch
 from models.augment import Indices
 from models.average import averaged
 from models.build import build_model
-from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
+from models.checkpoint import (
+    RESUME,
+    load_checkpoint,
+    load_newest,
+    load_weights,
+    read_json,
+    save_checkpoint,
+    step_folder,
+)
 from models.device import Device, peak_memory_gb, pick_device
 from models.distributed import World
 from models.errors import CorruptCheckpointError, UserError
 from models.ladder import Architecture, architecture, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.origin import check_origins, origin
-from models.recipe import Recipe, num_steps
-from models.step import Run, parallel, synchronised, take_step
+from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
+from models.step import Run, has_batch_norm, parallel, synchronised, take_step
+from models.trunk import Trunk, leave_state, steps_to_leave, take_states
 from models.upstream import load_upstream, measure_upstream
 
 Log = Callable[[dict[str, Any]], None]
 
 NUM_RECORDS = 50  # training records a cell: enough for a curve, few enough for 4,800 cells
-RESUME = "resume"  # the folder, beside the numbered checkpoints, of what is only for going on from
 RESUME_EVERY_S = 600.0
 ALONE = World.alone()
 
@@ -74,6 +82,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     micro_batch: int | None = None,
     world: World = ALONE,
+    trunk: Trunk | None = None,
 ) -> TrainResult:
     """Trains one cell, resuming from its newest readable checkpoint under `folder`.
 
@@ -84,6 +93,10 @@ def train(
     A world of several processes trains one model: each calls this with the same arguments, takes its share of every
     batch and gets the same result, but rank 0 alone logs, measures and writes. Checkpoints are the same whatever the
     number of processes, so another number can go on from them.
+
+    Where runs share a `trunk`, it also goes on from the furthest state there that it would come to itself, takes the
+    checkpoints up to there that it would have made, and leaves states for the others: the weights are the same bits.
+    `train_loss` alone may be the mean over other steps: those since the record before, in whichever run took them.
 
     Batch norm sees the images of one micro-batch on all ranks, not those of the batch: models that
     have it, such as ResNets, change with `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw
@@ -97,6 +110,7 @@ def train(
         should_stop: asked after each step; true once the job is about to end. One process that stops, stops all.
         micro_batch: the most images in one forward pass; None sets no limit.
         world: the processes that train together.
+        trunk: what runs with schedule "rsqrt" that differ in their length alone have in common.
 
     Raises:
         UserError: the data or the recipe cannot be used, or the processes cannot train this family.
@@ -108,23 +122,19 @@ def train(
     log = log if world.rank == 0 else _silent
     with world.failing_together():
         run = _prepare(recipe, micro_batch, world)
+        places = _places(run, folder, num_checkpoints, trunk)
+        _take_states(run, places, log)
         state = _resume(run, folder, log)
         log(_start_record(run, state["step"]))
-        steps = checkpoint_steps(run.num_steps, num_checkpoints)
-        outcome, last = _loop(run, state, steps, folder, log, should_stop)
+        outcome, last = _loop(run, state, places, log, should_stop)
     return TrainResult(
         outcome=outcome,
         step=last,
         first_step=state["step"],
-        steps=steps,
+        steps=places.steps,
         examples_seen=last * run.batch_size,
         **_peaks(run),
     )
-
-
-def checkpoint_steps(total: int, count: int) -> tuple[int, ...]:
-    """At most `count` distinct steps, evenly spaced, ending with `total`."""
-    return tuple(sorted({max(1, round(total * (i + 1) / count)) for i in range(count)}))
 
 
 def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
@@ -147,7 +157,8 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
     arch = recipe_architecture(recipe, data.num_classes)
     model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
     model = synchronised(model, device, world).to(device.torch_device).train()
-    steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
+    num_images = len(data.train_labels_N)
+    steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     return Run(
         recipe=recipe,
         data=data,
@@ -159,6 +170,7 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
         device=device,
         world=world,
         num_steps=steps,
+        num_warmup=num_warmup_steps(recipe, num_steps=steps, steps_an_epoch=num_images // batch),
         batch_size=batch,
         micro_batch=min(micro_batch or batch, -(-batch // world.size)),
     )
@@ -171,6 +183,35 @@ def _common_device(world: World) -> Device:
         raise RuntimeError(f"{num_cuda:.0f} of {world.size} processes found an accelerator; this one {device.name}")
     device.reset_peak()
     return device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where the checkpoints of a run go, and after which steps: its own, and those that it leaves in the trunk."""
+
+    folder: Path
+    steps: tuple[int, ...]
+    trunk: Path | None = None
+    shared: frozenset[int] = frozenset()
+
+
+def _places(run: Run, folder: Path, num_checkpoints: int, trunk: Trunk | None) -> _Places:
+    steps = checkpoint_steps(run.num_steps, num_checkpoints)
+    if trunk is None:
+        return _Places(folder=folder, steps=steps)
+    # What batch norm has seen depends on how a batch is split: such runs have a trunk for each way to split it.
+    name = f"norm-of-{run.micro_batch * run.world.size}" if has_batch_norm(run.model) else ""
+    shared = steps_to_leave(run.recipe, trunk, num_images=len(run.data.train_labels_N), num_checkpoints=num_checkpoints)
+    return _Places(folder=folder, steps=steps, trunk=trunk.folder / name, shared=shared)
+
+
+def _take_states(run: Run, places: _Places, log: Log) -> None:
+    """Rank 0 takes from the trunk what this run need not do itself; checkpoints so got are logged as made."""
+    if places.trunk is None or run.world.rank > 0:
+        return
+    taken = take_states(places.trunk, places.folder, steps=places.steps, before=cooldown_start(run.num_steps))
+    for step in taken:
+        log({"event": "checkpoint", **read_json(step_folder(places.folder, step) / "metrics.json")})
 
 
 def _resume(run: Run, folder: Path, log: Log) -> dict[str, Any]:
@@ -236,8 +277,7 @@ class _Progress:
 def _loop(
     run: Run,
     state: dict[str, Any],
-    steps: tuple[int, ...],
-    folder: Path,
+    places: _Places,
     log: Log,
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
@@ -249,43 +289,55 @@ def _loop(
         epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
         if epoch != order_epoch:
             order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
-        rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
+        rate = learning_rate_factor(step, run.num_steps, run.num_warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
         index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
         loss, progress.gradient_norm = take_step(run, step, index_B)
         progress.loss_sum += loss
         done = step + 1
-        if done % every == 0 or done in steps:
-            finite = _report(run, progress, done, rate, folder if done in steps else None, log)
+        if done % every == 0 or done in places.steps or done in places.shared:
+            finite = _report(run, progress, done, rate, places, log)
             if not finite:
                 return "diverged", done
             progress = _Progress.restored({"step": done}, run)
         wish = Wish.SAVE if time.monotonic() - saved > RESUME_EVERY_S else Wish.GO_ON
         wish = Wish(run.world.most(Wish.STOP if should_stop() and done < run.num_steps else wish))
-        if done not in steps and wish != Wish.GO_ON:
-            _save_to_resume(run, done, progress, folder)
+        if done not in places.steps and wish != Wish.GO_ON:
+            _save_to_resume(run, done, progress, places.folder)
             saved = time.monotonic()
         if wish == Wish.STOP:
             return "interrupted", done
     return "done", run.num_steps
 
 
-def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path | None, log: Log) -> bool:
-    """Logs the records of a step and, where there is a folder, leaves its checkpoint; False once training diverged."""
+def _report(run: Run, progress: _Progress, done: int, rate: float, places: _Places, log: Log) -> bool:
+    """Logs the records of a step and leaves the checkpoints that are due; False once training diverged."""
     loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
     norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
     log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
-    measured = _measured(run, loss) if folder else (None, loss)
+    due = done in places.steps or done in places.shared
+    measured = _measured(run, loss) if due else (None, loss)
     if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})
         return False
-    if folder and run.world.rank == 0:
-        metrics = _metrics(run, done, loss, *measured)
-        save_checkpoint(folder, done, **_kept(run), state=origin(run.recipe), metrics=metrics)
-        shutil.rmtree(folder / RESUME, ignore_errors=True)
-        log({"event": "checkpoint", **metrics})
+    if due and run.world.rank == 0:
+        _leave_checkpoints(run, done, _metrics(run, done, loss, *measured), places, log)
     return True
+
+
+def _leave_checkpoints(run: Run, done: int, metrics: dict[str, Any], places: _Places, log: Log) -> None:
+    """The run's own checkpoint, the one that others go on from, or both as one."""
+    own = done in places.steps
+    root = places.folder if own else places.folder / RESUME
+    made = save_checkpoint(root, done, **_kept(run), state=origin(run.recipe), metrics=metrics)
+    if places.trunk is not None and done in places.shared:
+        leave_state(made, places.trunk)
+    if own:
+        shutil.rmtree(places.folder / RESUME, ignore_errors=True)
+        log({"event": "checkpoint", **metrics})
+    else:
+        _keep_only(made)
 
 
 def _measured(run: Run, loss: float) -> tuple[float | None, float]:
@@ -303,7 +355,10 @@ def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> N
     state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since} | origin(run.recipe)
     if run.world.rank > 0:
         return
-    kept = save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step})
+    _keep_only(save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step}))
+
+
+def _keep_only(kept: Path) -> None:
     for path in kept.parent.glob("step_*"):
         if path != kept:
             shutil.rmtree(path, ignore_errors=True)

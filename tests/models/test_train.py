@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -17,10 +17,9 @@ from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint,
 from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
-from models.recipe import Recipe, num_steps
+from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
 from models.step import layer_seed, micro_batches
 from models.train import (
-    checkpoint_steps,
     epoch_order,
     load_model,
     recipe_architecture,
@@ -420,7 +419,7 @@ def test_a_full_disk_keeps_earlier_checkpoints(tmp_path, small):
 
 
 def test_the_schedule_warms_up_and_ends_near_zero():
-    rates = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    rates = [learning_rate_factor(step, 100, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -428,22 +427,41 @@ def test_the_schedule_warms_up_and_ends_near_zero():
 
 
 def test_the_linear_schedule_falls_by_the_same_amount_a_step():
-    rates = [learning_rate_factor(step, 100, 0.1, "linear") for step in range(100)]
-    assert rates[:10] == [learning_rate_factor(step, 100, 0.1) for step in range(10)]
+    rates = [learning_rate_factor(step, 100, 10, "linear") for step in range(100)]
+    assert rates[:10] == [learning_rate_factor(step, 100, 10) for step in range(10)]
     assert np.diff(rates[10:]) == pytest.approx(-1 / 90)
     assert rates[-1] == pytest.approx(1 / 90)
 
 
 def test_the_reciprocal_square_root_cools_down_to_zero():
-    rates = [learning_rate_factor(step, 1000, 0.1, "rsqrt") for step in range(1000)]
-    assert rates[:100] == [learning_rate_factor(step, 1000, 0.1) for step in range(100)]
+    rates = [learning_rate_factor(step, 1000, 100, "rsqrt") for step in range(1000)]
+    assert rates[:100] == [learning_rate_factor(step, 1000, 100) for step in range(100)]
     assert rates[100:800] == pytest.approx([math.sqrt(100 / step) for step in range(100, 800)])
     cooled = [math.sqrt(100 / step) * (1000 - step) / 200 for step in range(800, 1000)]
     assert rates[800:] == pytest.approx(cooled)
 
 
-@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True), st.sampled_from(["cosine", "linear", "rsqrt"]))
+@given(st.integers(1, 300), st.integers(0, 400), st.integers(0, 60))
+def test_the_reciprocal_square_root_is_the_same_whatever_the_length_until_it_cools_down(shorter, more, warmup):
+    start = cooldown_start(shorter)
+    ours, theirs = (
+        [learning_rate_factor(step, total, warmup, "rsqrt") for step in range(start)]
+        for total in (shorter, shorter + more)
+    )
+    assert ours == theirs
+    assert cooldown_start(shorter + more) >= start
+
+
+def test_a_warm_up_is_a_share_of_the_steps_or_a_number_of_epochs():
+    assert num_warmup_steps(recipe(warmup=0.1), num_steps=1000, steps_an_epoch=50) == 100
+    assert num_warmup_steps(recipe(warmup=3, schedule="rsqrt"), num_steps=1000, steps_an_epoch=50) == 150
+    with pytest.raises(ValueError, match='warmup is 3: with schedule "cosine" it is a share of the steps, below 1'):
+        recipe(warmup=3)
+
+
+@given(st.integers(1, 50), st.integers(0, 60), st.sampled_from(["cosine", "linear", "rsqrt"]))
 def test_no_schedule_leaves_its_range(num_steps, warmup, schedule):
+    assume(warmup < num_steps or schedule == "rsqrt")
     assert all(0 < learning_rate_factor(step, num_steps, warmup, schedule) <= 1 for step in range(num_steps))
 
 
@@ -451,9 +469,10 @@ def test_no_schedule_leaves_its_range(num_steps, warmup, schedule):
 def test_the_schedule_is_what_the_weights_are_moved_by(tmp_path, schedule):
     _, records = run(recipe(schedule=schedule), tmp_path)
     trained = [(r["step"], r["learning_rate"]) for r in records if r["event"] == "train"]
-    num_steps = records[0]["num_steps"]
+    num_steps = records[0]["num_steps"]  # of one epoch, so that a warm-up of 0.1 is the same of either kind
     assert trained == [
-        (step, recipe().learning_rate * learning_rate_factor(step - 1, num_steps, 0.1, schedule)) for step, _ in trained
+        (step, recipe().learning_rate * learning_rate_factor(step - 1, num_steps, round(0.1 * num_steps), schedule))
+        for step, _ in trained
     ]
     run(recipe(), tmp_path / "cosine")
     assert final_bytes(tmp_path) != final_bytes(tmp_path / "cosine")
