@@ -12,6 +12,7 @@ from orchestrator.speeds import Speeds
 from orchestrator.state import ENDED_WELL, LIVE, CellState, StageState, Status
 from orchestrator.store import Stage
 from orchestrator.study import Study
+from orchestrator.trunks import with_trunks
 from slurm.cluster import Profile, choose_partition
 from slurm.failures import Cause, Death, adjusted, may_retry
 
@@ -91,6 +92,8 @@ def make_plan(
     """
     planned = [_planned(study, state, sizes[state.cell.cell_id], profile, retry=retry) for state in states]
     planned = _with_common_exclusions(planned)
+    most = study.cluster.pack
+    planned = with_trunks(planned, None if most == "auto" else most)
     halted = halted or (None if retry else why_halted(study, states))
     wanted = sum(cost.gpu_hours for cell in planned for cost in cell.to_do)
     over_budget = _over_budget(study, gpu_hours_bound, wanted)

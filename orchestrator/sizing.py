@@ -54,8 +54,13 @@ class Cost:
     @property
     def of_one_checkpoint(self) -> "Cost":
         """Of an evaluation of several checkpoints, the cost of one; it asks for the same."""
-        n = self.num_checkpoints
-        return replace(self, flops=self.flops / n, planned_hours=self.planned_hours / n, hours=self.hours / n)
+        return self.times(1 / self.num_checkpoints)
+
+    def times(self, share: float) -> "Cost":
+        """The cost of a share of the work; it asks for the same."""
+        return replace(
+            self, flops=self.flops * share, planned_hours=self.planned_hours * share, hours=self.hours * share
+        )
 
     @property
     def gpu_hours(self) -> float:

@@ -104,6 +104,9 @@ def print_plan(plan: Plan, session: Session) -> None:
     actions = Counter(planned.action for planned in plan.cells)
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
     _print_limits(plan)
+    shared = [planned for planned in plan.cells if planned.shared]
+    if shared:
+        print(f"{len(shared)} cells go on from the state of a shorter one: hours count the steps in common once")
     others = session.store.cell_ids() - {planned.cell.cell_id for planned in plan.cells}
     if others:
         print(f"{len(others)} cells in the study's folder are not of this study: kept, not reported")
@@ -213,6 +216,7 @@ LEFTOVERS = {
     "draft": "half-written folders",
     "damaged": "damaged checkpoints set aside",
     "optimizer": "optimizer states of earlier checkpoints",
+    "trunk": "states of trunks that no cell needs any more",
     "submission": "files of ended submissions",
     "code": "code that no live or unfinished job runs",
     "lock": "links of dead drivers' locks",

@@ -5,16 +5,20 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.errors import UserError
 from models.recipe import Axes
 from orchestrator import lock, tracking
 from orchestrator.files import append_record, read_records
+from orchestrator.grid import Cell
 from orchestrator.node.work import Body, StopRequest, Work
 from orchestrator.state import read_files, wanted_steps
 from orchestrator.store import Stage, Store
 from orchestrator.study import Study
+
+if TYPE_CHECKING:
+    from models.trunk import Trunk
 
 
 class NoAcceleratorError(RuntimeError):
@@ -56,6 +60,7 @@ def _train(work: Work) -> dict[str, Any]:
         should_stop=work.should_stop,
         micro_batch=work.manifest.micro_batch,
         world=work.world or World.alone(),
+        trunk=_trunk(store, cell),
     )
     work.agree_to_stop()
     ended = {
@@ -71,6 +76,20 @@ def _train(work: Work) -> dict[str, Any]:
             mirror_cell(store, cell_id, result.outcome)
         return ended
     return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
+
+
+def _trunk(store: Store, cell: Cell) -> "Trunk | None":
+    """What the cell has in common with others: the lengths are of those that are not trained yet."""
+    from models.trunk import Trunk
+
+    if cell.recipe.schedule != "rsqrt":
+        return None
+    others = {name: length for name, length in store.lengths(cell).items() if not _is_trained(store, name)}
+    return Trunk(folder=store.trunk(cell.recipe), epochs=tuple(sorted(others.values())))
+
+
+def _is_trained(store: Store, cell_id: str) -> bool:
+    return training_ended(store, cell_id) in ("done", "diverged")
 
 
 def _stopped(stop: StopRequest, where: str) -> dict[str, Any]:

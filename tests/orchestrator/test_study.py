@@ -134,6 +134,7 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace("[grid]", "[grid]\nmixup = true"), ["grid.mixup", "True is not a value"]),
         (STUDY.replace("[grid]", "[grid]\nmixup = -1"), ["grid.mixup", "greater than or equal to 0"]),
         (STUDY.replace("[grid]", "[grid]\nema = 1.0"), ["grid.ema", "less than 1"]),
+        (STUDY.replace("[grid]", "[grid]\nwarmup = 1.5"), ["grid: warmup is 1.5", "a number of epochs", "In cell"]),
         (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
         (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
