@@ -48,6 +48,7 @@ class Run:
     num_warmup: int
     batch_size: int
     micro_batch: int
+    peak_teraflops: float | None
 
 
 def has_batch_norm(model: torch.nn.Module) -> bool:

@@ -83,6 +83,7 @@ def train(
     micro_batch: int | None = None,
     world: World = ALONE,
     trunk: Trunk | None = None,
+    peak_teraflops: float | None = None,
 ) -> TrainResult:
     """Trains one cell, resuming from its newest readable checkpoint under `folder`.
 
@@ -111,6 +112,7 @@ def train(
         micro_batch: the most images in one forward pass; None sets no limit.
         world: the processes that train together.
         trunk: what runs with schedule "rsqrt" that differ in their length alone have in common.
+        peak_teraflops: of all processes' accelerators; where it is given, records say what share of it the model used.
 
     Raises:
         UserError: the data or the recipe cannot be used, or the processes cannot train this family.
@@ -121,7 +123,7 @@ def train(
     """
     log = log if world.rank == 0 else _silent
     with world.failing_together():
-        run = _prepare(recipe, micro_batch, world)
+        run = _prepare(recipe, micro_batch, world, peak_teraflops)
         places = _places(run, folder, num_checkpoints, trunk)
         _take_states(run, places, log)
         state = _resume(run, folder, log)
@@ -148,7 +150,7 @@ def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
+def _prepare(recipe: Recipe, micro_batch: int | None, world: World, peak_teraflops: float | None) -> Run:
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
     device = _common_device(world)
@@ -172,6 +174,7 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
         num_steps=steps,
         num_warmup=num_warmup_steps(recipe, num_steps=steps, steps_an_epoch=num_images // batch),
         batch_size=batch,
+        peak_teraflops=peak_teraflops,
         micro_batch=min(micro_batch or batch, -(-batch // world.size)),
     )
 
@@ -370,7 +373,7 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
 
 
 def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:
-    return {
+    record: dict[str, Any] = {
         "event": "train",
         "step": step,
         "examples_seen": step * run.batch_size,
@@ -378,6 +381,9 @@ def _train_record(run: Run, step: int, loss: float, rate: float, images_per_seco
         "learning_rate": run.recipe.learning_rate * rate,
         "images_per_second": round(images_per_second, 1),
     }
+    if run.peak_teraflops is not None:  # model FLOPs utilisation (arXiv 2204.02311, appendix B)
+        record["mfu"] = float(f"{train_flops(run.architecture) * images_per_second / (run.peak_teraflops * 1e12):.3g}")
+    return record
 
 
 def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, loss: float | None) -> dict[str, Any]:

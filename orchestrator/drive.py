@@ -153,6 +153,7 @@ class Driver:
             resources=asdict(array.cost.resources),
             submitted=time.time(),
             micro_batch=array.cost.micro_batch,
+            peak_teraflops=array.cost.peak_teraflops,
             code=launch.code.name,
         )
 

@@ -34,7 +34,8 @@ class Cost:
     """One stage of one cell: what it asks for and what it is expected to take.
 
     `hours` is corrected by measurement where there is one, `planned_hours` is not. `micro_batch` is the number of
-    images that one accelerator takes at once, None for all of its share. `sharded` says that the training state is too
+    images that one accelerator takes at once, None for all of its share. `peak_teraflops` is that of all accelerators
+    (or CPU cores) together, None where the profile does not say. `sharded` says that the training state is too
     large for one accelerator.
     """
 
@@ -44,6 +45,7 @@ class Cost:
     hours: float
     max_time_min: int
     price_per_hour: float = 0.0
+    peak_teraflops: float | None = None
     micro_batch: int | None = None
     num_checkpoints: int = 1
     sharded: bool = False
@@ -217,7 +219,7 @@ def _evaluate_cost(
 
 def _flops_per_hour(partition: Partition) -> float:
     """What one accelerator, or one CPU core, gets done in an hour."""
-    return partition.teraflops * 1e12 * partition.utilisation * 3600
+    return partition.expected_teraflops * 1e12 * partition.utilisation * 3600
 
 
 def _cost(
@@ -261,6 +263,7 @@ def _cost(
         hours=hours,
         max_time_min=partition.max_time_min,
         price_per_hour=partition.price_per_hour or 0.0,
+        peak_teraflops=partition.teraflops and partition.teraflops * max(1, nodes * per_node),
         micro_batch=micro_batch,
         sharded=sharded,
         over=tuple(over),

@@ -50,7 +50,7 @@ class Manifest:
 
     A `cancelled` one was stopped by a person: nothing of it is started again without being asked for.
 
-    `code` names the snapshot that it runs.
+    `code` names the snapshot that it runs. `peak_teraflops` is that of all accelerators of one job, where it is known.
     """
 
     token: str
@@ -63,6 +63,7 @@ class Manifest:
     after: str | None = None
     job_id: str | None = None
     micro_batch: int | None = None
+    peak_teraflops: float | None = None
     code: str | None = None
     abandoned: bool = False
     cancelled: bool = False

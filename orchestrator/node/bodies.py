@@ -61,6 +61,7 @@ def _train(work: Work) -> dict[str, Any]:
         micro_batch=work.manifest.micro_batch,
         world=work.world or World.alone(),
         trunk=_trunk(store, cell),
+        peak_teraflops=work.manifest.peak_teraflops,
     )
     work.agree_to_stop()
     ended = {

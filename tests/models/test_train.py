@@ -347,6 +347,18 @@ def test_memory_is_in_the_records(tmp_path):
     assert records[-1]["peak_accelerator_gb"] is None or records[-1]["peak_accelerator_gb"] > 0
 
 
+def test_records_say_what_share_of_the_peak_the_model_used_where_the_peak_is_known(tmp_path):
+    _, unknown = run(recipe(), tmp_path / "unknown", 1)
+    records = []
+    train(recipe(), tmp_path / "known", num_checkpoints=1, log=records.append, peak_teraflops=0.25)
+    known = [record for record in records if record["event"] == "train"]
+    per_image = records[-1]["flops"] / records[-1]["examples_seen"]
+    assert not any("mfu" in record for record in unknown)
+    assert len(known) > 3
+    for record in known:
+        assert record["mfu"] == pytest.approx(per_image * record["images_per_second"] / 0.25e12, rel=0.01)
+
+
 def test_an_accelerator_out_of_memory_is_reported_as_such(tmp_path):
     def log(record):
         if record["event"] == "train":

@@ -11,7 +11,7 @@ from models.recipe import num_steps
 from orchestrator import drive
 from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, halved_micro_batch, packed_cost, rounded_minutes
 from orchestrator.speeds import measure_speeds
-from slurm.cluster import Partition, Profile, ProfileError
+from slurm.cluster import Partition, Profile, ProfileError, local_profile
 from slurm.resources import LimitReachedError
 from tests.orchestrator.plans import CLUSTER, GPU, TPU, WIDE, load, plan_of, sizes_of
 
@@ -37,6 +37,17 @@ def test_hours_follow_the_flops(small):
     assert one.gpu_hours == one.hours
     assert one.price == pytest.approx(2.0 * one.gpu_hours)
     assert plan.hours("gpu_hours") < plan.hours("gpu_hours_max")
+
+
+def test_the_peak_is_that_of_all_accelerators_and_only_where_the_profile_says_it(small):
+    for accelerators in (1, 4):
+        costs = trains(small, on(teraflops=400), [f"cluster.accelerators={accelerators}"])
+        assert {cost.peak_teraflops for cost in costs} == {400.0 * accelerators}
+    silent = trains(small, on(teraflops=None))
+    assert {cost.peak_teraflops for cost in silent} == {None}
+    assert silent[0].hours == pytest.approx(silent[0].flops / (100e12 * GPU.utilisation) / 3600)
+    local = plan_of(small, local_profile()).cells[0].train
+    assert (local.peak_teraflops, local.hours > 0) == (None, True)
 
 
 def test_twice_the_epochs_are_twice_the_flops(small):
