@@ -3,7 +3,8 @@
 Shape suffixes: B images of a batch, P of a piece of it, H and W pixels, C channels or classes.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,11 +50,7 @@ class Run:
     batch_size: int
     micro_batch: int
     peak_teraflops: float | None
-
-
-def has_batch_norm(model: torch.nn.Module) -> bool:
-    """Whether what one image gives depends on the others of its batch."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    checkpointed: bool
 
 
 def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.nn.Module:
@@ -62,7 +59,7 @@ def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.
     Raises:
         UserError: several ranks on a CPU, and the model has batch norm: torch synchronises it only on accelerators.
     """
-    if world.size == 1 or not has_batch_norm(model):
+    if world.size == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return model
     if device.torch_device.type == "cpu":
         raise UserError(
@@ -80,6 +77,18 @@ def parallel(model: torch.nn.Module, device: Device, world: World) -> torch.nn.M
         return model
     devices = [device.torch_device] if device.torch_device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices)
+
+
+def fast(forward: torch.nn.Module) -> torch.nn.Module:
+    """The same, compiled at its first call; the model itself stays as it is, for measuring and saving.
+
+    Each number of images in a forward pass is compiled by itself: there are at most two, those of unequal pieces.
+    """
+    if isinstance(forward, DistributedDataParallel):
+        forward.compile(dynamic=False)
+        return forward
+    compiled: torch.nn.Module = torch.compile(forward, dynamic=False)  # type: ignore[assignment]  # a module for one
+    return compiled
 
 
 def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> list[Indices]:
@@ -103,7 +112,7 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
     batch, place_B = draw_batch(index_B, run.recipe, step), np.arange(len(index_B))
     if run.world.size == 1 and len(place_B) <= run.micro_batch:
         loss = _loss(run, batch, place_B, "mean")
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        _backward(run, loss)
     else:
         loss = _accumulated(run, batch, place_B)
     norm = _clipped(run)
@@ -135,9 +144,28 @@ def _accumulated(run: Run, batch: Batch, place_B: Indices) -> torch.Tensor:
         with _unsent(run.forward) if number < len(pieces) else nullcontext():
             loss = _loss(run, batch, place_P, "sum") / len(place_B)
             # The ranks' gradients are averaged: the factor makes that their sum, whatever the sizes of their shares.
-            (loss * run.world.size).backward()  # type: ignore[no-untyped-call]
+            _backward(run, loss * run.world.size)
         total += loss.detach()
     return total
+
+
+def _backward(run: Run, loss: torch.Tensor) -> None:
+    with _statistics_as_they_are(run.model) if run.checkpointed else nullcontext():
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+@contextmanager
+def _statistics_as_they_are(model: torch.nn.Module) -> Iterator[None]:
+    """Blocks that are computed again show batch norm the same images again: its running statistics count them once."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches
 
 
 def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:

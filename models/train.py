@@ -32,11 +32,11 @@ from models.checkpoint import (
 from models.device import Device, peak_memory_gb, pick_device
 from models.distributed import World
 from models.errors import CorruptCheckpointError, UserError
-from models.ladder import Architecture, architecture, num_params, train_flops
+from models.ladder import Architecture, architecture, has_batch_norm, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.origin import check_origins, origin
 from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
-from models.step import Run, has_batch_norm, parallel, synchronised, take_step
+from models.step import Run, fast, parallel, synchronised, take_step
 from models.trunk import Trunk, leave_state, steps_to_leave, take_states
 from models.upstream import load_upstream, measure_upstream
 
@@ -84,6 +84,8 @@ def train(
     world: World = ALONE,
     trunk: Trunk | None = None,
     peak_teraflops: float | None = None,
+    checkpointed: bool = False,
+    compiled: bool = False,
 ) -> TrainResult:
     """Trains one cell, resuming from its newest readable checkpoint under `folder`.
 
@@ -112,6 +114,9 @@ def train(
         micro_batch: the most images in one forward pass; None sets no limit.
         world: the processes that train together.
         trunk: what runs with schedule "rsqrt" that differ in their length alone have in common.
+        checkpointed: whether blocks are computed a second time, for want of memory: the weights are the same bits.
+        compiled: whether torch.compile makes the steps faster, which takes it a minute; results change by rounding, and
+            the masks of dropout and stochastic depth are others.
         peak_teraflops: of all processes' accelerators; where it is given, records say what share of it the model used.
 
     Raises:
@@ -123,7 +128,7 @@ def train(
     """
     log = log if world.rank == 0 else _silent
     with world.failing_together():
-        run = _prepare(recipe, micro_batch, world, peak_teraflops)
+        run = _prepare(recipe, micro_batch, world, peak_teraflops, checkpointed=checkpointed, compiled=compiled)
         places = _places(run, folder, num_checkpoints, trunk)
         _take_states(run, places, log)
         state = _resume(run, folder, log)
@@ -150,14 +155,22 @@ def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def _prepare(recipe: Recipe, micro_batch: int | None, world: World, peak_teraflops: float | None) -> Run:
+def _prepare(
+    recipe: Recipe,
+    micro_batch: int | None,
+    world: World,
+    peak_teraflops: float | None,
+    *,
+    checkpointed: bool,
+    compiled: bool,
+) -> Run:
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
     device = _common_device(world)
     data = load_upstream(recipe)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
-    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
+    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path, checkpointed=checkpointed)
     model = synchronised(model, device, world).to(device.torch_device).train()
     num_images = len(data.train_labels_N)
     steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
@@ -166,7 +179,7 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World, peak_teraflo
         data=data,
         architecture=arch,
         model=model,
-        forward=parallel(model, device, world),
+        forward=fast(parallel(model, device, world)) if compiled else parallel(model, device, world),
         optimizer=make_optimizer(model, recipe),
         average=None if recipe.ema is None else averaged(model),
         device=device,
@@ -175,6 +188,7 @@ def _prepare(recipe: Recipe, micro_batch: int | None, world: World, peak_teraflo
         num_warmup=num_warmup_steps(recipe, num_steps=steps, steps_an_epoch=num_images // batch),
         batch_size=batch,
         peak_teraflops=peak_teraflops,
+        checkpointed=checkpointed,
         micro_batch=min(micro_batch or batch, -(-batch // world.size)),
     )
 
@@ -203,7 +217,7 @@ def _places(run: Run, folder: Path, num_checkpoints: int, trunk: Trunk | None) -
     if trunk is None:
         return _Places(folder=folder, steps=steps)
     # What batch norm has seen depends on how a batch is split: such runs have a trunk for each way to split it.
-    name = f"norm-of-{run.micro_batch * run.world.size}" if has_batch_norm(run.model) else ""
+    name = f"norm-of-{run.micro_batch * run.world.size}" if has_batch_norm(run.architecture) else ""
     shared = steps_to_leave(run.recipe, trunk, num_images=len(run.data.train_labels_N), num_checkpoints=num_checkpoints)
     return _Places(folder=folder, steps=steps, trunk=trunk.folder / name, shared=shared)
 

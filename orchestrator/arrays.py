@@ -61,6 +61,8 @@ class PlannedCell:
             "flops": self.flops,
             "resources": {"train": asdict(self.train.resources), "evaluate": asdict(self.evaluate.resources)},
             "micro_batch": self.train.micro_batch,
+            "checkpointed": self.train.checkpointed,
+            "compiled": self.train.compiled,
             "shared": self.shared,
             "gpu_hours": self.train.gpu_hours + self.evaluate.gpu_hours,
             "cpu_hours": self.train.cpu_hours + self.evaluate.cpu_hours,
@@ -99,7 +101,7 @@ def make_arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Arr
     yield from _evaluations(pack, [c for c in to_do if "train" not in c.stages], size)
     groups: dict[tuple[object, ...], list[_Chain]] = {}
     for chain in _chains(cell for cell in to_do if "train" in cell.stages):
-        key = (chain.train.resources, chain.train.micro_batch, chain.evaluate.resources)
+        key = (chain.train.resources, chain.train.way, chain.evaluate.resources)
         groups.setdefault(key, []).append(chain)
     for members in groups.values():
         hours = [chain.train.hours + chain.evaluate.hours for chain in members]
@@ -130,7 +132,9 @@ def _chains(cells: Iterable[PlannedCell]) -> Iterator[_Chain]:
         by_chain.setdefault(cell.chain or cell.cell.cell_id, []).append(cell)
     for members in by_chain.values():
         members.sort(key=lambda c: c.cell.recipe.epochs)
-        yield _Chain(members, _longest([[c.own_train for c in members]]), _longest([[c.evaluate for c in members]]))
+        train = _longest([[c.own_train for c in members]])
+        train = replace(train, compiled=any(c.train.compiled for c in members))
+        yield _Chain(members, train, _longest([[c.evaluate for c in members]]))
 
 
 def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:

@@ -63,6 +63,8 @@ class Manifest:
     after: str | None = None
     job_id: str | None = None
     micro_batch: int | None = None
+    checkpointed: bool = False
+    compiled: bool = False
     peak_teraflops: float | None = None
     code: str | None = None
     abandoned: bool = False

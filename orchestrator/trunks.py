@@ -34,9 +34,12 @@ def with_trunks(cells: Iterable[PlannedCell], most: int | None) -> list[PlannedC
 
 
 def _asks_for(cell: PlannedCell) -> tuple[object, ...]:
-    """What cells of one job have in common: the trunk, and all that they ask for but the time."""
+    """What cells of one job have in common: the trunk, and all that they ask for but the time.
+
+    Whether it pays to compile depends on all of them together.
+    """
     train, evaluate = (replace(cost.resources, time_min=1) for cost in (cell.train, cell.evaluate))
-    return trunk_id(cell.cell.recipe), train, cell.train.micro_batch, evaluate
+    return trunk_id(cell.cell.recipe), train, cell.train.micro_batch, cell.train.checkpointed, evaluate
 
 
 def _linked(members: list[PlannedCell]) -> dict[str, PlannedCell]:

@@ -4,8 +4,8 @@ Sizes are those of one image: `tokens` of a ViT (with the class token) or a Mixe
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -110,6 +110,11 @@ def layer_elements(a: Architecture) -> int:
     return a.num_patches * a.width * (num_layers(a) + 1)
 
 
+def can_checkpoint(a: Architecture) -> bool:
+    """Whether it is known what a model keeps whose blocks are computed a second time."""
+    return a.family != "timm"
+
+
 def has_batch_norm(a: Architecture) -> bool:
     """Whether what a model learns depends on how a batch is split."""
     return a.family == "resnet" or (a.family == "timm" and measurement(a).batch_norm)
@@ -186,26 +191,42 @@ def _conv(c_in: int, c_out: int, kernel: int, side: int) -> _Cost:
 
 
 def _resnet_cost(a: Architecture) -> _Cost:
+    total = _stem(a) + _pooled(a)
+    for block, _ in _resnet_blocks(a):
+        total += block
+    channels = a.width * 2 ** (len(a.blocks) - 1) * _expansion(a)
+    return total + _linear(1, channels, a.num_classes) + _Cost(kept=channels)
+
+
+def _pooled(a: Architecture) -> _Cost:
+    """Max pooling keeps its outputs and their 64-bit indices; small images are not pooled."""
+    if a.image_size <= SMALL_IMAGE_SIZE:
+        return _Cost()
+    side = _halved(_halved(a.image_size))
+    return _Cost(kept=a.width * side**2, kept_wide=2 * a.width * side**2)
+
+
+def _expansion(a: Architecture) -> int:
+    """How many times the width of its convolutions what a block gives has."""
+    return 4 if a.bottleneck else 1
+
+
+def _resnet_blocks(a: Architecture) -> Iterator[tuple[_Cost, int]]:
+    """Every residual block, and the elements that go into it."""
     side = _halved(a.image_size)
-    total = _stem(a)
-    if a.image_size > SMALL_IMAGE_SIZE:
-        side = _halved(side)
-        total += _Cost(kept=a.width * side**2, kept_wide=2 * a.width * side**2)  # max pooling: outputs, 64-bit indices
-    expansion = 4 if a.bottleneck else 1
+    side = side if a.image_size <= SMALL_IMAGE_SIZE else _halved(side)
     channels = a.width
     for stage, num_blocks in enumerate(a.blocks):
         planes = a.width * 2**stage
-        out_side = _halved(side) if stage else side
-        total += _block(a, channels, planes, side, out_side)
-        channels = planes * expansion
-        total += _block(a, channels, planes, out_side, out_side) * (num_blocks - 1)
-        side = out_side
-    return total + _linear(1, channels, a.num_classes) + _Cost(kept=channels)
+        for number in range(num_blocks):
+            out_side = _halved(side) if stage and number == 0 else side
+            yield _block(a, channels, planes, side, out_side), channels * side**2
+            channels, side = planes * _expansion(a), out_side
 
 
 def _block(a: Architecture, channels: int, planes: int, side: int, out_side: int) -> _Cost:
     """One residual block; where it changes the shape, a 1 x 1 convolution projects the shortcut."""
-    out_channels = planes * 4 if a.bottleneck else planes
+    out_channels = planes * _expansion(a)
     if a.bottleneck:  # the stride sits in the 3 x 3 convolution
         body = (
             _conv(channels, planes, 1, side)
@@ -250,6 +271,22 @@ class TrainingMemory:
         return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.average_gb + self.activations_gb
 
 
+@lru_cache(maxsize=1 << 16)
+def _checkpointed(a: Architecture, dropped: bool) -> _Cost:
+    """What is kept of a model whose blocks keep what goes into them alone: that, and all of one block at a time."""
+    assert can_checkpoint(a)
+    if a.family != "resnet":
+        one = replace(a, depth=1)
+        tokens = a.num_patches + (a.family == "vit")
+        inputs = _Cost(kept_wide=(a.depth - 1) * tokens * a.width)  # that of the one is among what it keeps
+        return _cost(one) + inputs + _Cost(kept=num_dropped(one) * dropped)
+    blocks = list(_resnet_blocks(a))
+    largest = max((block for block, _ in blocks), key=lambda block: block.kept)
+    inputs = _Cost(kept=sum(elements for _, elements in blocks[1:]))  # the stem keeps what goes into the first
+    rest = _cost(a).kept - sum(block.kept for block, _ in blocks) + num_dropped(a) * dropped
+    return largest + inputs + _Cost(kept=rest, kept_wide=_cost(a).kept_wide)
+
+
 def _optimizer_bytes(cost: _Cost, optimizer: Optimizer) -> int:
     if optimizer == "adafactor":
         return 2 * cost.params + 4 * cost.moments
@@ -264,6 +301,7 @@ def training_memory(
     *,
     dropout: bool = False,
     average: bool = False,
+    checkpointed: bool = False,
 ) -> TrainingMemory:
     """What fills the memory during one training step; the sum is a little more than is ever needed at once.
 
@@ -283,6 +321,7 @@ def training_memory(
         optimizer: "adamw", "sgd" or "adafactor".
         dropout: whether its masks are kept, counted as activations: a CPU keeps them so, CUDA in a byte each.
         average: whether a moving average of the weights is kept.
+        checkpointed: whether blocks keep only what goes into them, and are computed again for the backward pass.
 
     Raises:
         UnknownNameError: no such precision or optimiser.
@@ -296,11 +335,15 @@ def training_memory(
         raise UserError(f"{a.family} {a.size}: batch_size is {batch_size}; it must be at least 1")
     cost = _cost(a)
     weights_gb = 4 * cost.params / _BYTES_PER_GB
-    kept = cost.kept + (num_dropped(a) if dropout else 0)
+    kept = (
+        _checkpointed(a, dropout)
+        if checkpointed and can_checkpoint(a)
+        else cost + _Cost(kept=num_dropped(a) if dropout else 0)
+    )
     if precision == "float32":
-        activations = batch_size * 4 * (kept + cost.kept_wide)
+        activations = batch_size * 4 * (kept.kept + kept.kept_wide)
     else:
-        activations = batch_size * (2 * kept + 4 * cost.kept_wide) + 2 * cost.params
+        activations = batch_size * (2 * kept.kept + 4 * kept.kept_wide) + 2 * cost.params
     return TrainingMemory(
         weights_gb=weights_gb,
         gradients_gb=weights_gb,

@@ -61,6 +61,8 @@ def _train(work: Work) -> dict[str, Any]:
         micro_batch=work.manifest.micro_batch,
         world=work.world or World.alone(),
         trunk=_trunk(store, cell),
+        checkpointed=work.manifest.checkpointed,
+        compiled=work.manifest.compiled,
         peak_teraflops=work.manifest.peak_teraflops,
     )
     work.agree_to_stop()

@@ -326,6 +326,40 @@ def test_a_micro_batch_as_large_as_the_batch_changes_no_bit(tmp_path):
     assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("family", "axes", "micro_batch"),
+    [("vit", {"dropout": 0.1, "drop_path": 0.1}, None), ("mixer", {}, 5), ("resnet", {"drop_path": 0.1}, 5)],
+    ids=str,
+)
+def test_blocks_that_are_computed_again_change_no_bit(tmp_path, family, axes, micro_batch):
+    wanted, records = recipe(family, **axes), []
+    for checkpointed in (False, True):
+        folder = tmp_path / str(checkpointed)
+        options = {"micro_batch": micro_batch, "checkpointed": checkpointed}
+        train(wanted, folder, num_checkpoints=1, log=records.append, **options)
+    assert final_bytes(tmp_path / "True") == final_bytes(tmp_path / "False")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_compiled_steps_change_no_more_than_rounding_and_go_on_from_and_to_plain_ones(tmp_path, family):
+    """A compiler takes a minute for each."""
+    wanted, asked = recipe(family, batch_size=31, ema=0.9, **SGD), []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 7
+
+    options = {"num_checkpoints": 3, "log": lambda _: None, "micro_batch": 5}
+    train(wanted, tmp_path / "plain", **options)
+    train(wanted, tmp_path / "compiled", compiled=True, **options)
+    train(wanted, tmp_path / "stopped", compiled=True, should_stop=should_stop, **options)
+    train(wanted, tmp_path / "stopped", compiled=True, **options)
+    assert all_bytes(tmp_path / "stopped") == all_bytes(tmp_path / "compiled")
+    assert final_weights(tmp_path / "compiled").keys() == final_weights(tmp_path / "plain").keys()
+    assert_close(final_weights(tmp_path / "compiled"), final_weights(tmp_path / "plain"))
+
+
 def test_no_images_at_a_time_are_refused(tmp_path):
     with pytest.raises(UserError, match="micro_batch: must be at least 1"):
         train(recipe(), tmp_path, num_checkpoints=3, log=lambda _: None, micro_batch=0)
