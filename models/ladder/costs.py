@@ -335,11 +335,7 @@ def training_memory(
         raise UserError(f"{a.family} {a.size}: batch_size is {batch_size}; it must be at least 1")
     cost = _cost(a)
     weights_gb = 4 * cost.params / _BYTES_PER_GB
-    kept = (
-        _checkpointed(a, dropout)
-        if checkpointed and can_checkpoint(a)
-        else cost + _Cost(kept=num_dropped(a) if dropout else 0)
-    )
+    kept = _checkpointed(a, dropout) if checkpointed else cost + _Cost(kept=num_dropped(a) * dropout)
     if precision == "float32":
         activations = batch_size * 4 * (kept.kept + kept.kept_wide)
     else:

@@ -1,5 +1,6 @@
 """What an attempt does: trains a cell, judges its checkpoints, mirrors it. Torch is imported inside the functions."""
 
+import json
 import os
 import signal
 import socket
@@ -60,7 +61,7 @@ def _train(work: Work) -> dict[str, Any]:
         should_stop=work.should_stop,
         micro_batch=work.manifest.micro_batch,
         world=work.world or World.alone(),
-        trunk=_trunk(store, cell),
+        trunk=_trunk(work, cell),
         checkpointed=work.manifest.checkpointed,
         compiled=work.manifest.compiled,
         peak_teraflops=work.manifest.peak_teraflops,
@@ -81,14 +82,16 @@ def _train(work: Work) -> dict[str, Any]:
     return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
 
 
-def _trunk(store: Store, cell: Cell) -> "Trunk | None":
+def _trunk(work: Work, cell: Cell) -> "Trunk | None":
     """What the cell has in common with others: the lengths are of those that are not trained yet."""
     from models.trunk import Trunk
 
     if cell.recipe.schedule != "rsqrt":
         return None
-    others = {name: length for name, length in store.lengths(cell).items() if not _is_trained(store, name)}
-    return Trunk(folder=store.trunk(cell.recipe), epochs=tuple(sorted(others.values())))
+    lengths = work.store.lengths(cell)
+    others = sorted(epochs for cell_id, epochs in lengths.items() if not _is_trained(work.store, cell_id))
+    # Another cell may end while the processes look one after the other: they must save at the same steps.
+    return Trunk(folder=work.store.trunk(cell.recipe), epochs=tuple(json.loads(work.decided(json.dumps(others)))))
 
 
 def _is_trained(store: Store, cell_id: str) -> bool:
