@@ -8,16 +8,15 @@ micro-batches, the same numbers are added up in another order: the results agree
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 
-from models.augment import Indices
+from models.augment import StepImages
 from models.average import averaged
 from models.build import build_model
 from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
@@ -28,7 +27,7 @@ from models.ladder import Architecture, architecture, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.recipe import Recipe, num_steps
 from models.step import Run, parallel, synchronised, take_step
-from models.upstream import load_upstream, measure_upstream
+from models.upstream import MAX_CORRUPT, load_upstream, measure_upstream, training_images
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -72,6 +71,7 @@ def train(
     log: Log,
     should_stop: Callable[[], bool] = lambda: False,
     micro_batch: int | None = None,
+    max_corrupt: float = MAX_CORRUPT,
     world: World = ALONE,
 ) -> TrainResult:
     """Trains one cell, resuming from its newest readable checkpoint under `folder`.
@@ -92,9 +92,11 @@ def train(
         recipe: what to train.
         folder: where checkpoints go, one folder a step; all processes see it.
         num_checkpoints: how many, evenly spaced, the last one at the last step.
-        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "checkpoint" or "diverged".
+        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "corrupt_images", "checkpoint" or
+            "diverged".
         should_stop: asked after each step; true once the job is about to end. One process that stops, stops all.
         micro_batch: the most images in one forward pass; None sets no limit.
+        max_corrupt: the share of the images that may be unreadable; others then stand for these.
         world: the processes that train together.
 
     Raises:
@@ -106,7 +108,7 @@ def train(
     """
     log = log if world.rank == 0 else _silent
     with world.failing_together():
-        run = _prepare(recipe, micro_batch, world)
+        run = _prepare(recipe, micro_batch, max_corrupt, world)
         state = _resume(run, folder, log)
         log(_start_record(run, state["step"]))
         steps = checkpoint_steps(run.num_steps, num_checkpoints)
@@ -137,16 +139,16 @@ def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
+def _prepare(recipe: Recipe, micro_batch: int | None, max_corrupt: float, world: World) -> Run:
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
     device = _common_device(world)
-    data = load_upstream(recipe)
+    data = load_upstream(recipe, max_corrupt=max_corrupt)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
     model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
     model = synchronised(model, device, world).to(device.torch_device).train()
-    steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
+    steps, batch = num_steps(len(data.train), batch_size=recipe.batch_size, epochs=recipe.epochs)
     return Run(
         recipe=recipe,
         data=data,
@@ -202,7 +204,7 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "micro_batch": run.micro_batch,
         "world_size": run.world.size,
-        "num_train": len(run.data.train_labels_N),
+        "num_train": len(run.data.train),
         "num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "device": run.device.name,
@@ -240,17 +242,27 @@ def _loop(
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     """How it ended, and after which step; the same on all ranks."""
+    left = range(int(state["step"]), run.num_steps)
+    feed = training_images(run.data, run.recipe, left, batch_size=run.batch_size, world=run.world, device=run.device)
+    with feed as batches:
+        return _steps(run, zip(left, batches, strict=True), state, steps, folder, log, should_stop)
+
+
+def _steps(
+    run: Run,
+    batches: Iterable[tuple[int, StepImages]],
+    state: dict[str, Any],
+    steps: tuple[int, ...],
+    folder: Path,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     every = max(1, run.num_steps // NUM_RECORDS)
     progress, saved = _Progress.restored(state, run), time.monotonic()
-    order, order_epoch = np.empty(0, np.int64), -1
-    for step in range(int(state["step"]), run.num_steps):
-        epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
-        if epoch != order_epoch:
-            order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
+    for step, images in batches:
         rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
-        index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
-        loss, progress.gradient_norm = take_step(run, step, index_B)
+        loss, progress.gradient_norm = take_step(run, step, images)
         progress.loss_sum += loss
         done = step + 1
         if done % every == 0 or done in steps:
@@ -307,11 +319,6 @@ def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> N
             shutil.rmtree(path, ignore_errors=True)
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
-    """The order in which an epoch visits the images: the same for every run of this seed."""
-    return np.random.default_rng((seed, epoch)).permutation(num_images)
-
-
 def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:
     return {
         "event": "train",
@@ -330,7 +337,7 @@ def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, los
         "train_loss": train_loss,
         "upstream_accuracy": accuracy,
         "upstream_loss": loss,
-        "upstream_num_test": len(run.data.test_labels_N),
+        "upstream_num_test": len(run.data.test),
         "upstream_num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "flops": train_flops(run.architecture) * step * run.batch_size,

@@ -10,6 +10,7 @@ from models.data import folders, packaged
 from models.data.packaged import packaged_names, shipped
 from models.data.sets import ImageSet, LabelSet, SetInfo
 from models.data.splits import SplitRule, capped, split, split_rule, subset
+from models.data.stored import StoredSet
 from models.errors import UserError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "is_folder",
     "load_images",
     "load_labels",
+    "open_stored",
     "packaged_names",
     "shipped",
     "split",
@@ -49,6 +51,15 @@ def load_images(dataset: str, image_size: int | None = None) -> ImageSet:
 def load_labels(dataset: str) -> LabelSet:
     """The same set without its pixels; raises what `load_images` raises, but for images that cannot be decoded."""
     return folders.labels(dataset) if is_folder(dataset) else packaged.labels(dataset)
+
+
+def open_stored(dataset: str) -> StoredSet:
+    """The images of a folder, encoded as they lie there, each read when it is asked for.
+
+    Raises:
+        DataError: no folder of images.
+    """
+    return folders.open_stored(dataset)
 
 
 def describe(dataset: str) -> SetInfo:

@@ -15,6 +15,31 @@ from models.errors import DataError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class FolderSet:
+    """The files of a folder, as a `models.data.stored.StoredSet`."""
+
+    name: str
+    classes: tuple[str, ...]
+    shard_sizes: tuple[int, ...]
+    labels_N: IntArray | None
+    held_out_N: BoolArray | None
+    held_out_shards: frozenset[int] = frozenset()
+    paths: list[Path]
+    label_N: IntArray
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """(the file's bytes, its label); raises DataError where it is gone or may not be read."""
+        try:
+            return self.paths[index].read_bytes(), int(self.label_N[index])
+        except (FileNotFoundError, PermissionError) as error:  # others are the file system's, which may recover
+            raise DataError(f"{self.place(index)}: cannot be read ({error.strerror})") from error
+
+    def place(self, index: int) -> str:
+        """The file's path."""
+        return str(self.paths[index])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Files:
     classes: tuple[str, ...]
@@ -37,6 +62,20 @@ def load(folder: str, image_size: int | None) -> ImageSet:
         groups_N=s.groups_N,
         classes=s.classes,
         held_out_N=s.held_out_N,
+    )
+
+
+def open_stored(folder: str) -> FolderSet:
+    """The folder's images, each read when it is asked for."""
+    files = _scan(folder)
+    return FolderSet(
+        name=folder,
+        classes=files.classes,
+        shard_sizes=(len(files.paths),),
+        labels_N=files.labels_N,
+        held_out_N=files.held_out_N,
+        paths=files.paths,
+        label_N=files.labels_N,
     )
 
 
