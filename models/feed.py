@@ -90,10 +90,10 @@ def _begin(reader: Reader, batch: Batch, world: World, device: Device, pool: Thr
 
 
 def _read_some(reader: Reader, images: StepImages, place_U: Indices, start: int) -> None:
-    images_UHWC, batch = images.images_NHWC.numpy(), images.batch
+    images_UHWC, label_U, batch = images.images_NHWC.numpy(), images.labels_N.numpy(), images.batch
     for row in range(start, min(start + TASK_IMAGES, len(place_U))):
         place = int(place_U[row])
-        images.labels_N[row] = reader.read(int(batch.position_B[place]), place, batch.views, images_UHWC[row])
+        label_U[row] = reader.read(int(batch.position_B[place]), place, batch.views, images_UHWC[row])
 
 
 def needed_places(batch: Batch, world: World) -> Indices:

@@ -1,6 +1,6 @@
 """What a cell trains: every choice that changes its weights, validated, without torch."""
 
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -48,7 +48,10 @@ class Axes(BaseModel):
     fraction: Share = 1.0
     """Share of the upstream training images, the same share of every class."""
     classes: Share = 1.0
-    """Share of the upstream classes: the diversity axis."""
+    """Share of the upstream classes."""
+    images: Count | None = None
+    """Training images in all, in place of a fraction. With several `classes` this is the diversity axis: the same
+    number of images is spread over more or fewer classes, so that each class has fewer or more."""
     epochs: Positive = 1.0
     batch_size: Count = 128
     image_size: Annotated[int, Field(ge=8)] | None = None
@@ -97,6 +100,15 @@ class Axes(BaseModel):
         return self
 
 
+class Subset(TypedDict):
+    """What draws a part of the upstream training images."""
+
+    fraction: float
+    classes: float
+    images: int | None
+    seed: int
+
+
 class Recipe(Axes):
     """A cell's axes with the upstream data they are trained on, nothing left to a default.
 
@@ -114,6 +126,11 @@ class Recipe(Axes):
         if (self.patch_size is None) != (self.family == "resnet"):
             raise ValueError("patch_size belongs to ViT and MLP-Mixer, and only to them")
         return self
+
+    @property
+    def subset(self) -> "Subset":
+        """Which of the upstream training images, as `models.data.subset` takes it."""
+        return {"fraction": self.fraction, "classes": self.classes, "images": self.images, "seed": self.seed}
 
 
 def num_steps(num_images: int, *, batch_size: int, epochs: float) -> tuple[int, int]:

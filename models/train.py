@@ -243,7 +243,7 @@ def _loop(
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     """How it ended, and after which step; the same on all ranks."""
     left = range(int(state["step"]), run.num_steps)
-    feed = training_images(run.data, run.recipe, left, batch_size=run.batch_size, world=run.world, device=run.device)
+    feed = training_images(run.data, run.recipe, left, world=run.world, device=run.device)
     with feed as batches:
         return _steps(run, zip(left, batches, strict=True), state, steps, folder, log, should_stop)
 

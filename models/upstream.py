@@ -14,18 +14,17 @@ from torch.nn import functional
 from models.augment import Batch, StepImages, draw_batch
 from models.data import is_folder, load_images, open_stored, split, subset
 from models.data.corrupt import Corrupt
-from models.data.order import make_order
-from models.data.parts import Part, parts
+from models.data.order import Order, make_order
+from models.data.parts import Part, draw_parts
 from models.data.pixels import resize
 from models.data.readers import ArrayReader, Reader, StoredReader
 from models.data.residence import fits_in_memory
 from models.data.sets import IntArray
-from models.data.stored import StoredSet
 from models.device import Device
 from models.distributed import World
 from models.feed import step_images
 from models.memory import own_memory_gb
-from models.recipe import Recipe
+from models.recipe import Recipe, num_steps
 
 EVAL_BATCH = 512
 MAX_CORRUPT = 0.01
@@ -46,13 +45,13 @@ class Resident:
 class UpstreamData:
     """Images to train on and held-out images of the same classes, whose labels are numbered from 0.
 
-    `shard_sizes` are those of the train part; `corrupt` counts what could not be read.
+    `order` is that of the images to train on; `corrupt` counts what could not be read.
     """
 
     train: Resident | Reader
     test: Resident | Reader
     num_classes: int
-    shard_sizes: IntArray
+    order: Order
     corrupt: Corrupt
 
 
@@ -72,7 +71,7 @@ def _packaged(recipe: Recipe) -> UpstreamData:
     """Of these no image is corrupt."""
     images = load_images(recipe.dataset)
     train_all, test_all = split(images)
-    kept = subset(images.labels_N, train_all, fraction=recipe.fraction, classes=recipe.classes, seed=recipe.seed)
+    kept = subset(images.labels_N, train_all, **recipe.subset)
     classes = np.unique(images.labels_N[kept])
     test = test_all[np.isin(images.labels_N[test_all], classes)]
     labels = np.searchsorted(classes, images.labels_N[kept])
@@ -83,47 +82,48 @@ def _packaged(recipe: Recipe) -> UpstreamData:
     else:
         train = ArrayReader(images.images_NHWC[kept], labels, recipe.image_size)
     return UpstreamData(
-        train,
-        Resident(
+        train=train,
+        test=Resident(
             torch.from_numpy(resize(images.images_NHWC[test], recipe.image_size)),
             torch.from_numpy(np.searchsorted(classes, images.labels_N[test])),
         ),
-        len(classes),
-        np.array([len(kept)]),
-        Corrupt(recipe.dataset, len(kept), 0.0),
+        num_classes=len(classes),
+        order=_order(recipe, np.array([len(kept)]), 1),
+        corrupt=Corrupt(recipe.dataset, len(kept), 0.0),
     )
 
 
 def _stored(recipe: Recipe, max_corrupt: float) -> UpstreamData:
     stored = open_stored(recipe.dataset)
-    train, test = parts(stored, fraction=recipe.fraction, classes=recipe.classes, seed=recipe.seed)
-    label_C, num_classes = _renumbered(stored, train)
-    num_images = int(train.shard_sizes.sum() + test.shard_sizes.sum())
+    drawn = draw_parts(stored, recipe.subset)
+    num_images = int(drawn.train.shard_sizes.sum() + drawn.test.shard_sizes.sum())
     corrupt = Corrupt(recipe.dataset, num_images, max_corrupt)
     keep = fits_in_memory(num_images, recipe.image_size, own_memory_gb())
+    label_C = np.searchsorted(drawn.classes, np.arange(len(stored.classes)))
 
     def reader(part: Part) -> StoredReader:
         return StoredReader(stored, part, image_size=recipe.image_size, label_C=label_C, corrupt=corrupt, keep=keep)
 
-    return UpstreamData(reader(train), reader(test), num_classes, train.shard_sizes, corrupt)
+    return UpstreamData(
+        train=reader(drawn.train),
+        test=reader(drawn.test),
+        num_classes=len(drawn.classes),
+        order=_order(recipe, drawn.train.shard_sizes, stored.most_open),
+        corrupt=corrupt,
+    )
 
 
-def _renumbered(stored: StoredSet, train: Part) -> tuple[IntArray, int]:
-    """(by the set's classes, their number among those that are trained; how many these are)."""
-    label_C = np.arange(len(stored.classes))
-    if stored.labels_N is None:
-        return label_C, len(label_C)
-    index_T = [train.index(position) for position in range(int(train.shard_sizes.sum()))]
-    kept = np.unique(stored.labels_N[index_T])
-    return np.searchsorted(kept, label_C), len(kept)
+def _order(recipe: Recipe, shard_sizes: IntArray, most_open: int) -> Order:
+    _, batch_size = num_steps(int(shard_sizes.sum()), batch_size=recipe.batch_size, epochs=recipe.epochs)
+    return make_order(shard_sizes, batch_size=batch_size, seed=recipe.seed, most_streams=most_open)
 
 
 @contextmanager
 def training_images(
-    data: UpstreamData, recipe: Recipe, steps: range, *, batch_size: int, world: World, device: Device
+    data: UpstreamData, recipe: Recipe, steps: range, *, world: World, device: Device
 ) -> Iterator[Iterator[StepImages]]:
     """The images of each step in turn; they depend on the recipe and the step alone."""
-    order = make_order(data.shard_sizes, batch_size=batch_size, seed=recipe.seed)
+    order = data.order
     batches = (draw_batch(order.batch(step), recipe, step, num_streams=order.num_streams) for step in steps)
     with _images(data.train, batches, world, device) as images:
         yield images
@@ -151,8 +151,8 @@ def measure_upstream(model: torch.nn.Module, data: UpstreamData, device: Device)
     correct, loss, num_test = 0, 0.0, len(data.test)
     starts = range(0, num_test, EVAL_BATCH)
     batches = (Batch(position_B=np.arange(start, min(start + EVAL_BATCH, num_test))) for start in starts)
-    with _images(data.test, batches, World.alone(), device) as parts_of_test:
-        for images in parts_of_test:
+    with _images(data.test, batches, World.alone(), device) as batches_of_test:
+        for images in batches_of_test:
             place_B = np.arange(len(images))
             y_B = images.labels(place_B).to(device.torch_device)
             logits_BC = model(images.inputs(place_B, device.torch_device)).float()

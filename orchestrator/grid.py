@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import ladder
-from models.data import SetInfo, describe
+from models.data import SetInfo, describe, kept
 from models.errors import StudyError, UserError
 from models.recipe import Axes, Recipe
 from orchestrator.identity import cell_id
@@ -86,6 +86,10 @@ def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: st
         if given.get(f"head_{name}") is None:
             given[f"head_{name}"] = given.get(name, Recipe.model_fields[name].default)
     recipe = Recipe.model_validate(given)
+    try:
+        kept(recipe.dataset, **recipe.subset)
+    except UserError as error:
+        raise StudyError(f"{where}: upstream images of cell {_words(combination)}: {error}") from error
     return Cell(cell_id(recipe), recipe)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from models.data import describe
+from models.data import describe, kept
 from models.recipe import Recipe
 from orchestrator.attempts import Attempt, death_event
 from orchestrator.autopsy import examine
@@ -190,7 +190,7 @@ class Observer:
         known: dict[tuple[object, ...], Sizes] = {}
         found = {}
         for cell in self.cells:
-            key = tuple(getattr(cell.recipe, axis) for axis in costly)
+            key = (*(getattr(cell.recipe, axis) for axis in costly), kept(cell.recipe.dataset, **cell.recipe.subset))
             if key not in known:
                 known[key] = size_cell(self.study, cell.recipe, info, self.profile, speeds)
             found[cell.cell_id] = known[key]

@@ -23,6 +23,7 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "size": pl.String,
     "fraction": pl.Float64,
     "classes": pl.Float64,
+    "images": pl.Int64,
     "epochs": pl.Float64,
     "batch_size": pl.Int64,
     "image_size": pl.Int64,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from evals import tasks
 from models import ladder
-from models.data import SetInfo
+from models.data import SetInfo, kept
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
 from orchestrator.speeds import Speeds
@@ -103,9 +103,9 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
         ProfileError: the profile has no such partition, or not the accelerators that the study asks for.
     """
     speeds = speeds or Speeds()
-    arch = _architecture(recipe, info)
+    arch = _architecture(recipe)
     params = ladder.num_params(arch)
-    flops = _train_flops(recipe, arch, info)
+    flops = _train_flops(recipe, arch)
     host_gb = _host_gb(params, info, recipe)
     where = study.cluster.partition_of(recipe)
     train = _train_cost(study.cluster, recipe, arch, flops, host_gb, profile, choose_partition(profile, where), speeds)
@@ -117,19 +117,19 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
 
 
-def _architecture(recipe: Recipe, info: SetInfo) -> ladder.Architecture:
+def _architecture(recipe: Recipe) -> ladder.Architecture:
     return ladder.architecture(
         recipe.family,
         recipe.size,
         image_size=recipe.image_size,
-        num_classes=max(2, round(recipe.classes * info.num_classes)),
+        num_classes=kept(recipe.dataset, **recipe.subset)[1],
         patch_size=recipe.patch_size,
     )
 
 
-def _train_flops(recipe: Recipe, arch: ladder.Architecture, info: SetInfo) -> float:
-    """Training FLOPs of the whole run, from the set's size; a class share counts as the same share of images."""
-    num_images = max(arch.num_classes, round(info.num_train * recipe.fraction * recipe.classes))
+def _train_flops(recipe: Recipe, arch: ladder.Architecture) -> float:
+    """Training FLOPs of the whole run."""
+    num_images, _ = kept(recipe.dataset, **recipe.subset)
     steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     return float(ladder.train_flops(arch)) * steps * batch
 

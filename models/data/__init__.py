@@ -1,26 +1,36 @@
-"""Images to train and to probe on: packaged sets and folders of class folders, their splits and nested subsets.
+"""Images to train and to probe on: packaged sets, and what lies on disk: folders, tar shards, tables.
 
-`sets` has the types, `packaged` and `folders` the two sources, `splits` what is drawn from them. Nothing here imports
-torch: plans are made on login nodes.
+`sets` has the types; `packaged`, `folders`, `shards` and `hugging_face` are the sources, of which the last two are read
+image by image (`stored`); `splits` has what is drawn from them. Nothing here imports torch: plans are made on login
+nodes.
 """
 
 import os
+from functools import cache, lru_cache
 
-from models.data import folders, packaged
+import numpy as np
+
+from models.data import folders, hugging_face, packaged, shards
 from models.data.packaged import packaged_names, shipped
-from models.data.sets import ImageSet, LabelSet, SetInfo
-from models.data.splits import SplitRule, capped, split, split_rule, subset
-from models.data.stored import StoredSet
-from models.errors import UserError
+from models.data.parts import kept_of_shards
+from models.data.sets import ImageSet, IntArray, LabelSet, SetInfo
+from models.data.splits import SplitRule, capped, split, split_rule, subset, subset_size
+from models.data.stored import StoredSet, label_set
+from models.errors import DataError, UserError
+from models.recipe import Subset
 
 __all__ = [
     "ImageSet",
     "LabelSet",
     "SetInfo",
     "SplitRule",
+    "StoredSet",
     "capped",
     "describe",
     "is_folder",
+    "is_streamed",
+    "kept",
+    "label_set",
     "load_images",
     "load_labels",
     "open_stored",
@@ -45,21 +55,30 @@ def load_images(dataset: str, image_size: int | None = None) -> ImageSet:
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size must be 1 or more, not {image_size}")
+    if is_streamed(dataset):
+        raise DataError(f"{dataset}: tar shards and tables are read image by image, not loaded whole")
     return folders.load(dataset, image_size) if is_folder(dataset) else packaged.load(dataset, image_size)
 
 
 def load_labels(dataset: str) -> LabelSet:
-    """The same set without its pixels; raises what `load_images` raises, but for images that cannot be decoded."""
+    """The same set without its pixels; raises what `load_images` raises, but for images that cannot be decoded.
+
+    Of tar shards and tables too; DataError where the labels of shards were not listed by `upshot data index`.
+    """
+    if is_streamed(dataset):
+        return label_set(open_stored(dataset))
     return folders.labels(dataset) if is_folder(dataset) else packaged.labels(dataset)
 
 
 def open_stored(dataset: str) -> StoredSet:
-    """The images of a folder, encoded as they lie there, each read when it is asked for.
+    """What lies on disk, tar shards, tables or class folders, to be read image by image.
 
     Raises:
-        DataError: no folder of images.
+        DataError: the path is of none of these, or what lies there is malformed.
     """
-    return folders.open_stored(dataset)
+    if shards.is_shards(dataset):
+        return shards.open_set(dataset)
+    return hugging_face.open_set(dataset) if hugging_face.is_hugging_face(dataset) else folders.open_set(dataset)
 
 
 def describe(dataset: str) -> SetInfo:
@@ -68,9 +87,44 @@ def describe(dataset: str) -> SetInfo:
     Raises:
         DataError, UnknownNameError: as `load_images`, but for images that cannot be decoded.
     """
-    return folders.info(dataset) if is_folder(dataset) else packaged.info(dataset)
+    if not is_folder(dataset):
+        return packaged.info(dataset)
+    if shards.is_shards(dataset):
+        return shards.info(dataset)
+    return hugging_face.info(dataset) if hugging_face.is_hugging_face(dataset) else folders.info(dataset)
+
+
+@cache
+def kept(dataset: str, *, fraction: float, classes: float, images: int | None, seed: int) -> tuple[int, int]:
+    """(training images, classes) that `subset` keeps of the set's train part; cached, since a plan asks once per cell.
+
+    Reads the labels, where not all is kept.
+
+    Raises:
+        UserError: `subset` would not draw that.
+        DataError: as `load_labels`.
+    """
+    if images is None and fraction == classes == 1:
+        info = describe(dataset)
+        return info.num_train, info.num_classes
+    if is_streamed(dataset) and (s := open_stored(dataset)).labels_N is None:
+        drawn: Subset = {"fraction": fraction, "classes": classes, "images": images, "seed": seed}
+        return int(kept_of_shards(s, drawn).sum()), len(s.classes)
+    return subset_size(_train_sizes(dataset), fraction=fraction, classes=classes, images=images, seed=seed)
+
+
+@lru_cache
+def _train_sizes(dataset: str) -> IntArray:
+    """How many images of each class there are to train on."""
+    s = load_labels(dataset)
+    return np.bincount(s.labels_N[split(s)[0]])
 
 
 def is_folder(dataset: str) -> bool:
-    """Whether the name is that of a folder: it holds a path separator or begins with a dot or a tilde."""
+    """Whether the name is a path: it holds a path separator or begins with a dot or a tilde."""
     return "/" in dataset or os.sep in dataset or dataset.startswith((".", "~"))
+
+
+def is_streamed(dataset: str) -> bool:
+    """Whether the name is that of tar shards or tables, whose images are read one by one."""
+    return is_folder(dataset) and (shards.is_shards(dataset) or hugging_face.is_hugging_face(dataset))

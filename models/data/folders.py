@@ -21,7 +21,8 @@ class FolderSet:
 
     name: str
     classes: tuple[str, ...]
-    shard_sizes: tuple[int, ...]
+    shard_sizes: tuple[int]
+    most_open: int = 1
     labels_N: IntArray | None
     held_out_N: BoolArray | None
     held_out_shards: frozenset[int] = frozenset()
@@ -65,7 +66,7 @@ def load(folder: str, image_size: int | None) -> ImageSet:
     )
 
 
-def open_stored(folder: str) -> FolderSet:
+def open_set(folder: str) -> FolderSet:
     """The folder's images, each read when it is asked for."""
     files = _scan(folder)
     return FolderSet(

@@ -28,11 +28,11 @@ class Order(Protocol):
         ...
 
 
-def make_order(shard_sizes: IntArray, *, batch_size: int, seed: int) -> Order:
+def make_order(shard_sizes: IntArray, *, batch_size: int, seed: int, most_streams: int = 1) -> Order:
     """A random order of all images where there is one shard, else one that reads shards one after the other."""
     if len(shard_sizes) == 1:
         return ShuffledOrder(int(shard_sizes[0]), batch_size, seed)
-    return ShardedOrder(shard_sizes, batch_size, seed)
+    return ShardedOrder(shard_sizes, batch_size, seed, most_streams)
 
 
 def epoch_order(num_images: int, *, seed: int, epoch: int) -> IntArray:
@@ -62,8 +62,8 @@ class ShardedOrder:
     in few shards, other ones than those of other ranks.
     """
 
-    def __init__(self, shard_sizes: IntArray, batch_size: int, seed: int) -> None:
-        self.num_streams = num_streams(batch_size, int(np.count_nonzero(shard_sizes)))
+    def __init__(self, shard_sizes: IntArray, batch_size: int, seed: int, most_streams: int) -> None:
+        self.num_streams = num_streams(batch_size, min(most_streams, int(np.count_nonzero(shard_sizes))))
         self._sizes, self._starts = shard_sizes, np.cumsum(shard_sizes) - shard_sizes
         self._num_images, self._batch_size, self._seed = int(shard_sizes.sum()), batch_size, seed
         self._shards = lru_cache(maxsize=1)(self._draw_shards)
@@ -93,11 +93,11 @@ class ShardedOrder:
         return np.random.default_rng((self._seed, epoch, _WITHIN, shard)).permutation(int(self._sizes[shard]))
 
 
-def num_streams(batch_size: int, num_shards: int) -> int:
-    """The largest power of two that divides the batch, leaves a stream 8 images of it, and is no more than shards."""
+def num_streams(batch_size: int, most: int) -> int:
+    """The largest power of two that divides the batch, leaves a stream 8 images of it, and is not above `most`."""
     streams = 1
     while batch_size % (2 * streams) == 0 and batch_size // (2 * streams) >= LEAST_OF_A_STREAM:
-        if 2 * streams > num_shards:
+        if 2 * streams > most:
             break
         streams *= 2
     return streams

@@ -11,10 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from models.data.sets import IntArray, LabelSet
-from models.data.splits import TEST_SHARE, capped, split, subset
-from models.data.stored import StoredSet
+from models.data.sets import IntArray
+from models.data.splits import capped, split, subset
+from models.data.stored import StoredSet, label_set
 from models.errors import UserError
+from models.recipe import Subset
 
 MAX_TEST = 50_000  # images to measure on: more would not tell more, and all are seen at every checkpoint
 DRAWS_KEPT = 1024  # shards whose draws are remembered: some MB
@@ -68,77 +69,79 @@ class DrawnPart:
         return int(self._first[shard] + self._drawn(shard)[within])
 
 
-def parts(stored: StoredSet, *, fraction: float, classes: float, seed: int) -> tuple[Part, Part]:
-    """(a share of the train part, what is held out of the same classes); nested and fixed, as `subset` and `split`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a cell trains on and what it is measured on; `classes` are the set's classes of both, ascending."""
 
-    Of the test part no more than `MAX_TEST` images are taken.
+    train: Part
+    test: Part
+    classes: IntArray
+
+
+def draw_parts(stored: StoredSet, drawn: Subset) -> Parts:
+    """A share of the train part, and what is held out of the same classes; of that no more than `MAX_TEST` images.
+
+    Nested and fixed, as `subset` and `split`.
 
     Raises:
-        UserError: shares that cannot be had; a share of the classes where the labels are not known.
+        UserError: shares that cannot be had; a share of the classes, or a number of images, where labels are not known.
     """
-    if stored.labels_N is not None:
-        return _listed(stored, stored.labels_N, fraction, classes, seed)
-    if classes < 1:
-        raise UserError(
-            f"{stored.name}: a share of the classes ({classes}) needs to know the class of every image: run"
-            f" `upshot data index {stored.name}` once, which reads the set and writes them down"
-        )
-    return _drawn(stored, fraction, seed)
+    return _drawn(stored, drawn) if stored.labels_N is None else _listed(stored, stored.labels_N, drawn)
 
 
-def _listed(stored: StoredSet, labels_N: IntArray, fraction: float, classes: float, seed: int) -> tuple[Part, Part]:
-    groups_N = np.zeros(len(labels_N), dtype=np.int64)
-    train_all, test_all = split(
-        LabelSet(
-            name=stored.name,
-            labels_N=labels_N,
-            groups_N=groups_N,
-            classes=stored.classes,
-            held_out_N=stored.held_out_N,
-        )
-    )
-    train = subset(labels_N, train_all, fraction=fraction, classes=classes, seed=seed)
-    test = capped(labels_N, test_all[np.isin(labels_N[test_all], np.unique(labels_N[train]))], MAX_TEST)
-    ends = np.cumsum(stored.shard_sizes)
-    return tuple(  # type: ignore[return-value]  # two of them
-        ListedPart(idx, np.diff(np.searchsorted(idx, ends, side="left"), prepend=0)) for idx in (train, test)
-    )
+def _listed(stored: StoredSet, labels_N: IntArray, drawn: Subset) -> Parts:
+    train_all, test_all = split(label_set(stored))
+    train = subset(labels_N, train_all, **drawn)
+    classes = np.unique(labels_N[train])
+    test = capped(labels_N, test_all[np.isin(labels_N[test_all], classes)], MAX_TEST)
+    return Parts(train=_list(stored, train), test=_list(stored, test), classes=classes)
 
 
-def _drawn(stored: StoredSet, fraction: float, seed: int) -> tuple[Part, Part]:
+def _list(stored: StoredSet, idx: IntArray) -> ListedPart:
+    ends = np.searchsorted(idx, np.cumsum(stored.shard_sizes), side="left")
+    return ListedPart(idx, np.diff(ends, prepend=0))
+
+
+def _drawn(stored: StoredSet, drawn: Subset) -> Parts:
     sizes = np.array(stored.shard_sizes, dtype=np.int64)
-    first = np.cumsum(sizes) - sizes
-    num_train, num_test = shard_split(stored.shard_sizes, stored.held_out_shards)
-    kept = np.floor(fraction * num_train + np.random.RandomState([seed, _TRAIN]).random_sample(len(sizes)))
-    kept = np.minimum(kept.astype(np.int64), num_train)
-    if not kept.any():
-        raise UserError(f"{stored.name}: fraction {fraction} leaves none of {num_train.sum():,} images")
+    held_out = np.isin(np.arange(len(sizes)), list(stored.held_out_shards))
+    num_train, num_test = kept_of_shards(stored, drawn), _capped_of_shards(np.where(held_out, sizes, 0))
 
-    def test(shard: int) -> IntArray:
-        return np.sort(_permuted(int(sizes[shard]), _TEST, shard)[: num_test[shard]])
+    def part(kept: IntArray, which: int, seed: int) -> DrawnPart:
+        def draw(shard: int) -> IntArray:
+            return np.sort(np.random.RandomState([seed, which, shard]).permutation(sizes[shard])[: kept[shard]])
 
-    def train(shard: int) -> IntArray:
-        rest = _permuted(int(sizes[shard]), _TEST, shard)[num_test[shard] : num_test[shard] + num_train[shard]]
-        return np.sort(rest[_permuted(len(rest), _TRAIN, shard, seed)[: kept[shard]]])
+        return DrawnPart(np.cumsum(sizes) - sizes, kept, draw)
 
-    return DrawnPart(first, kept, train), DrawnPart(first, num_test, test)
+    return Parts(
+        train=part(num_train, _TRAIN, drawn["seed"]),
+        test=part(num_test, _TEST, 0),
+        classes=np.arange(len(stored.classes)),
+    )
 
 
-def shard_split(shard_sizes: tuple[int, ...], held_out_shards: frozenset[int]) -> tuple[IntArray, IntArray]:
-    """How many images of each shard may be trained on and how many are held out, where labels are not known.
+def kept_of_shards(stored: StoredSet, drawn: Subset) -> IntArray:
+    """How many images of each shard are trained on where labels are not known: a share of each, rounded up or down.
 
-    Held out is what the source holds out, else a tenth of every shard, and no more than `MAX_TEST` in all.
+    Raises:
+        UserError: a share of the classes, or a number of images; a share that leaves no image.
     """
-    sizes = np.array(shard_sizes, dtype=np.int64)
-    apart = np.isin(np.arange(len(sizes)), list(held_out_shards))
-    source = np.where(apart, sizes, 0) if apart.any() else sizes
-    share = min(1.0 if apart.any() else TEST_SHARE, MAX_TEST / max(1, source.sum()))
-    rounding = np.random.RandomState([_TEST]).random_sample(len(sizes))
-    num_test = np.minimum(np.floor(share * source + rounding).astype(np.int64), source)
-    if not num_test.any():
-        num_test[np.argmax(source)] = 1
-    return np.where(apart, 0, sizes - num_test), num_test
+    if drawn["classes"] < 1 or drawn["images"] is not None:
+        raise UserError(
+            f"{stored.name}: `classes` and `images` need to know the class of every image: `upshot data index"
+            f" '{stored.name}'` reads the shards once and writes them down"
+        )
+    sizes = np.array(stored.shard_sizes, dtype=np.int64)
+    train = np.where(np.isin(np.arange(len(sizes)), list(stored.held_out_shards)), 0, sizes)
+    rounding = np.random.RandomState([drawn["seed"], _TRAIN]).random_sample(len(sizes))
+    kept: IntArray = np.minimum(np.floor(drawn["fraction"] * train + rounding).astype(np.int64), train)
+    if not kept.any():
+        raise UserError(f"{stored.name}: fraction {drawn['fraction']} leaves none of {train.sum():,} images")
+    return kept
 
 
-def _permuted(num: int, *key: int) -> IntArray:
-    return np.random.RandomState(list(key)).permutation(num)
+def _capped_of_shards(sizes: IntArray) -> IntArray:
+    """The same share of every shard, about `MAX_TEST` images in all, and one at least of each."""
+    share = min(1.0, MAX_TEST / sizes.sum())
+    kept: IntArray = np.minimum(sizes, np.maximum(1, np.floor(share * sizes).astype(np.int64)))
+    return kept

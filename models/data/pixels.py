@@ -25,7 +25,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 def header(path: Path) -> tuple[tuple[int, int], Mode]:
     """((width, height), mode) of an image file, whose pixels stay undecoded; DataError when it is none."""
     with _explained(f"{path}: "), Image.open(path) as image:
-        return image.size, "L" if image.mode in GRAY_MODES + DEEP_MODES else "RGB"
+        return image.size, _mode(image)
 
 
 def read(path: Path, mode: Mode, image_size: int | None) -> PixelArray:
@@ -59,6 +59,12 @@ def view(image_HWC: PixelArray, image_size: int, box: Callable[[int, int], Box] 
     return _array(_seen(_image(image_HWC), image_size, box))
 
 
+def header_of(encoded: bytes, place: str) -> tuple[tuple[int, int], Mode]:
+    """The same as `header` of an encoded image; the message of a DataError begins with `place`."""
+    with _explained(f"{place}: "), Image.open(BytesIO(encoded)) as image:
+        return image.size, _mode(image)
+
+
 def resize(images_NHWC: PixelArray, image_size: int) -> PixelArray:
     """The images at another size; themselves where they have it."""
     if images_NHWC.shape[1:3] == (image_size, image_size):
@@ -86,6 +92,10 @@ def _upright(file: Image.Image, mode: Mode) -> Image.Image:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)
+
+
+def _mode(image: Image.Image) -> Mode:
+    return "L" if image.mode in GRAY_MODES + DEEP_MODES else "RGB"
 
 
 def _orientation(image: Image.Image) -> int:

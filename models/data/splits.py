@@ -7,9 +7,10 @@ and with them every cell of a study.
 from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.data.sets import BoolArray, IntArray, LabelSet
-from models.errors import UserError
+from models.errors import DataError, UserError
 
 SplitRule = Literal["given", "groups", "images"]
 
@@ -87,30 +88,96 @@ def _single_images(labels_N: IntArray, share: float) -> BoolArray:
     return test_N
 
 
-def subset(labels: IntArray, train_idx: IntArray, *, fraction: float, classes: float, seed: int) -> IntArray:
-    """Sorted indices, out of `train_idx`, of a share of the classes and a share of each of those classes' images.
+def whole_shards(name: str, shard_sizes: tuple[int, ...]) -> frozenset[int]:
+    """The shards to hold out of a set whose source holds out none: in a fixed random order, about `TEST_SHARE` of all.
 
-    Nested: with the same seed a smaller `fraction` (or `classes`) gives a subset of a larger one. Stratified: a class
-    of n images keeps fraction x n of them, rounded up or down, and at least one. At least two classes are kept.
+    It asks for no label, so that a set is parted in the same way before and after its labels are listed.
 
     Raises:
-        UserError: a share outside (0, 1], a seed that is not a 32-bit natural number, or fewer than two classes.
+        DataError: the shards are so few that the share would be more than twice as large.
+    """
+    order_S = np.random.RandomState(0).permutation(len(shard_sizes))
+    sums_S = np.cumsum(np.array(shard_sizes)[order_S])
+    num = 1 + int(np.argmin(np.abs(sums_S / sums_S[-1] - TEST_SHARE)))
+    if sums_S[num - 1] > 2 * TEST_SHARE * sums_S[-1]:
+        raise DataError(
+            f"{name}: no shard is held out by its name (val-, test-), and {len(shard_sizes)} are too few to hold whole"
+            f" ones out: {TEST_SHARE:.0%} of the examples are wanted"
+        )
+    return frozenset(int(shard) for shard in order_S[:num])
+
+
+def subset(
+    labels: IntArray, train_idx: IntArray, *, fraction: float, classes: float, seed: int, images: int | None = None
+) -> IntArray:
+    """Sorted indices, out of `train_idx`, of a share of the classes, and of a share of their images or of so many.
+
+    At least two classes are kept. Of them, stratified, either a `fraction`: a class of n images keeps fraction x n,
+    rounded up or down; or exactly `images` in all, of every class the same share up to rounding. Every class keeps at
+    least one. Nested: with the same seed a smaller `fraction`, `images` or `classes` gives a subset of a larger one;
+    only with fewer `classes` at the same `images` each class that stays has more images, among them those that it had.
+
+    Raises:
+        UserError: a share outside (0, 1], a seed that is not a 32-bit natural number, fewer than two classes, or more
+            `images` than the classes hold, or fewer than they are; both a fraction and `images`.
+    """
+    present, label_T = np.unique(labels[train_idx], return_inverse=True)
+    kept_C, offset_C = _drawn_classes(len(present), fraction, classes, seed, images)
+    rank_T, size_T = _ranks(label_T, seed)
+    if images is None:
+        keep_T = kept_C[label_T] & ((rank_T + offset_C[label_T] < fraction * size_T) | (rank_T == 0))
+        return np.sort(train_idx[keep_T])
+    of_kept = np.flatnonzero(kept_C[label_T])
+    _refuse_number(images, int(kept_C.sum()), len(of_kept))
+    place = (rank_T + offset_C[label_T]) / size_T  # all images with a place below f are a share f of each class
+    order = np.lexsort((place[of_kept], rank_T[of_kept] > 0))
+    return np.sort(train_idx[of_kept[order[:images]]])
+
+
+def subset_size(
+    size_C: IntArray, *, fraction: float, classes: float, seed: int, images: int | None = None
+) -> tuple[int, int]:
+    """(images, classes) that `subset` keeps of classes of these sizes, which may be 0; raises the same."""
+    size_C = size_C[size_C > 0]
+    kept_C, offset_C = _drawn_classes(len(size_C), fraction, classes, seed, images)
+    num_classes = int(kept_C.sum())
+    if images is not None:
+        _refuse_number(images, num_classes, int(size_C[kept_C].sum()))
+        return images, num_classes
+    num_C = np.ceil(fraction * size_C - offset_C)
+    # The sums that `subset` compares may round otherwise than this difference.
+    num_C += (num_C + offset_C < fraction * size_C).astype(np.float64)
+    num_C -= (num_C - 1 + offset_C >= fraction * size_C).astype(np.float64)
+    return int(np.clip(num_C, 1, size_C)[kept_C].sum()), num_classes
+
+
+def _drawn_classes(
+    num: int, fraction: float, classes: float, seed: int, images: int | None
+) -> tuple[BoolArray, NDArray[np.float64]]:
+    """(which classes are kept, of every class a number in [0, 1)).
+
+    A class keeps its images with (rank + number) / size < fraction: the expected count is exactly fraction x size.
     """
     for name, value in (("fraction", fraction), ("classes", classes)):
         if not 0 < value <= 1:
             raise UserError(f"{name} must be above 0 and at most 1, not {value}")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be from 0 to {2**32 - 1}, not {seed}")
-    present, label_T = np.unique(labels[train_idx], return_inverse=True)
-    if len(present) < 2:
-        raise UserError(f"a subset needs 2 classes or more; the train part has {len(present)}")
+    if images is not None and fraction != 1:
+        raise UserError(f"images ({images}) and fraction ({fraction}) both say how many images there are: give one")
+    if num < 2:
+        raise UserError(f"a subset needs 2 classes or more; the train part has {num}")
     rng = np.random.RandomState(seed)
-    kept_C = rng.permutation(len(present)) < max(2, round(classes * len(present)))
-    # A class keeps the images with (rank + u) / n < fraction, u uniform: the expected number is exactly fraction x n.
-    offset_C = rng.random_sample(len(present))
-    rank_T, size_T = _ranks(label_T, seed)
-    keep_T = kept_C[label_T] & ((rank_T + offset_C[label_T] < fraction * size_T) | (rank_T == 0))
-    return np.sort(train_idx[keep_T])
+    kept_C = rng.permutation(num) < max(2, round(classes * num))
+    return kept_C, rng.random_sample(num)
+
+
+def _refuse_number(images: int, num_classes: int, available: int) -> None:
+    if not num_classes <= images <= available:
+        raise UserError(
+            f"images is {images}, but must be from {num_classes} to {available}: so many classes are kept, and so many"
+            " training images they have"
+        )
 
 
 def capped(labels: IntArray, idx: IntArray, num: int) -> IntArray:

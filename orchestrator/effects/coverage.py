@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MODEL = ("family", "size")
-NOT_TUNED = (*MODEL, "fraction", "classes", "image_size", "patch_size", "precision", "seed")
+NOT_TUNED = (*MODEL, "fraction", "classes", "images", "image_size", "patch_size", "precision", "seed")
 TUNED = tuple(axis for axis in AXES if axis not in NOT_TUNED)
 """The axes of a study that tell how a model is trained, not what is trained on what."""
 

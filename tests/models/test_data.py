@@ -18,6 +18,7 @@ from PIL import Image
 
 from models import data
 from models.data import ImageSet, LabelSet, describe, load_images, load_labels, split, split_rule, subset
+from models.data.splits import subset_size, whole_shards
 from models.errors import DataError, UnknownNameError, UserError
 
 STUDIES = Path(data.__file__).parents[2] / "studies"
@@ -159,6 +160,105 @@ def test_subset_is_the_same_each_time(part, fraction, classes, seed):
     assert np.array_equal(first, subset(*part, fraction=fraction, classes=classes, seed=seed))
 
 
+@st.composite
+def kept_numbers(draw):
+    """(train part, share of the classes, two numbers of images that they can give, the smaller first; seed)."""
+    part = draw(train_parts())
+    labels_N = part[0]
+    classes, seed = draw(shares), draw(seeds)
+    held = labels_N[subset(*part, fraction=1.0, classes=classes, seed=seed)]
+    numbers = st.integers(len(np.unique(held)), len(held))
+    return part, classes, sorted((draw(numbers), draw(numbers))), seed
+
+
+def drawn(part, classes, images, seed):
+    return subset(*part, fraction=1.0, classes=classes, images=images, seed=seed)
+
+
+@given(kept_numbers())
+def test_a_number_of_images_is_met_exactly_and_nested(numbers):
+    part, classes, (few, many), seed = numbers
+    small, large = (drawn(part, classes, images, seed) for images in (few, many))
+    assert (len(small), len(large)) == (few, many)
+    assert set(small) <= set(large) <= set(part[1])
+    assert list(large) == sorted(set(large))
+
+
+@given(kept_numbers())
+def test_a_number_of_images_is_the_same_share_of_every_class(numbers):
+    (labels_N, train_idx), classes, (_, images), seed = numbers
+    idx = drawn((labels_N, train_idx), classes, images, seed)
+
+    whole = labels_N[subset(labels_N, train_idx, fraction=1.0, classes=classes, seed=seed)]
+    kept, count_C = np.unique(labels_N[idx], return_counts=True)
+    assert list(kept) == list(np.unique(whole))
+    size_C = np.bincount(whole)[kept]
+    more = count_C[count_C > 1]  # every class has one, whatever its share
+    if len(more):
+        size_more = size_C[count_C > 1]
+        assert np.max((more - 1) / size_more) <= np.min((count_C + 1) / size_C)  # one share is within rounding of all
+
+
+@given(kept_numbers(), shares)
+def test_fewer_classes_at_the_same_number_have_more_images_each_among_them_those_they_had(numbers, other):
+    part, classes, (_, images), seed = numbers
+    labels_N = part[0]
+    few, many = sorted((classes, other))
+    available = [
+        len(drawn_all) for drawn_all in (subset(*part, fraction=1.0, classes=c, seed=seed) for c in (few, many))
+    ]
+    num_classes = len(np.unique(labels_N[subset(*part, fraction=1.0, classes=many, seed=seed)]))
+    assume(num_classes <= images <= available[0])
+    narrow, wide = drawn(part, few, images, seed), drawn(part, many, images, seed)
+    assert len(narrow) == len(wide)
+    assert set(labels_N[narrow]) <= set(labels_N[wide])
+    assert {i for i in wide if labels_N[i] in labels_N[narrow]} <= set(narrow)
+
+
+@given(kept_numbers(), shares)
+def test_the_size_of_a_subset_is_known_from_the_sizes_of_the_classes(numbers, fraction):
+    (labels_N, train_idx), classes, (images, _), seed = numbers
+    for how in ({"fraction": fraction, "images": None}, {"fraction": 1.0, "images": images}):
+        idx = subset(labels_N, train_idx, classes=classes, seed=seed, **how)
+        size = subset_size(np.bincount(labels_N[train_idx]), classes=classes, seed=seed, **how)
+        assert size == (len(idx), len(np.unique(labels_N[idx])))
+
+
+def test_the_number_of_images_of_a_share_is_known_of_every_packaged_upstream_set():
+    s = load_labels("icons")
+    train_idx = split(s)[0]
+    for how in (
+        {"fraction": 0.1, "classes": 1.0},
+        {"fraction": 0.37, "classes": 0.2},
+        {"fraction": 1.0, "classes": 0.5},
+    ):
+        for seed in (0, 7):
+            idx = subset(s.labels_N, train_idx, **how, seed=seed)
+            assert data.kept("icons", **how, images=None, seed=seed) == (len(idx), len(np.unique(s.labels_N[idx])))
+    assert data.kept("icons", fraction=1.0, classes=1.0, images=None, seed=0) == (len(train_idx), len(s.classes))
+
+
+@pytest.mark.parametrize("images", [3, 41])
+def test_a_number_of_images_that_the_classes_cannot_give_is_refused(images):
+    labels_N = np.arange(80) % 8  # half of the classes have 40
+    for ask in (
+        lambda: drawn((labels_N, np.arange(80)), 0.5, images, 0),
+        lambda: subset_size(np.bincount(labels_N), fraction=1.0, classes=0.5, images=images, seed=0),
+    ):
+        with pytest.raises(UserError, match=f"images is {images}, but must be from 4 to 40"):
+            ask()
+
+
+def test_a_number_and_a_fraction_are_not_both_given():
+    with pytest.raises(UserError, match=r"images \(5\) and fraction \(0.5\) both say how many"):
+        subset(np.arange(20) % 2, np.arange(20), fraction=0.5, classes=1.0, images=5, seed=0)
+
+
+def test_a_subset_of_a_number_is_pinned_across_versions():
+    idx = drawn((np.arange(1000) % 10, np.arange(900)), 0.3, 27, 0)
+    assert list(idx[:6]) == [14, 34, 198, 204, 214, 268]  # those of a fraction of 0.1
+
+
 def test_subset_is_pinned_across_versions():
     labels_N = np.arange(1000) % 10
     idx = subset(labels_N, np.arange(900), fraction=0.1, classes=0.3, seed=0)
@@ -199,6 +299,24 @@ def test_subset_refuses_shares_and_seeds_out_of_range(change, message):
     given_values = {"fraction": 0.5, "classes": 0.5, "seed": 0} | change
     with pytest.raises(UserError, match=re.escape(message)):
         subset(np.array([0, 1]), np.array([0, 1]), **given_values)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=60))
+def test_shards_to_hold_out_are_about_a_tenth_or_there_are_none_that_could_be(sizes):
+    try:
+        held_out = whole_shards("any", tuple(sizes))
+    except DataError:
+        assert min(sizes) > 0.2 * sum(sizes) or len(sizes) < 20
+    else:
+        assert 0 < sum(sizes[shard] for shard in held_out) <= 0.2 * sum(sizes)
+
+
+def test_the_shards_that_are_held_out_never_change():
+    assert whole_shards("any", (100,) * 30) == frozenset([2, 13, 28])
+    assert whole_shards("any", (90, 10)) == frozenset([1])
+    for sizes in ((10,), (50, 50), (40, 30, 30)):
+        with pytest.raises(DataError, match="any: no shard is held out by its name"):
+            whole_shards("any", sizes)
 
 
 def test_subset_refuses_a_single_class():

@@ -1,9 +1,13 @@
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models import ladder
+from models.data import load_labels, split, subset
+from models.recipe import num_steps
 from orchestrator import drive
 from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, halved_micro_batch, packed_cost, rounded_minutes
 from orchestrator.speeds import measure_speeds
@@ -40,6 +44,22 @@ def test_twice_the_epochs_are_twice_the_flops(small):
     for a, b in zip(one.cells, two.cells, strict=True):
         assert b.flops == 2 * a.flops
         assert b.params == a.params
+
+
+def test_flops_are_those_of_the_images_that_are_drawn(small):
+    s = load_labels("icons")
+    train_idx = split(s)[0]
+    sets = ["grid.family=vit", "grid.seed=[0, 1]", "grid.epochs=3", "grid.classes=[0.1, 0.6]"]
+    for more in ("grid.fraction=[0.2, 1.0]", "grid.images=[1000, 1300]"):
+        sizes_and = plan_of(small, sets=[*sets, *(["grid.fraction=1.0"] if "images" in more else []), more])
+        for planned in sizes_and.cells:
+            recipe = planned.cell.recipe
+            drawn = s.labels_N[subset(s.labels_N, train_idx, **recipe.subset)]
+            steps, batch = num_steps(len(drawn), batch_size=recipe.batch_size, epochs=recipe.epochs)
+            arch = ladder.architecture(
+                "vit", recipe.size, image_size=32, num_classes=len(np.unique(drawn)), patch_size=recipe.patch_size
+            )
+            assert planned.flops == ladder.train_flops(arch) * steps * batch
 
 
 def test_all_checkpoints_are_more_to_judge_than_the_last(small):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,24 @@ def test_excluded_combinations_are_left_out_and_counted(tmp_path):
     file = load(tmp_path, text)
     assert len(cells(file.study, file.path)) == 4
     assert num_excluded(file.study) == 4
+
+
+def test_one_number_of_images_over_more_or_fewer_classes(tmp_path):
+    sets = ["grid.fraction=1.0", "grid.images=[2000]", "grid.classes=[0.1, 1.0]"]
+    found = load_cells(tmp_path, STUDY, sets)
+    assert len({cell.cell_id for cell in found}) == len(found) == 8
+    assert {(c.recipe.classes, c.recipe.images) for c in found} == {(0.1, 2000), (1.0, 2000)}
+
+
+def test_a_number_of_images_that_cannot_be_had_is_refused_before_anything_runs(tmp_path):
+    fits = ["grid.fraction=1.0", "grid.classes=[0.1, 1.0]"]
+    message = refusal(tmp_path, sets=[*fits, "grid.images=20000"])
+    assert re.search(
+        r"upstream images of cell .*classes=0.1.*: images is 20000, but must be from 69 to \d{4}:", message
+    )
+    assert "images is 600, but must be from 688 to 42909" in refusal(tmp_path, sets=[*fits, "grid.images=600"])
+    assert "give one" in refusal(tmp_path, sets=["grid.images=2000"])
+    assert "grid.images" in refusal(tmp_path, sets=["grid.images=0"])
 
 
 def test_a_default_axis_can_be_excluded_on(tmp_path):
@@ -238,8 +258,8 @@ def test_cell_id_covers_every_axis(tmp_path):
     file = load(tmp_path)
     recipe = cells(file.study, file.path)[0].recipe
     other = {
-        "family": "mixer", "size": "nano", "fraction": 0.5, "classes": 0.5, "epochs": 2.0, "batch_size": 64,
-        "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
+        "family": "mixer", "size": "nano", "fraction": 0.5, "classes": 0.5, "images": 500, "epochs": 2.0,
+        "batch_size": 64, "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
         "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
         "clip_norm": 1.0,
         "label_smoothing": 0.5, "dropout": 0.5, "drop_path": 0.5,
