@@ -15,11 +15,10 @@ import torch
 
 from models.augment import Batch, Indices, StepImages
 from models.data.readers import Reader
+from models.data.residence import num_ahead
 from models.device import Device
 from models.distributed import World
 
-AHEAD_IMAGES = 512  # that are prepared beyond the step in work, but one step's at least
-MAX_AHEAD = 8  # steps
 TASK_IMAGES = 8  # that a thread takes at a time
 
 
@@ -42,11 +41,6 @@ def num_threads() -> int:
     """One for each CPU of this process, but for the one that trains; at least one."""
     cpus = len(os.sched_getaffinity(0))
     return max(1, min(cpus, int(os.environ.get("SLURM_CPUS_PER_TASK") or cpus)) - 1)
-
-
-def num_ahead(num_images: int) -> int:
-    """How many steps of so many images are prepared beyond the one in work."""
-    return max(1, min(MAX_AHEAD, AHEAD_IMAGES // max(1, num_images)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

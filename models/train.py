@@ -287,6 +287,7 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
     norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
     log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
     measured = _measured(run, loss) if folder else (None, loss)
+    _tell_corrupt(run, done, log)
     if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})
         return False
@@ -296,6 +297,15 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
         shutil.rmtree(folder / RESUME, ignore_errors=True)
         log({"event": "checkpoint", **metrics})
     return True
+
+
+def _tell_corrupt(run: Run, done: int, log: Log) -> None:
+    """Logs how many images no rank could read, where they have become more; those named are rank 0's own."""
+    corrupt = run.data.corrupt
+    count = int(run.world.sum(len(corrupt)))
+    if count > corrupt.told:
+        log({"event": "corrupt_images", "step": done, "count": count, "first": corrupt.first})
+    corrupt.told = count
 
 
 def _measured(run: Run, loss: float) -> tuple[float | None, float]:

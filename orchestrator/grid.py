@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from models import ladder
 from models.data import SetInfo, describe, kept
 from models.errors import StudyError, UserError
@@ -85,7 +87,10 @@ def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: st
     for name in ("learning_rate", "weight_decay"):
         if given.get(f"head_{name}") is None:
             given[f"head_{name}"] = given.get(name, Recipe.model_fields[name].default)
-    recipe = Recipe.model_validate(given)
+    try:
+        recipe = Recipe.model_validate(given)
+    except ValidationError as error:
+        raise StudyError(f"{where}: cell {_words(combination)}: {error.errors()[0]['msg']}") from error
     try:
         kept(recipe.dataset, **recipe.subset)
     except UserError as error:

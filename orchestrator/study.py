@@ -35,10 +35,12 @@ class Upstream(_Table):
 
 
 class Train(_Table):
-    """How cells are run; nothing here changes their weights."""
+    """How cells are run; nothing here changes the weights of one that ends well."""
 
     checkpoints: Count = 1
     """Checkpoints a cell, evenly spaced, the last at the last step."""
+    max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the upstream images that may be unreadable: each is counted, and its neighbour stands for it."""
 
 
 class Downstream(_Table):

@@ -9,7 +9,7 @@ NAMED = 5
 
 
 class Corrupt:
-    """The corrupt images that were met so far. Several threads may tell of them.
+    """The corrupt images that were met so far. Several threads may tell of them; `told` is how many the log has.
 
     Args:
         name: the set's.
@@ -22,6 +22,7 @@ class Corrupt:
         self._lock = threading.Lock()
         self._said: dict[int, str] = {}
         self._seen = 0
+        self.told = 0
 
     def __contains__(self, index: int) -> bool:
         return index in self._said
