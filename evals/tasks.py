@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from models.data import SetInfo, SplitRule, describe, is_folder, load_labels, split, split_rule
-from models.errors import UnknownNameError
+from models.data import SetInfo, SplitRule, describe, is_folder, is_streamed, load_labels, split, split_rule
+from models.errors import DataError, UnknownNameError
 
 MAX_TEST: Final = 1000
 """Test images of a packaged task, at most: a standard error of 1.6 points at worst, and quick at every checkpoint."""
@@ -89,8 +89,10 @@ def task(name: str) -> Task:
 
     Raises:
         UnknownNameError: no packaged task has this name.
-        DataError: the images are missing or malformed.
+        DataError: the images are missing or malformed, or lie in tar shards or tables.
     """
+    if is_streamed(name):
+        raise DataError(f"{name}: a task is a packaged one or a folder of class folders, not tar shards or tables")
     if is_folder(name):
         return _folder_task(describe(name))
     if name not in _PACKAGED:

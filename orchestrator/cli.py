@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.data_command import data_app
 from orchestrator.import_command import import_command
 from orchestrator.reduce_command import (
     DrawsOption,
@@ -250,6 +251,7 @@ def report(
         print(_open_submitted(source, runs).report(**options))
 
 
+app.add_typer(data_app)
 app.command("import")(import_command)
 app.command("reduce")(reduce_command)
 

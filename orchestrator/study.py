@@ -31,7 +31,7 @@ class Upstream(_Table):
     """The images that cells are trained on."""
 
     dataset: str
-    """A packaged set's name, or a folder of class folders (relative to the study file)."""
+    """A packaged set's name, or a path (relative to the study file): of class folders, tar shards or tables."""
 
 
 class Train(_Table):

@@ -10,7 +10,9 @@ TEMPLATE = """\
 name = "my-study"
 
 [upstream]
-dataset = "icons"                  # a packaged set (`upshot tasks` lists the others), or a folder: images/CLASS/*.png
+dataset = "icons"                  # a packaged set (`upshot tasks` lists the others), or a path: class folders
+                                   # (images/CLASS/*.png), tar shards ("laion/train-{000000..000127}.tar"), or a
+                                   # Hugging Face dataset on disk (parquet, save_to_disk)
 
 [grid]                             # a list is an axis; write several [[grid]] tables to unite several grids
 family = ["vit", "mixer", "resnet"]
@@ -20,8 +22,9 @@ fraction = [0.1, 1.0]              # of the upstream images
 epochs = 1
 head_weight_decay = [0.03, 3.0]
 seed = 0
-# Also: classes, batch_size, image_size, optimizer, learning_rate, weight_decay, head_learning_rate, warmup,
-# schedule ("cosine", "linear", "rsqrt"), clip_norm, label_smoothing, dropout, drop_path, flip, mixup, ema, precision.
+# Also: classes, images (in all, in place of a fraction), batch_size, image_size, optimizer, learning_rate,
+# weight_decay, head_learning_rate, warmup, schedule ("cosine", "linear", "rsqrt"), clip_norm, label_smoothing,
+# dropout, drop_path, flip, mixup, ema, precision.
 
 # [[exclude]]                      # combinations to leave out
 # family = "vit"

@@ -98,7 +98,8 @@ def describe(dataset: str) -> SetInfo:
 def kept(dataset: str, *, fraction: float, classes: float, images: int | None, seed: int) -> tuple[int, int]:
     """(training images, classes) that `subset` keeps of the set's train part; cached, since a plan asks once per cell.
 
-    Reads the labels, where not all is kept.
+    Reads the labels, where not all is kept. Where they are not listed only the whole set can be had: a draw without
+    them would change once they are, and with it what a cell was trained on.
 
     Raises:
         UserError: `subset` would not draw that.

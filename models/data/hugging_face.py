@@ -142,9 +142,11 @@ class TableSet:
     def read(self, index: int) -> tuple[bytes, int]:
         """(image, label): see `StoredSet.read`."""
         shard, row = self._locate(index)
-        image = self._images(shard)[row].as_py()
+        found = self._images(shard)[row].as_py()
+        image, path = (found.get("bytes"), found.get("path")) if isinstance(found, dict) else (found, None)
         if not image:
-            raise DataError(f"{self.place(index)}: has no image in column {self._columns.image!r}, not even its bytes")
+            hint = f", only the path {path}: save the set with its images embedded" if path else ""
+            raise DataError(f"{self.place(index)} has no image in column {self._columns.image!r}{hint}")
         return image, int(self.labels_N[index])
 
     def place(self, index: int) -> str:
@@ -160,10 +162,7 @@ class TableSet:
 
     def _read_images(self, shard: int) -> pa.ChunkedArray:
         table, number = self._chunks[shard]
-        images = table.chunk(number, self._columns.image)
-        if not pa.types.is_struct(images.type):
-            return images
-        return pc.struct_field(images, "bytes")
+        return table.chunk(number, self._columns.image)
 
     def _agreed_columns(self) -> Columns:
         first = find_columns(self._tables[0].schema, str(self._tables[0].path))
@@ -181,6 +180,9 @@ class TableSet:
     def _labels(self) -> tuple[tuple[str, ...], IntArray]:
         with ThreadPoolExecutor(THREADS) as pool:
             parts = list(pool.map(self._label_column, self._tables))
+        odd = next((table for table, part in zip(self._tables, parts, strict=True) if part.type != parts[0].type), None)
+        if odd:
+            raise DataError(f"{odd.path}: labels are names in some files and numbers in others")
         column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
         names = self._columns.names
         if pa.types.is_integer(column.type):
@@ -251,7 +253,11 @@ def _files(dataset: str) -> list[Path]:
         return part_files.matching(dataset)
     if (path / DICT).is_file():
         return [file for split in _read_json(path / DICT, "splits") for file in _saved(path / str(split))]
-    return _saved(path) if (path / STATE).is_file() else part_files.files_in(path, (".parquet",))
+    if (path / STATE).is_file():
+        return _saved(path)
+    found = part_files.files_in(path, (".parquet",))
+    part_files.refuse_gaps(found)
+    return found
 
 
 def _saved(folder: Path) -> list[Path]:

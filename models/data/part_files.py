@@ -19,16 +19,14 @@ WORDS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
+NUMBERED = re.compile(r"(.*)-\d+-of-(\d+)\.\w+")
 LISTED = 3  # names in a message
 
 
 def part(path: Path) -> Part | None:
-    """What the words of a file's name say, such as `imagenet-train-000017.tar`, or else its folder's name."""
-    for name in (path.stem, path.parent.name):
-        found = {WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in WORDS}
-        if len(found) == 1:
-            return found.pop()
-    return None
+    """What a word of the file's name says, such as `imagenet-train-000017.tar`, or else the name of its folder."""
+    found = {WORDS[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in WORDS}
+    return found.pop() if len(found) == 1 else WORDS.get(path.parent.name.lower())
 
 
 def parted(paths: Iterable[Path], where: str) -> tuple[list[Path], list[Path]]:
@@ -58,8 +56,17 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     found = _listed(folder, suffixes) or _listed(folder / "data", suffixes)
     if found:
         return found
-    parts = (entry for entry in folder.iterdir() if entry.name in WORDS) if folder.is_dir() else ()
+    parts = sorted(entry for entry in folder.iterdir() if entry.name.lower() in WORDS) if folder.is_dir() else ()
     return [path for entry in parts for path in _listed(entry, suffixes)]
+
+
+def refuse_gaps(paths: list[Path]) -> None:
+    """Raises DataError where a name such as `train-00000-of-00005` says that there are more files than are there."""
+    found = Counter(match[1] for path in paths if (match := NUMBERED.fullmatch(str(path))))
+    for path in paths:
+        match = NUMBERED.fullmatch(str(path))
+        if match and found[match[1]] < int(match[2]):
+            raise DataError(f"{path}: is one of {int(match[2])} files, of which {found[match[1]]} are there")
 
 
 def _listed(folder: Path, suffixes: Sequence[str]) -> list[Path]:

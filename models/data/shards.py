@@ -51,6 +51,8 @@ class ShardSet:
         self._folder = folder
         self._paths = [*train, *held_out]
         self.most_open = MOST_OPEN
+        self._labels_N: IntArray | None = None
+        self._asked = False
         self._open = Recent(open_shard, MOST_OPEN)
         self.shard_sizes = self._sizes()
         self._ends = list(accumulate(self.shard_sizes))
@@ -73,9 +75,14 @@ class ShardSet:
             )
         return found
 
-    @cached_property
+    @property
     def labels_N(self) -> IntArray | None:
-        """From the index; None where it does not list every shard."""
+        """From the index, read when they are first asked for; None where it does not list every shard."""
+        if not self._asked:
+            self._labels_N, self._asked = self._listed_labels(), True
+        return self._labels_N
+
+    def _listed_labels(self) -> IntArray | None:
         known = known_labels(self._folder)
         if any(path not in known for path in self._paths):
             return None
@@ -83,7 +90,7 @@ class ShardSet:
             if len(known[path]) != size:
                 raise DataError(f"{path}: {size} examples, but {len(known[path])} labels in {self._folder / LABELS}")
         labels_N = np.concatenate([known[path] for path in self._paths]).astype(np.int64)
-        if UNLABELLED in (labels_N[0], labels_N[-1]):
+        if (labels_N == UNLABELLED).any():
             return None
         refuse_untrained_classes(self.name, self.classes, labels_N, self._held_out(len(labels_N)))
         return labels_N
@@ -101,7 +108,7 @@ class ShardSet:
             label = class_number(found.samples[number].label, numbers)
         except ValueError as error:
             raise DataError(f"{self.place(index)}: {error}") from error
-        if self.labels_N is not None and self.labels_N[index] != label:
+        if self._labels_N is not None and self._labels_N[index] != label:  # a plan looks at images, never at labels
             raise DataError(
                 f"{self.place(index)}: its label is {self.classes[label]!r}, not what {self._folder / LABELS} says:"
                 " the shard was changed; remove that file and run `upshot data index`"
@@ -199,6 +206,8 @@ def found_shards(dataset: str) -> tuple[Path, list[Path]]:
         DataError: there are none, some are compressed, or some that the pattern or `sizes.json` names are missing.
     """
     folder, pattern = place_of(dataset)
+    if pattern and not part_files.is_pattern(dataset) and not Path(dataset).expanduser().exists():
+        raise DataError(f"{dataset}: no such file or folder")
     found = part_files.matching(dataset) if pattern else part_files.files_in(folder, (".tar", *COMPRESSED))
     packed = [path for path in found if path.name.endswith(COMPRESSED)]
     if packed:
@@ -206,6 +215,8 @@ def found_shards(dataset: str) -> tuple[Path, list[Path]]:
             f"{packed[0]}: is compressed as a whole, so that no image can be read alone: decompress it (gunzip);"
             " images are compressed themselves"
         )
+    if not pattern:
+        part_files.refuse_gaps(found)
     listed = [] if pattern else list(listed_sizes(folder))
     missing = sorted(set(listed) - set(found)) if found else [path for path in listed if not path.is_file()]
     if missing:

@@ -1,4 +1,7 @@
-"""Sets whose images stay where they lie, encoded, until they are asked for: what all readers have in common."""
+"""Sets whose images stay where they lie, encoded, until they are asked for.
+
+What readers of folders, of tar shards and of tables have in common.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable

@@ -5,6 +5,7 @@ as long; training must not lose images unnoticed, and reads the headers of every
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,10 @@ class TarFile:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError) as error:
             raise DataError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from error
-        self.size = os.fstat(self._descriptor).st_size
+        about = os.fstat(self._descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{path}: is no file")
+        self.size = about.st_size
         self._window, self._window_start = b"", 0
 
     def __del__(self) -> None:
@@ -48,9 +52,13 @@ class TarFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on, fewer at the end of the file."""
-        data = os.pread(self._descriptor, size, offset)
-        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
-            data += more  # a single call gives 2 GiB at most
+        try:
+            data = os.pread(self._descriptor, size, offset)
+            while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
+                data += more  # a single call gives 2 GiB at most
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         return data
 
     def near(self, offset: int, size: int) -> bytes:

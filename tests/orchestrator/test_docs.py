@@ -12,8 +12,10 @@ from typer.main import get_command
 
 from orchestrator.cli import app
 from orchestrator.study import parse_study
+from orchestrator.template import TEMPLATE
 from slurm.cluster import load_profile
 from slurm.failures import Cause
+from tests.models.encoded import write_shards
 from tests.orchestrator.upshot_command import upshot
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +91,20 @@ def test_the_commands_of_the_page_on_tables_run_as_they_stand(tmp_path):
     for name in ("clip", "long"):
         assert pl.read_parquet(made[name])["task"].unique().sort().to_list() == ["cars", "pets"]
     assert (tmp_path / "timm-report" / "index.html").exists()
+
+
+def test_the_commands_and_the_study_of_the_page_on_data_run_as_they_stand(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text()
+    write_shards(tmp_path / "shards", kind="name")
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    said = [upshot(*shlex.split(line, comments=True)[1:], cwd=tmp_path) for line in commands]
+    assert said[0].startswith("240 examples of 6 classes in 12 shards; 12 shards were read\n")
+    assert f"the index is in {tmp_path}/index: name that folder as upstream.dataset" in said[1]
+    for dataset in ("shards", "./index", "./shards/{00000..00009}.tar"):
+        (tmp_path / "study.toml").write_text(TEMPLATE.replace('"icons"', f'"{dataset}"'))
+        expected = 2 if dataset == "shards" else 0
+        told = upshot("plan", "--set", "grid.classes=[0.5,1.0]", cwd=tmp_path, code=expected)
+        assert "72 cells: 72 to submit" in told or "'./shards'" in told
 
 
 def test_every_option_of_import_is_on_the_page_on_tables():

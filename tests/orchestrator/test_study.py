@@ -82,7 +82,7 @@ def test_a_number_of_images_that_cannot_be_had_is_refused_before_anything_runs(t
     assert re.search(
         r"upstream images of cell .*classes=0.1.*: images is 20000, but must be from 69 to \d{4}:", message
     )
-    assert "images is 600, but must be from 688 to 42909" in refusal(tmp_path, sets=[*fits, "grid.images=600"])
+    assert "images is 600, but must be from 688 to 42910" in refusal(tmp_path, sets=[*fits, "grid.images=600"])
     assert "give one" in refusal(tmp_path, sets=["grid.images=2000"])
     assert "grid.images" in refusal(tmp_path, sets=["grid.images=0"])
 
@@ -259,7 +259,8 @@ def test_cell_id_covers_every_axis(tmp_path):
     recipe = cells(file.study, file.path)[0].recipe
     other = {
         "family": "mixer", "size": "nano", "fraction": 0.5, "classes": 0.5, "images": 500, "epochs": 2.0,
-        "batch_size": 64, "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.5,
+        "batch_size": 64, "image_size": 64, "patch_size": 8, "optimizer": "sgd", "learning_rate": 0.5,
+        "weight_decay": 0.5,
         "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
         "clip_norm": 1.0,
         "label_smoothing": 0.5, "dropout": 0.5, "drop_path": 0.5,
