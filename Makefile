@@ -30,6 +30,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.conflicts
 	$(BIN)/python -m benchmarks.reduction
+	$(BIN)/python -m benchmarks.throughput
 
 clean:
 	rm -rf $(VENV) build *.egg-info

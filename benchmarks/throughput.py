@@ -1,16 +1,15 @@
-"""Images per second of our training loop, beside timm's `train.py` and beside a bare step on one batch that never changes.
+"""Images per second of our training loop, of timm's, and of a bare step on one batch that never changes.
 
     python -m benchmarks.throughput [--timm-train PATH] [--repeats 3] [--only 32]
 
-Same model, batch, precision, optimiser and JPEG files for all, one thread to compute and, for the images, one thread of
-ours or one worker process of timm. `disk` reads every image anew, `memory` is our loop once it has kept them, `tar` is
-`disk` from WebDataset shards. timm's script is not in its package: `--timm-train` names a copy of it (that of the same
-release), which then runs as it is, with our model registered; without it, what it does is done here: `create_loader`
-with its prefetcher, and forward, backward, step and `loss.item()`. Each measurement is a process of its own, and they
-take turns, so that a busy machine slows all of them.
+Same model, batch, precision, optimiser and JPEG files for all; one thread computes, and one thread of ours or one
+worker process of timm reads images. `disk` reads every image anew, `memory` is our loop once it has kept them, `tar` is `disk`
+from WebDataset shards. timm's script is not in its package: `--timm-train` names a copy of it (of the same release),
+which then runs as it is, with our model registered. Without it, what it does is done here: `create_loader` with its
+prefetcher, then forward, backward, step and `loss.item()`. Augmentation is off everywhere. Each measurement is a
+process of its own, and they take turns, so that a busy machine slows all of them.
 
-The ratios of images that are seen at random (`--no-aug` is timm's plain resize and ours) hold for one accelerator or
-core at a time; a model that computes for long hides every loader.
+Small models show what the images cost; a model that computes for long hides every loader.
 """
 
 import argparse
@@ -24,19 +23,16 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 SKIPPED = 6  # steps before the clock starts
 KINDS = ("disk", "memory", "tar", "bare", "timm")
-# family, pixels, size, batch, steps: small models show what the images cost, Ti what is left of that.
-CASES = [
-    (family, pixels, size, batch, steps)
-    for pixels, size, batch, steps in ((32, "pico", 128, 60), (32, "micro", 128, 24), (224, "pico", 32, 30), (224, "Ti", 8, 14))
-    for family in ("vit", "mixer", "resnet")
-]
+# pixels, size, batch, steps
+SCALES = ((32, "pico", 128, 60), (32, "micro", 128, 24), (224, "pico", 32, 30), (224, "Ti", 8, 14))
+CASES = [(family, *scale) for scale in SCALES for family in ("vit", "mixer", "resnet")]
 
 
 def recipe(dataset: str, family: str, pixels: int, size: str, batch: int):
@@ -50,37 +46,31 @@ def recipe(dataset: str, family: str, pixels: int, size: str, batch: int):
 
 
 def write_images(root: Path, pixels: int, num: int) -> None:
-    """JPEG files of `pixels` or, for large ones, 256 pixels, of real satellite images and icons, in a folder and in tars."""
+    """JPEG files of 32 or, to be seen at 224 pixels, 256: satellite images, in a folder and in tars."""
     from PIL import Image
 
     from models.data import load_images
 
     s = load_images("landcover")
-    found = np.random.RandomState(0).permutation(len(s.labels_N))[:num]
     side = 32 if pixels == 32 else 256
-    shards = [tarfile.open(root / f"tar{pixels}" / f"train-{n:03}.tar", "w") for n in _made(root / f"tar{pixels}")]
-    (root / f"tar{pixels}" / "classes.txt").write_text("\n".join(s.classes))
-    shards.append(tarfile.open(root / f"tar{pixels}" / "val-000.tar", "w"))
-    for number, index in enumerate(found):
-        file, label = io.BytesIO(), int(s.labels_N[index])
-        Image.fromarray(s.images_NHWC[index]).resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-        path = root / f"folder{pixels}" / "train" / f"{label:03}" / f"{number:06}.jpg"
-        held_out = number % 10 == 0
-        if held_out:
-            path = root / f"folder{pixels}" / "val" / f"{label:03}" / f"{number:06}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.getvalue())
-        for name, data in ((f"{number:06}.jpg", file.getvalue()), (f"{number:06}.cls", str(label).encode())):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            shards[-1 if held_out else number % 8].addfile(member, io.BytesIO(data))
-    for shard in shards:
-        shard.close()
-
-
-def _made(folder: Path) -> range:
-    folder.mkdir(parents=True)
-    return range(8)
+    tars = root / f"tar{pixels}"
+    tars.mkdir()
+    (tars / "classes.txt").write_text("\n".join(s.classes))
+    with ExitStack() as stack:
+        names = ["val-000.tar", *(f"train-{number:03}.tar" for number in range(8))]
+        shards = [stack.enter_context(tarfile.open(tars / name, "w")) for name in names]
+        for number, index in enumerate(np.random.RandomState(0).permutation(len(s.labels_N))[:num]):
+            file, label = io.BytesIO(), int(s.labels_N[index])
+            image = Image.fromarray(s.images_NHWC[index]).resize((side, side), Image.Resampling.BICUBIC)
+            image.save(file, "JPEG", quality=90)
+            part = "val" if number % 9 == 0 else "train"
+            path = root / f"folder{pixels}" / part / f"{label:03}" / f"{number:06}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.getvalue())
+            for name, data in ((f"{number:06}.jpg", file.getvalue()), (f"{number:06}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                shards[number % 9].addfile(member, io.BytesIO(data))
 
 
 # --- one measurement, in a process of its own -------------------------------------------------------------------------
@@ -182,18 +172,20 @@ def timm_script(script: str, root: str, family: str, pixels: int, size: str, bat
                 if len(ends) == steps:
                     raise KeyboardInterrupt
 
-    def model_of_the_benchmark(pretrained: bool = False, **_: object):
+    def model_of_the_benchmark(**_: object):
         return model_and_optimizer(family, pixels, size, batch)[0]
 
     model_of_the_benchmark.__module__ = __name__
     register_model(model_of_the_benchmark)
     logging.getLogger("train").addHandler(Clock())
     with tempfile.TemporaryDirectory() as folder:
-        sys.argv = [script, "--data-dir", f"{root}/folder{pixels}", "--val-split", "val", "--model", "model_of_the_benchmark",
-                    "--input-size", "3", str(pixels), str(pixels), "--num-classes", "12", "--batch-size", str(batch),
-                    "--no-aug", "--interpolation", "bilinear", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5",
-                    "--opt", "adamw", "--lr", "1e-3", "--weight-decay", "0.03", "--epochs", "1000", "--workers", "1",
-                    "--log-interval", "1", "--device", "cpu", "--output", folder]  # fmt: skip
+        sys.argv = [
+            script, "--data-dir", f"{root}/folder{pixels}", "--val-split", "val", "--model", "model_of_the_benchmark",
+            "--input-size", "3", str(pixels), str(pixels), "--num-classes", "12", "--batch-size", str(batch),
+            "--no-aug", "--interpolation", "bilinear", "--mean", *["0.5"] * 3, "--std", *["0.5"] * 3,
+            "--opt", "adamw", "--lr", "1e-3", "--weight-decay", "0.03", "--epochs", "1000", "--workers", "1",
+            "--log-interval", "1", "--device", "cpu", "--output", folder,
+        ]  # fmt: skip
         runpy.run_path(script, run_name="__main__")  # it takes the interrupt for a user's and ends well
     return images_per_second(ends, batch)
 
@@ -207,7 +199,7 @@ def measure(kind: str, script: str, root: str, family: str, pixels: int, size: s
     return ours(kind, root, *case)
 
 
-# --- all of them --------------------------------------------------------------------------------------------------------
+# --- all of them ------------------------------------------------------------------------------------------------------
 
 
 def in_a_process(*arguments: object) -> float:
@@ -236,7 +228,11 @@ def main() -> None:
         return
     rival = "timm's train.py" if options.timm_train else "timm's loader and loop"
     print(f"images per second, medians of {options.repeats}; the rival is {rival}")
-    print(f"{'case':24}" + "".join(f"{kind:>9}" for kind in KINDS) + "  ratios: disk/timm memory/timm memory/bare tar/memory")
+    print(
+        f"{'case':24}"
+        + "".join(f"{kind:>9}" for kind in KINDS)
+        + "  ratios: disk/timm memory/timm memory/bare tar/memory"
+    )
     with tempfile.TemporaryDirectory() as root:
         for pixels, num in ((32, 2400), (224, 600)):
             write_images(Path(root), pixels, num)

@@ -127,8 +127,8 @@ def _cut_out(image: Image.Image, strength: float, draws_K: Draws) -> Image.Image
 
 
 def _posterized(image: Image.Image, strength: float, _: Draws) -> Image.Image:
-    """With so few bits a channel; none at a magnitude of 0."""
-    return ImageOps.posterize(image, min(8, int(4 * strength)))
+    """With as few bits a channel, one at least."""
+    return ImageOps.posterize(image, min(8, max(1, int(4 * strength))))
 
 
 def _solarized(image: Image.Image, strength: float, _: Draws) -> Image.Image:

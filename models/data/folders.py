@@ -23,6 +23,7 @@ class FolderSet:
     classes: tuple[str, ...]
     shard_sizes: tuple[int]
     most_open: int = 1
+    drawn_by_shard: bool = False
     labels_N: IntArray | None
     held_out_N: BoolArray | None
     held_out_shards: frozenset[int] = frozenset()

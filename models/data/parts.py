@@ -1,7 +1,7 @@
 """Which images of a stored set are trained on, and which are held out to measure on.
 
-Where labels are known, as `models.data.splits` draws them. Where they are not, from every shard the same share: what is
-kept of a shard is drawn when it is first asked for, so that memory grows with the shards, not with the images.
+As `models.data.splits` draws them, which needs every label, or the same share of every shard: what is kept of a shard
+is then drawn when it is first asked for, so that memory grows with the shards, not with the images.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,10 @@ class Part(Protocol):
         """The image's index in the stored set."""
         ...
 
+    def indices(self) -> IntArray:
+        """Of all its images, in order: as many numbers as images."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListedPart:
@@ -42,6 +46,10 @@ class ListedPart:
 
     index_N: IntArray
     shard_sizes: IntArray
+
+    def indices(self) -> IntArray:
+        """Of all its images, in order."""
+        return self.index_N
 
     def index(self, position: int) -> int:
         """The image's index in the stored set."""
@@ -68,6 +76,10 @@ class DrawnPart:
         within = position - int(self._ends[shard] - self.shard_sizes[shard])
         return int(self._first[shard] + self._drawn(shard)[within])
 
+    def indices(self) -> IntArray:
+        """Of all its images, in order."""
+        return np.concatenate([self._first[shard] + self._drawn(shard) for shard in range(len(self.shard_sizes))])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -81,18 +93,27 @@ class Parts:
 def draw_parts(stored: StoredSet, drawn: Subset) -> Parts:
     """A share of the train part, and what is held out of the same classes; of that no more than `MAX_TEST` images.
 
-    Nested and fixed, as `subset` and `split`.
+    Nested and fixed. Where `drawn_by_shard`, a fraction is the same share of every shard, whether or not the labels are
+    listed by now: what a cell is trained on must not change with that. Elsewhere it is what `subset` draws.
 
     Raises:
-        UserError: shares that cannot be had; a share of the classes, or a number of images, where labels are not known.
+        DataError: a share of the classes or a number of images, where labels are not known.
+        UserError: another share that cannot be had.
     """
-    return _drawn(stored, drawn) if stored.labels_N is None else _listed(stored, stored.labels_N, drawn)
+    if stored.drawn_by_shard and drawn["classes"] == 1 and drawn["images"] is None:
+        return _drawn(stored, drawn)
+    return _listed(stored, drawn)
 
 
-def _listed(stored: StoredSet, labels_N: IntArray, drawn: Subset) -> Parts:
-    train_all, test_all = split(label_set(stored))
-    train = subset(labels_N, train_all, **drawn)
-    classes = np.unique(labels_N[train])
+def _listed(stored: StoredSet, drawn: Subset) -> Parts:
+    listed = label_set(stored)
+    labels_N, (train_all, test_all) = listed.labels_N, split(listed)
+    by_shard = stored.drawn_by_shard and drawn["images"] is None
+    of_classes = subset(labels_N, train_all, **(drawn | {"fraction": 1.0} if by_shard else drawn))
+    train = np.intersect1d(of_classes, _drawn(stored, drawn).train.indices()) if by_shard else of_classes
+    if not len(train):
+        raise UserError(f"{stored.name}: fraction {drawn['fraction']} leaves no image of the classes that are kept")
+    classes = np.unique(labels_N[of_classes])
     test = capped(labels_N, test_all[np.isin(labels_N[test_all], classes)], MAX_TEST)
     return Parts(train=_list(stored, train), test=_list(stored, test), classes=classes)
 
@@ -105,7 +126,7 @@ def _list(stored: StoredSet, idx: IntArray) -> ListedPart:
 def _drawn(stored: StoredSet, drawn: Subset) -> Parts:
     sizes = np.array(stored.shard_sizes, dtype=np.int64)
     held_out = np.isin(np.arange(len(sizes)), list(stored.held_out_shards))
-    num_train, num_test = kept_of_shards(stored, drawn), _capped_of_shards(np.where(held_out, sizes, 0))
+    num_train, num_test = _kept_of_shards(stored, drawn), _capped_of_shards(np.where(held_out, sizes, 0))
 
     def part(kept: IntArray, which: int, seed: int) -> DrawnPart:
         def draw(shard: int) -> IntArray:
@@ -120,17 +141,8 @@ def _drawn(stored: StoredSet, drawn: Subset) -> Parts:
     )
 
 
-def kept_of_shards(stored: StoredSet, drawn: Subset) -> IntArray:
-    """How many images of each shard are trained on where labels are not known: a share of each, rounded up or down.
-
-    Raises:
-        UserError: a share of the classes, or a number of images; a share that leaves no image.
-    """
-    if drawn["classes"] < 1 or drawn["images"] is not None:
-        raise UserError(
-            f"{stored.name}: `classes` and `images` need to know the class of every image: `upshot data index"
-            f" '{stored.name}'` reads the shards once and writes them down"
-        )
+def _kept_of_shards(stored: StoredSet, drawn: Subset) -> IntArray:
+    """How many images of each shard are trained on: a share of each, rounded up or down."""
     sizes = np.array(stored.shard_sizes, dtype=np.int64)
     train = np.where(np.isin(np.arange(len(sizes)), list(stored.held_out_shards)), 0, sizes)
     rounding = np.random.RandomState([drawn["seed"], _TRAIN]).random_sample(len(sizes))

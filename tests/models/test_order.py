@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.data.order import epoch_order, make_order, num_streams
 from models.data.parts import MAX_TEST, draw_parts
-from models.errors import UserError
+from models.errors import DataError, UserError
 
 SHARDS = st.lists(st.integers(0, 60), min_size=2, max_size=12).filter(lambda sizes: sum(sizes) > 0)
 
@@ -23,6 +23,7 @@ class Unlabelled:
     classes: tuple[str, ...] = ("a", "b")
     labels_N: None = None
     held_out_N: None = None
+    drawn_by_shard: bool = True
     most_open: int = 256
 
     @property
@@ -82,7 +83,8 @@ def test_a_shard_is_read_in_one_go_and_ranks_read_different_ones():
 
 
 @pytest.mark.parametrize(
-    ("batch", "most", "streams"), [(4096, 10_000, 512), (4096, 100, 64), (64, 1, 1), (100, 99, 4), (31, 99, 1), (8, 99, 1)]
+    ("batch", "most", "streams"),
+    [(4096, 10_000, 512), (4096, 100, 64), (64, 1, 1), (100, 99, 4), (31, 99, 1), (8, 99, 1)],
 )
 def test_streams_divide_the_batch_and_leave_eight_images_each(batch, most, streams):
     assert num_streams(batch, most) == streams
@@ -126,7 +128,7 @@ def test_hundreds_of_millions_of_images_take_no_memory_of_their_own():
 
 @pytest.mark.parametrize("more", [{"classes": 0.5}, {"images": 10}])
 def test_what_needs_labels_says_how_to_get_them(more):
-    with pytest.raises(UserError, match=r"`upshot data index 'shards'`"):
+    with pytest.raises(DataError, match=r"`upshot data index` lists them"):
         drawn([10, 10], **more)
 
 

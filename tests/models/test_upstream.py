@@ -1,4 +1,4 @@
-"""Images on disk as they are trained on: folders, tar shards and tables, kept in memory or not, some of them corrupt."""
+"""Images on disk as they are trained on: folders, tar shards, tables, kept in memory or not, some of them corrupt."""
 
 import io
 import json
@@ -64,7 +64,9 @@ def batches(wanted, steps=range(4), **options):
     """[(uint8 images, labels)] of some steps, as one process gets them."""
     data = load_upstream(wanted, **options)
     with training_images(data, wanted, steps, world=ALONE, device=pick_device()) as coming:
-        return [(images.inputs(all_of(images), torch.device("cpu")), images.labels(all_of(images))) for images in coming]
+        return [
+            (images.inputs(all_of(images), torch.device("cpu")), images.labels(all_of(images))) for images in coming
+        ]
 
 
 def all_of(images):
@@ -72,7 +74,9 @@ def all_of(images):
 
 
 def equal(first, second):
-    return all(torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True))
+    return all(
+        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def no_memory(monkeypatch):
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
 
 
-# --- one set, several forms ------------------------------------------------------------------------------------------
+# --- one set, several forms -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["folder", "shards", "table"])
@@ -194,7 +198,7 @@ def test_partners_of_other_streams_are_not_read():
         assert list(needed) == list(range(16 * rank, 16 * rank + 16))
 
 
-# --- threads -----------------------------------------------------------------------------------------------------------
+# --- threads ----------------------------------------------------------------------------------------------------------
 
 
 def image_threads():
@@ -226,9 +230,9 @@ def test_an_error_comes_out_at_its_own_step(few, tmp_path):
     path.unlink()
     path.mkdir()
     done = []
-    with training_images(data, wanted, range(9), world=ALONE, device=pick_device()) as coming:
-        with pytest.raises(IsADirectoryError):
-            done.extend(len(images) for images in coming)
+    feed = training_images(data, wanted, range(9), world=ALONE, device=pick_device())
+    with pytest.raises(IsADirectoryError), feed as coming:
+        done.extend(len(images) for images in coming)
     assert done == [8, 8, 8]
 
 
@@ -239,7 +243,7 @@ def test_a_job_decodes_with_all_its_cpus_but_one(monkeypatch):
     assert num_threads() == 1
 
 
-# --- corrupt images ------------------------------------------------------------------------------------------------------
+# --- corrupt images ---------------------------------------------------------------------------------------------------
 
 
 def break_some(folder, num):
@@ -295,7 +299,7 @@ def test_a_shard_that_was_cut_short_is_an_error_that_names_it(few, tmp_path):
         run(recipe(folder), tmp_path / "run")
 
 
-# --- kinds of images -----------------------------------------------------------------------------------------------------
+# --- kinds of images --------------------------------------------------------------------------------------------------
 
 COLOUR_HWC = np.random.RandomState(0).randint(0, 256, (20, 20, 3), np.uint8)
 
