@@ -3,11 +3,11 @@
     python -m benchmarks.throughput [--timm-train PATH] [--repeats 3] [--only 32]
 
 Same model, batch, precision, optimiser and JPEG files for all; one thread computes, and one thread of ours or one
-worker process of timm reads images. `disk` reads every image anew, `memory` is our loop once it has kept them, `tar` is `disk`
-from WebDataset shards. timm's script is not in its package: `--timm-train` names a copy of it (of the same release),
-which then runs as it is, with our model registered. Without it, what it does is done here: `create_loader` with its
-prefetcher, then forward, backward, step and `loss.item()`. Augmentation is off everywhere. Each measurement is a
-process of its own, and they take turns, so that a busy machine slows all of them.
+worker process of timm reads images. `disk` reads every image anew, `memory` is our loop once it has kept them, `tar`
+is `disk` from WebDataset shards. timm's script is not in its package: `--timm-train` names a copy of it (of the same
+release), which then runs as it is, with our model registered. Without it, what it does is done here: `create_loader`
+with its prefetcher, then forward, backward, step and `loss.item()`. Augmentation is off everywhere. Each measurement
+is a process of its own, and they take turns, so that a busy machine slows all of them.
 
 Small models show what the images cost; a model that computes for long hides every loader.
 """

@@ -1,5 +1,7 @@
 """Folders of class folders: `CLASS/*.png`, or `train/` and `val/` (or `test/`) above the classes."""
 
+import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,6 +14,7 @@ from models.data.sets import BoolArray, ImageSet, IntArray, LabelSet, PixelArray
 from models.data.splits import split
 from models.errors import DataError
 
+TRIED = 5  # first images of a class, some of which may be corrupt
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -164,9 +167,21 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _headers(files: _Files) -> tuple[list[tuple[int, int]], pixels.Mode]:
     """(width, height) of every class's first image, and the mode of the whole set: gray if all of these are gray."""
-    firsts = np.unique(files.labels_N, return_index=True)[1]
-    sizes, modes = zip(*(pixels.header(files.paths[first]) for first in firsts), strict=True)
+    firsts = [int(first) for first in np.unique(files.labels_N, return_index=True)[1]]
+    of_classes = (files.paths[first:end] for first, end in itertools.pairwise([*firsts, len(files.paths)]))
+    sizes, modes = zip(*(_first_header(paths) for paths in of_classes), strict=True)
     return list(sizes), "RGB" if "RGB" in modes else "L"
+
+
+def _first_header(paths: Sequence[Path]) -> tuple[tuple[int, int], pixels.Mode]:
+    """Of the first image of a class; where it is corrupt, of one of the next few."""
+    for number, path in enumerate(paths[:TRIED], start=1):
+        try:
+            return pixels.header(path)
+        except DataError:
+            if number == min(TRIED, len(paths)):
+                raise
+    raise AssertionError("a class has an image")
 
 
 def _stack(paths: list[Path], images: list[PixelArray]) -> PixelArray:
