@@ -115,6 +115,7 @@ class StepImages:
 
 def _rows(tensor_N: torch.Tensor, row_P: Indices) -> torch.Tensor:
     """Some rows of a tensor; a view of them where they follow each other, which keeps pinned memory pinned."""
+    assert row_P.min(initial=0) >= 0, "an image that this process did not read"
     if len(row_P) and row_P[-1] - row_P[0] == len(row_P) - 1 and (np.diff(row_P) == 1).all():
         return tensor_N[int(row_P[0]) : int(row_P[-1]) + 1]
     return tensor_N[torch.from_numpy(row_P)]

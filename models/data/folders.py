@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -175,13 +176,11 @@ def _headers(files: _Files) -> tuple[list[tuple[int, int]], pixels.Mode]:
 
 def _first_header(paths: Sequence[Path]) -> tuple[tuple[int, int], pixels.Mode]:
     """Of the first image of a class; where it is corrupt, of one of the next few."""
-    for number, path in enumerate(paths[:TRIED], start=1):
-        try:
+    *others, last = paths[:TRIED]
+    for path in others:
+        with suppress(DataError):
             return pixels.header(path)
-        except DataError:
-            if number == min(TRIED, len(paths)):
-                raise
-    raise AssertionError("a class has an image")
+    return pixels.header(last)
 
 
 def _stack(paths: list[Path], images: list[PixelArray]) -> PixelArray:

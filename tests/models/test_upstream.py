@@ -25,6 +25,7 @@ from models.recipe import Axes, Recipe
 from models.train import train
 from models.upstream import load_upstream, training_images
 from tests.models.stored_images import encoded, examples, write_folder, write_shards, write_table
+from tests.models.test_distributed import largest_difference, run_world
 
 ALONE = World.alone()
 
@@ -187,6 +188,24 @@ def test_the_ranks_together_see_the_batch_of_one_process(places, size, axes):
         mine = [part for part in parts if part[0] == step]
         assert torch.equal(torch.cat([x for _, x, _ in mine]), whole[step][0])
         assert torch.equal(torch.cat([y for _, _, y in mine]), whole[step][1])
+
+
+def test_three_processes_over_two_shards_train_what_one_does(few, tmp_path, monkeypatch):
+    """More ranks than shards, a batch that they do not divide, partners beyond their shares, a corrupt image."""
+    found = [*few[:100], (few[0][0], b"no image"), *few[100:]]
+    folder = write_shards(tmp_path / "shards", found, 3)
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05, "head_learning_rate": 0.05}
+    wanted = recipe(folder, batch_size=32, flip=True, crop=0.3, augreg="medium2", **sgd)
+    cells = {"three": {"recipe": wanted.model_dump(), "micro_batch": 5}}
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    ranks = run_world(3, cells, tmp_path)
+    assert [rank["three"]["ended"][0] for rank in ranks] == ["done"] * 3
+    alone = run(wanted, tmp_path / "alone")
+    ours = {step: loss for step, loss, _ in losses(ranks[0]["three"]["records"])}
+    assert ours == pytest.approx({step: loss for step, loss, _ in losses(alone) if step in ours}, rel=1e-6)
+    assert largest_difference(tmp_path / "three", tmp_path / "alone") <= 1e-6
+    told = [record["count"] for record in ranks[0]["three"]["records"] if record["event"] == "corrupt_images"]
+    assert told[-1] >= 1
 
 
 def test_partners_of_other_streams_are_not_read():
