@@ -15,7 +15,7 @@ from models.inputs import to_input
 
 
 class _Backbone(Protocol):
-    """What timm's ViT, MLP-Mixer and ResNet share, and `torch.nn.Module` does not declare."""
+    """What timm's models share, and `torch.nn.Module` does not declare."""
 
     def forward_intermediates(self, x: torch.Tensor, **options: object) -> tuple[torch.Tensor, list[torch.Tensor]]: ...
 
@@ -40,11 +40,12 @@ def extract_features(
     """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
 
     A block of a ViT with a class token gives that token; other ViT and MLP-Mixer blocks give the mean over tokens. A
-    ResNet gives its stem and its four stages, each the mean over positions. Block outputs are taken before any final
-    norm. Each image is encoded once, in evaluation mode; the model's mode is restored.
+    ResNet gives its stem and its four stages, each the mean over positions; any other timm model that of each map
+    which its `forward_intermediates` gives. Block outputs are taken before any final norm. Each image is encoded once,
+    in evaluation mode; the model's mode is restored.
 
     Args:
-        model: a timm ViT, MLP-Mixer or ResNet, already on `device`.
+        model: a timm model, already on `device`.
         images_NHWC: uint8, with one channel or three, of the size that the model takes.
         batch_size: images a forward pass; the last pass may have fewer. It changes results by rounding only.
         device: where the model is.

@@ -22,7 +22,7 @@ from evals.features import extract_features
 from evals.fewshot import FIXED_LAMBDA, LAMBDAS, Features, FewShotError, Integers, ProbeResult, draw_shots, probe
 from evals.protocol import RESULT_SCHEMA, Layers, Protocol
 from models.errors import CheckpointError
-from models.ladder import Architecture, num_layers
+from models.ladder import Architecture, layer_elements, num_layers
 
 MAX_BATCH: Final = 128
 """Fastest for small models on one CPU thread; larger batches fall out of its caches."""
@@ -247,7 +247,7 @@ def _encode(
         extract_features(
             model,
             images_NHWC,
-            batch_size=_batch_size(architecture, subject.num_layers),
+            batch_size=_batch_size(architecture),
             device=device,
         )
         for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
@@ -256,11 +256,8 @@ def _encode(
     return _Encoded(used=used_N, train=train, test=test)
 
 
-def _batch_size(a: Architecture, num_layers: int) -> int:
-    # Without patches: the stem and stages of a bottleneck ResNet with a stride of 2 have 2.1 numbers for each input
-    # position and unit of width; all others have fewer.
-    numbers = a.num_patches * a.width * num_layers if a.num_patches else 2 * a.image_size**2 * a.width
-    return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * numbers)))
+def _batch_size(a: Architecture) -> int:
+    return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, layer_elements(a)))))
 
 
 def _write_rows(path: Path, rows: Iterator[Row]) -> Path:

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from models.ladder import SMALL_IMAGE_SIZE, Architecture, Family
+from models.timm_models import timm_model
 
 CHANNELS_OF_A_REGISTER = 16  # of 512 bits, in float32
 
@@ -16,7 +17,7 @@ CHANNELS_OF_A_REGISTER = 16  # of 512 bits, in float32
 def build_model(a: Architecture, *, dropout: float = 0.0, drop_path: float = 0.0) -> nn.Module:
     """A freshly initialised model, on torch's default device (10 B parameters take no memory under "meta").
 
-    Its parameters and operations are those that `models.ladder` counts. Like every timm model it has
+    Its parameters and operations are those that `models.ladder` counts. Of the ladder's families it has
     `forward_intermediates` (one output a block; for a ResNet the stem and four stages),
     `forward_head(x, pre_logits=True)` and `get_classifier()`. Draws from torch's global random generator, and does so
     in every training step with `dropout` or `drop_path` (see `models.recipe.Axes`), which change no parameter.
@@ -88,8 +89,13 @@ def _build_resnet(a: Architecture, dropout: float, drop_path: float) -> nn.Modul
     return model.to(memory_format=memory_format)
 
 
+def _build_timm(a: Architecture, dropout: float, drop_path: float) -> nn.Module:
+    return timm_model(a, dropout=dropout, drop_path=drop_path)
+
+
 _BUILDERS: Mapping[Family, Callable[[Architecture, float, float], nn.Module]] = {
     "vit": _build_vit,
     "mixer": _build_mixer,
     "resnet": _build_resnet,
+    "timm": _build_timm,
 }

@@ -43,7 +43,8 @@ class Axes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
-    family: Literal["vit", "mixer", "resnet"]
+    family: Literal["vit", "mixer", "resnet", "timm"]
+    """Of family "timm", a size is the name that timm gives one of its models: convnext_tiny."""
     size: str
     fraction: Share = 1.0
     """Share of the upstream training images, the same share of every class."""
@@ -57,7 +58,7 @@ class Axes(BaseModel):
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Pixels; the packaged set's own size, or 224 for image folders, when it is not given."""
     patch_size: Count | None = None
-    """Pixels; the published patch of the size when it is not given. ResNets have none."""
+    """Pixels; the published patch of the size when it is not given. ResNets have none, timm models their own."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.03
@@ -123,7 +124,7 @@ class Recipe(Axes):
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:
-        if (self.patch_size is None) != (self.family == "resnet"):
+        if (self.patch_size is None) != (self.family in ("resnet", "timm")):
             raise ValueError("patch_size belongs to ViT and MLP-Mixer, and only to them")
         return self
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -58,10 +59,11 @@ def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.
         return model
     if device.torch_device.type == "cpu":
         raise UserError(
-            f"a model with batch norm (a ResNet) cannot be trained by {world.size} processes on CPUs, where torch"
+            f"a model with batch norm (like a ResNet) cannot be trained by {world.size} processes on CPUs, where torch"
             " does not synchronise batch statistics: give the cell one node, or accelerators"
         )
-    converted: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    # timm's own, because torch's would drop the activations of timm's fused norms.
+    converted: torch.nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted
 
 

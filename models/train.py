@@ -25,6 +25,7 @@ from models.distributed import World
 from models.errors import CorruptCheckpointError, UserError
 from models.ladder import Architecture, architecture, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
+from models.origin import check_origins, origin
 from models.recipe import Recipe, num_steps
 from models.step import Run, parallel, synchronised, take_step
 from models.upstream import MAX_CORRUPT, load_upstream, measure_upstream, training_images
@@ -84,9 +85,9 @@ def train(
     batch and gets the same result, but rank 0 alone logs, measures and writes. Checkpoints are the same whatever the
     number of processes, so another number can go on from them.
 
-    Batch norm sees the images of one micro-batch on all ranks, not those of the batch: ResNets change with
-    `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw other masks where
-    a batch is split in another way.
+    Batch norm sees the images of one micro-batch on all ranks, not those of the batch: models that
+    have it, such as ResNets, change with `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw
+    other masks where a batch is split in another way.
 
     Args:
         recipe: what to train.
@@ -101,7 +102,7 @@ def train(
 
     Raises:
         UserError: the data or the recipe cannot be used, or the processes cannot train this family.
-        CheckpointError: the newest checkpoint is of another model, or cannot be reached.
+        CheckpointError: a checkpoint is of another model or optimiser, or cannot be reached.
         OSError: a checkpoint could not be written.
         PeerFailedError: another process failed; this one's world is of no more use.
         torch.OutOfMemoryError: the accelerator has too little memory.
@@ -183,6 +184,7 @@ def _resume(run: Run, folder: Path, log: Log) -> dict[str, Any]:
     place, state = "", {"step": 0}
     if run.world.rank == 0:
         roots = (folder, folder / RESUME)
+        check_origins(roots, run.recipe)
         found = load_newest(roots, **_kept(run), on_corrupt=on_corrupt)
         place, state = (str(found[0].relative_to(folder)), found[1]) if found else (place, state)
     place = run.world.decide(place)
@@ -293,7 +295,7 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path 
         return False
     if folder and run.world.rank == 0:
         metrics = _metrics(run, done, loss, *measured)
-        save_checkpoint(folder, done, **_kept(run), state={}, metrics=metrics)
+        save_checkpoint(folder, done, **_kept(run), state=origin(run.recipe), metrics=metrics)
         shutil.rmtree(folder / RESUME, ignore_errors=True)
         log({"event": "checkpoint", **metrics})
     return True
@@ -320,7 +322,7 @@ def _measured(run: Run, loss: float) -> tuple[float | None, float]:
 
 def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> None:
     """A checkpoint only for going on from, by rank 0; earlier ones of the kind go once it is there."""
-    state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since}
+    state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since} | origin(run.recipe)
     if run.world.rank > 0:
         return
     kept = save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step})

@@ -12,6 +12,7 @@ import typer
 
 from orchestrator.data_command import data_app
 from orchestrator.import_command import import_command
+from orchestrator.models_command import models_command
 from orchestrator.reduce_command import (
     DrawsOption,
     LossOption,
@@ -254,6 +255,7 @@ def report(
 app.add_typer(data_app)
 app.command("import")(import_command)
 app.command("reduce")(reduce_command)
+app.command("models")(models_command)
 
 
 @app.command()
@@ -265,18 +267,6 @@ def sync(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     for error in errors:
         print(error, file=sys.stderr)
     raise typer.Exit(1 if errors else 0)
-
-
-@app.command()
-def models(as_json: JsonOption = False) -> None:
-    """List the ladder: sizes, parameters, FLOPs, memory of every family."""
-    from orchestrator import tables
-
-    rows = tables.ladder_rows()
-    if as_json:
-        _print_json({"models": rows})
-    else:
-        tables.print_ladder(rows)
 
 
 @app.command()

@@ -25,6 +25,15 @@ class Cell:
     recipe: Recipe
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A cell and where in the study file it stands."""
+
+    cell: Cell
+    where: str
+    combination: dict[str, object]
+
+
 def cells(study: Study, path: Path) -> list[Cell]:
     """Every cell of the study, once.
 
@@ -36,18 +45,30 @@ def cells(study: Study, path: Path) -> list[Cell]:
         info = describe(study.upstream.dataset)
     except UserError as error:
         raise StudyError(f"{path}: upstream.dataset: {error}") from error
-    found: dict[str, tuple[Cell, str]] = {}
+    found: dict[str, _Found] = {}
     for where, combination in _combinations(study):
         if any(_matches(combination, table) for table in study.exclude):
             continue
         cell = _cell(study, combination, info, f"{path}: {where}")
         if cell.cell_id in found:
-            first = found[cell.cell_id][1]
+            first = found[cell.cell_id].where
             raise StudyError(f"{path}: {where} and {first} make the same cell twice: {_words(combination)}")
-        found[cell.cell_id] = (cell, where)
+        found[cell.cell_id] = _Found(cell, where, combination)
     if not found:
         raise StudyError(f"{path}: grid: is empty: [[exclude]] leaves no cell")
-    return [cell for cell, _ in found.values()]
+    _measure_timm_models([one for one in found.values() if one.cell.recipe.family == "timm"], path)
+    return [one.cell for one in found.values()]
+
+
+def planned_architecture(recipe: Recipe) -> ladder.Architecture:
+    """The cell's model, with a head for the classes that it keeps."""
+    return ladder.architecture(
+        recipe.family,
+        recipe.size,
+        image_size=recipe.image_size,
+        num_classes=kept(recipe.dataset, **recipe.subset)[1],
+        patch_size=recipe.patch_size,
+    )
 
 
 def num_excluded(study: Study) -> int:
@@ -96,6 +117,27 @@ def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: st
     except UserError as error:
         raise StudyError(f"{where}: upstream images of cell {_words(combination)}: {error}") from error
     return Cell(cell_id(recipe), recipe)
+
+
+def _measure_timm_models(found: list[_Found], path: Path) -> None:
+    """Learns of all models at once what they cost, and that they can be used."""
+    models = [planned_architecture(one.cell.recipe) for one in found]
+    faults = ladder.measure(models)
+    for one, arch in zip(found, models, strict=True):
+        fault = ("size", faults[arch]) if arch in faults else _unknown_rate(one.cell.recipe, ladder.measurement(arch))
+        if fault:
+            raise StudyError(f"{path}: {one.where}.{fault[0]}: {fault[1]}. In cell {_words(one.combination)}")
+
+
+def _unknown_rate(recipe: Recipe, model: ladder.Measurement) -> tuple[str, str] | None:
+    """The axis, and what is wrong with it, where the recipe asks for a kind of dropout that the model has not."""
+    for axis, rate, known in (
+        ("dropout", recipe.dropout, model.dropout),
+        ("drop_path", recipe.drop_path, model.drop_path),
+    ):
+        if rate and not known:
+            return axis, f"timm {recipe.size}: the model has no {axis}, so leave it at 0"
+    return None
 
 
 def _words(combination: dict[str, object]) -> str:

@@ -19,7 +19,7 @@ from orchestrator.grid import Cell, cells, num_excluded
 from orchestrator.plan import Plan, make_plan
 from orchestrator.queue import Queue, look_at_queue
 from orchestrator.sizing import Sizes, size_cell
-from orchestrator.speeds import Speeds, measure_speeds
+from orchestrator.speeds import Speeds, measure_speeds, measured_as
 from orchestrator.state import (
     ENDED_WELL,
     LIVE,
@@ -206,7 +206,7 @@ class Observer:
         self._need_sizes()
         ended: list[tuple[Stage, str, float, float]] = []
         for state in states:
-            planned, family = self._planned_sizes[state.cell.cell_id], state.cell.recipe.family
+            planned, family = self._planned_sizes[state.cell.cell_id], measured_as(state.cell.recipe)
             for stage in STAGES:
                 now = state.train if stage == "train" else state.evaluate
                 if now.status in ENDED_WELL and now.work_seconds:

@@ -14,7 +14,8 @@ from models.data import SetInfo, is_folder, kept, residence
 from models.data.parts import MAX_TEST
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
-from orchestrator.speeds import Speeds
+from orchestrator.grid import planned_architecture
+from orchestrator.speeds import Speeds, measured_as
 from orchestrator.store import Stage
 from orchestrator.study import ClusterChoice, Study
 from slurm.cluster import Partition, Profile, ProfileError, choose_partition
@@ -27,7 +28,6 @@ MEMORY_CUDA_GB = 3.0  # what the driver and its libraries keep on the host
 AVERAGE_BYTES = 4  # a parameter: its moving average, where one is kept
 CHECKPOINT_BYTES = 12  # a parameter: the weight and two moments, copied to the host when a checkpoint is written
 MEMORY_SHARE = 0.9  # of an accelerator's memory that may be planned full
-BATCH_NORM = ("resnet",)  # families whose result depends on how a batch is split: more accelerators before accumulation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
         ProfileError: the profile has no such partition, or not the accelerators that the study asks for.
     """
     speeds = speeds or Speeds()
-    arch = _architecture(recipe)
+    arch = planned_architecture(recipe)
     params = ladder.num_params(arch)
     flops = _train_flops(recipe, arch)
     host_gb = _host_gb(params, info, recipe)
@@ -117,16 +117,6 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     evaluate = _evaluate_cost(recipe, arch, eval_flops, host_gb, profile, evaluate_where, speeds)
     evaluate = replace(evaluate, num_checkpoints=checkpoints)
     return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
-
-
-def _architecture(recipe: Recipe) -> ladder.Architecture:
-    return ladder.architecture(
-        recipe.family,
-        recipe.size,
-        image_size=recipe.image_size,
-        num_classes=kept(recipe.dataset, **recipe.subset)[1],
-        patch_size=recipe.patch_size,
-    )
 
 
 def _train_flops(recipe: Recipe, arch: ladder.Architecture) -> float:
@@ -260,7 +250,7 @@ def _cost(
     sharded: bool = False,
 ) -> Cost:
     name, partition = place
-    measured = speeds.seconds(stage, recipe.family, planned_hours * 3600)
+    measured = speeds.seconds(stage, measured_as(recipe), planned_hours * 3600)
     hours = planned_hours if measured is None else measured / 3600
     wanted_gb = 2.0 ** math.ceil(math.log2(host_gb))
     over: list[Literal["memory", "time"]] = []
@@ -337,7 +327,8 @@ def _fits(recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Pa
     if hours * 60 * TIME_MARGIN + TIME_START_MIN > partition.max_time_min:
         return False
     share = math.ceil(recipe.batch_size / accelerators)
-    return recipe.family not in BATCH_NORM or _memory_gb(recipe, arch, share) <= _room_gb(partition)
+    # What batch norm sees changes with how a batch is split: more accelerators before micro-batches.
+    return not ladder.has_batch_norm(arch) or _memory_gb(recipe, arch, share) <= _room_gb(partition)
 
 
 def _most_accelerators(partition: Partition, batch: int) -> int:

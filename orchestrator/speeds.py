@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.recipe import Axes
 from orchestrator.store import Stage
 
 
@@ -48,6 +49,11 @@ class Speeds:
             for (stage, family), points in sorted(self.points.items())
             if family
         ]
+
+
+def measured_as(recipe: Axes) -> str:
+    """Whose line a cell's stages are on: its family's, or that of its own model, for timm's have little in common."""
+    return f"timm {recipe.size}" if recipe.family == "timm" else recipe.family
 
 
 def measure_speeds(ended: Iterable[tuple[Stage, str, float, float]]) -> Speeds:

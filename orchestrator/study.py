@@ -243,7 +243,7 @@ def _where(key: str, index: int, count: int) -> str:
 def _axis_values(table: Mapping[str, Any], where: str) -> GridTable:
     """Every axis of a table as a list of checked values."""
     checked: GridTable = {}
-    for axis, given in table.items():
+    for axis, given in _with_timm_family(table).items():
         if axis not in Axes.model_fields:
             raise StudyError(f"{where}.{axis}: unknown axis (known: {', '.join(AXES)}).{did_you_mean(axis, AXES)}")
         values = given if isinstance(given, list) else [given]
@@ -252,6 +252,16 @@ def _axis_values(table: Mapping[str, Any], where: str) -> GridTable:
         checked[axis] = [_axis_value(axis, value, f"{where}.{axis}") for value in values]
         _refuse_repeats(checked[axis], f"{where}.{axis}")
     return checked
+
+
+def _with_timm_family(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table; sizes that are all written timm:NAME are those names in family "timm"."""
+    given = table.get("size", [])
+    sizes = given if isinstance(given, list) else [given]
+    written_so = sizes and all(isinstance(size, str) and size.startswith("timm:") for size in sizes)
+    if not written_so or table.get("family", "timm") not in ("timm", ["timm"]):
+        return table
+    return {**table, "family": "timm", "size": [size.removeprefix("timm:") for size in sizes]}
 
 
 def _refuse_repeats(values: list[Any], where: str) -> None:

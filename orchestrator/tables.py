@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from evals import tasks
-from models import ladder
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
@@ -74,7 +73,7 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
-# --- plan and models -----------------------------------------------------------------------------------------------
+# --- plan and tasks ------------------------------------------------------------------------------------------------
 
 
 def print_plan(plan: Plan, session: Session) -> None:
@@ -167,43 +166,6 @@ def print_scripts(plan: Plan, session: Session) -> None:
             tasks = f"--array=0-{len(now.tasks) - 1}%{session.profile.throttle} " if len(now.tasks) > 1 else ""
             print(f"{now.stage}, {sum(map(len, now.tasks))} pieces of work: sbatch {tasks}{' '.join(words)}")
             now = now.then
-
-
-def ladder_rows() -> list[dict[str, Any]]:
-    """Every named size at 224 pixels and 1,000 classes."""
-    rows = []
-    for family in ladder.FAMILIES:
-        for size in ladder.sizes(family):
-            arch = ladder.architecture(family, size, image_size=224, num_classes=1000)
-            rows.append(
-                {
-                    "family": family,
-                    "size": size,
-                    "patch_size": arch.patch_size or None,
-                    "params": ladder.num_params(arch),
-                    "forward_flops": ladder.forward_flops(arch),
-                    "train_flops": ladder.train_flops(arch),
-                    "memory_gb": ladder.training_memory(arch, 128).total_gb,
-                }
-            )
-    return rows
-
-
-def print_ladder(rows: list[dict[str, Any]]) -> None:
-    """The ladder of every family."""
-    columns = ("model", "params", "forward FLOPs", "train FLOPs", "memory, batch 128")
-    name = "{family} {size}"
-    shown = (
-        (
-            name.format(**row) + (f"/{row['patch_size']}" if row["patch_size"] else ""),
-            si(row["params"]),
-            si(row["forward_flops"]),
-            si(row["train_flops"]),
-            f"{row['memory_gb']:.3g} GB",
-        )
-        for row in rows
-    )
-    print_table("Sizes at 224 pixels, 1,000 classes, float32, AdamW; FLOPs an image", columns, shown)
 
 
 def task_rows() -> list[dict[str, Any]]:

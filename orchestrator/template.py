@@ -26,6 +26,8 @@ seed = 0
 # weight_decay, head_learning_rate, warmup, schedule ("cosine", "linear", "rsqrt"), clip_norm, label_smoothing,
 # dropout, drop_path, flip, mixup, ema, precision.
 
+# Any timm model, in a [[grid]] table of its own: size = ["timm:convnext_tiny", "timm:resnetv2_50"]
+
 # [[exclude]]                      # combinations to leave out
 # family = "vit"
 # size = "micro"

@@ -18,6 +18,14 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[None]":
+    """What timm models cost is measured once for a session, and not looked up in the home folder."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """What needs Slurm runs in one of pytest-xdist's processes, so that a cluster is started once."""
     if item.get_closest_marker("slurm") or any("slurm" in name for name in getattr(item, "fixturenames", ())):

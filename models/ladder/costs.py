@@ -1,4 +1,4 @@
-"""What a model costs, in closed form: parameters, operations, memory.
+"""What a model costs: parameters, operations, memory. In closed form, or measured for a timm model.
 
 Sizes are those of one image: `tokens` of a ViT (with the class token) or a Mixer, `side` of a square feature map.
 """
@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from models.errors import UnknownNameError, UserError
+from models.ladder.measured import measurement
 from models.ladder.shapes import SMALL_IMAGE_SIZE, Architecture, Family
 
 Precision = Literal["float32", "bfloat16"]
@@ -52,6 +53,8 @@ def forward_flops(a: Architecture) -> int:
 
     Matrix products, convolutions and attention count, everything else does not, as in torch's FlopCounterMode.
     """
+    if a.family == "timm":
+        return measurement(a).forward_flops
     return 2 * _cost(a).macs
 
 
@@ -62,11 +65,15 @@ def train_flops(a: Architecture) -> int:
     the images themselves, which nobody computes. What fused attention or activation checkpointing compute a second time
     is not counted.
     """
+    if a.family == "timm":
+        return measurement(a).train_flops
     return 3 * forward_flops(a) - 2 * _stem(a).macs
 
 
 def num_dropped(a: Architecture) -> int:
     """The activations of one image that dropout draws for, where it is on: see `models.recipe.Axes`."""
+    if a.family == "timm":
+        return measurement(a).num_dropped
     if a.family == "resnet":
         return a.width * int(2 ** (len(a.blocks) - 1)) * (4 if a.bottleneck else 1)
     if a.family == "mixer":
@@ -76,8 +83,29 @@ def num_dropped(a: Architecture) -> int:
 
 
 def num_layers(a: Architecture) -> int:
-    """The number of block outputs to probe: the blocks of a ViT or a Mixer, the stem and four stages of a ResNet."""
+    """The number of block outputs to probe: the blocks of a ViT or a Mixer, the stem and four stages of a ResNet.
+
+    Of a timm model those that its `forward_intermediates` gives.
+    """
+    if a.family == "timm":
+        return measurement(a).num_layers
     return 1 + len(a.blocks) if a.family == "resnet" else a.depth
+
+
+def layer_elements(a: Architecture) -> int:
+    """At most how many numbers the outputs of all layers to probe hold together, for one image."""
+    if a.family == "timm":
+        return measurement(a).layer_elements
+    if a.family == "resnet":
+        # The stem and stages of a bottleneck ResNet with a stride of 2 have 2.1 numbers for each input position and
+        # unit of width; all others have fewer.
+        return 2 * a.image_size**2 * a.width
+    return a.num_patches * a.width * (num_layers(a) + 1)
+
+
+def has_batch_norm(a: Architecture) -> bool:
+    """Whether what a model learns depends on how a batch is split."""
+    return a.family == "resnet" or (a.family == "timm" and measurement(a).batch_norm)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -177,10 +205,16 @@ def _block(a: Architecture, channels: int, planes: int, side: int, out_side: int
     return body + _conv(channels, out_channels, 1, out_side) + _Cost(kept=-out_channels * out_side**2)
 
 
+def _timm_cost(a: Architecture) -> _Cost:
+    found = measurement(a)
+    return _Cost(params=found.params, kept=found.kept, kept_wide=found.kept_wide)
+
+
 _COSTS: Mapping[Family, Callable[[Architecture], _Cost]] = {
     "vit": _vit_cost,
     "mixer": _mixer_cost,
     "resnet": _resnet_cost,
+    "timm": _timm_cost,
 }
 
 

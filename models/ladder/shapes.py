@@ -5,9 +5,9 @@ Sources of the sizes:
     Mixer    S, B, L, H: arXiv 2105.01601 table 1. From B on these have the depth, width and (channel) MLP size of the
              ViT of the same name, and token MLPs of half the width: g and G continue that. Ti and M are ours (256 x 8
              and 640 x 10, so that they have about the parameters of ViT-Ti and ViT-M).
-    ResNet   R50 ... R152x4: arXiv 1912.11370 (batch instead of group normalisation). Ti to 10B are bottleneck ResNets
-             with 26, 50, 101 or 152 layers and a width that brings them near the ViT and the Mixer of that name; the
-             152 layers of 10B are spread otherwise over the stages.
+    ResNet   R50, R101, R152: arXiv 1512.03385, with widths arXiv 1912.11370 (batch instead of group normalisation).
+             Ti to 10B are bottleneck ResNets with 26, 50, 101 or 152 layers and a width that brings them near the ViT
+             and the Mixer of that name; the 152 layers of 10B are spread otherwise over the stages.
     All      pico, nano, micro are for images of 28 to 64 pixels (about 50, 130 and 400 thousand parameters with 700
              classes; the ResNets have basic blocks). 10B is ours.
 """
@@ -19,11 +19,16 @@ from typing import Literal, get_args
 
 from models.errors import UnknownNameError, UserError
 
-Family = Literal["vit", "mixer", "resnet"]
+Family = Literal["vit", "mixer", "resnet", "timm"]
 
-FAMILIES: tuple[Family, ...] = get_args(Family)
+FAMILIES: tuple[Family, ...] = ("vit", "mixer", "resnet")
+"""The families that have the ladder. The sizes of family "timm" are timm's own names of its models."""
+
 LADDER = ("pico", "nano", "micro", "Ti", "S", "M", "B", "L", "H", "g", "G", "10B")
 """The sizes that every family has, smallest first."""
+
+WITHOUT_PATCH: tuple[Family, ...] = ("resnet", "timm")
+"""Families whose models take no patch size."""
 
 SMALL_IMAGE_SIZE = 64
 """Images up to this side, in pixels, go into a ResNet without its max pooling."""
@@ -37,12 +42,12 @@ class Architecture:
     """One model, fully specified.
 
     Attributes:
-        family: "vit", "mixer" or "resnet".
-        size: the name or free form that was asked for.
+        family: "vit", "mixer", "resnet", or "timm", of which all fields but the first five are 0.
+        size: the name or free form that was asked for; the name that timm gives a model.
         image_size: side of the square input, in pixels.
         in_channels: channels of the input.
         num_classes: outputs of the linear head.
-        patch_size: side of a patch, in pixels; 0 for a ResNet.
+        patch_size: side of a patch, in pixels; 0 for a ResNet or a timm model.
         width: embedding dimension; for a ResNet the channels of its stem (stage i has width * 2**i planes).
         depth: blocks; for a ResNet the sum over its stages.
         num_heads: attention heads; 0 for a Mixer or a ResNet.
@@ -68,7 +73,7 @@ class Architecture:
 
     @property
     def num_patches(self) -> int:
-        """Patches of one image; 0 for a ResNet."""
+        """Patches of one image; 0 for a ResNet or a timm model."""
         return (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
 
 
@@ -165,10 +170,23 @@ _SHAPES: Mapping[Family, Mapping[str, _Shape]] = {
     },
 }
 
-_FREE_FORMS: Mapping[Family, str] = {
-    "vit": "dim<D>-depth<N>-heads<H>",
+FREE_FORMS: Mapping[Family, str] = {
+    "vit": "dim<D>-depth<N>[-heads<H>]",
     "mixer": "dim<D>-depth<N>",
-    "resnet": "width<W>-blocks<A.B.C.D>",
+    "resnet": "width<W>-blocks<A.B.C.D>[-bottleneck]",
+}
+"""How sizes that have no name are written."""
+_SOURCES: Mapping[Family, Mapping[str, str]] = {
+    "vit": {
+        **dict.fromkeys(("B", "L", "H"), "arXiv 2010.11929"),
+        **dict.fromkeys(("Ti", "S", "g", "G"), "arXiv 2106.04560"),
+        "M": "big_vision",
+    },
+    "mixer": dict.fromkeys(("S", "B", "L", "H"), "arXiv 2105.01601"),
+    "resnet": {
+        **dict.fromkeys(("S", "M", "R50", "R101", "R152"), "arXiv 1512.03385"),
+        **dict.fromkeys(("L", "g", "R50x3", "R152x2", "R101x3", "R152x4"), "arXiv 1912.11370"),
+    },
 }
 _FREE_PATTERNS: Mapping[Family, re.Pattern[str]] = {
     "vit": re.compile(r"dim(?P<width>[1-9]\d*)-depth(?P<depth>[1-9]\d*)(?:-heads(?P<heads>[1-9]\d*))?", re.ASCII),
@@ -180,12 +198,17 @@ _FREE_PATTERNS: Mapping[Family, re.Pattern[str]] = {
 
 
 def sizes(family: Family) -> tuple[str, ...]:
-    """The named sizes of a family: the ladder, smallest first, then names that only this family has.
+    """The named sizes of a family of the ladder: the ladder, smallest first, then names that only this family has.
 
     Free forms come on top: "dim48-depth3-heads3" (ViT; where no heads are given they are 64 wide, 32 below dim 192),
     "dim48-depth3" (Mixer), "width24-blocks1.1.1.1" and "width64-blocks3.24.36.3-bottleneck" (ResNet).
     """
     return tuple(_SHAPES[_known_family(family)])
+
+
+def source(family: Family, size: str) -> str:
+    """Where a size of the ladder was published; "upshot" for one that was not."""
+    return _SOURCES[family].get(size, "upshot" if size in _SHAPES[family] else "free size")
 
 
 def architecture(
@@ -200,31 +223,37 @@ def architecture(
     """The model that a family and a size stand for at this image size.
 
     Args:
-        family: "vit", "mixer" or "resnet".
-        size: a name of `sizes(family)` or a free form (see there).
+        family: "vit", "mixer", "resnet" or "timm".
+        size: a name of `sizes(family)` or a free form (see there); for "timm" the name of any of its models.
         image_size: side of the square images, in pixels.
         num_classes: outputs of the head.
         in_channels: channels of the images.
         patch_size: side of a patch in pixels. None is the published size (14 for H, g, G, 10B, else 16) for images of
             128 pixels or more, an eighth of the image below; where that does not divide the image, the divisor nearest
             to it (of two the larger), if one lies within a factor of two. A ResNet has no patches: it is not looked at.
+            The patches of a timm model are those of its name.
 
     Raises:
         UnknownNameError: no such family or size.
-        UserError: the patch does not divide the image, the heads do not divide the width, or a count is below 1.
+        UserError: the patch does not divide the image, the heads do not divide the width, a count is below 1, or what
+            is given is no timm name. Whether timm knows the name, `models.ladder.measure` finds out.
     """
     family = _known_family(family)
     for name, value in (("image_size", image_size), ("num_classes", num_classes), ("in_channels", in_channels)):
         if value < 1:
             raise UserError(f"{family} {size}: {name} is {value}; it must be at least 1")
-    shape = _SHAPES[family].get(size) or _free_shape(family, size)
+    if family == "timm":
+        _check_timm(size, patch_size)
+        shape = _Shape(width=0, depth=0)
+    else:
+        shape = _SHAPES[family].get(size) or _free_shape(family, size)
     return Architecture(
         family=family,
         size=size,
         image_size=image_size,
         in_channels=in_channels,
         num_classes=num_classes,
-        patch_size=0 if family == "resnet" else _patch_size(family, size, image_size, patch_size),
+        patch_size=0 if family in WITHOUT_PATCH else _patch_size(family, size, image_size, patch_size),
         width=shape.width,
         depth=shape.depth,
         num_heads=shape.num_heads,
@@ -236,16 +265,31 @@ def architecture(
 
 
 def _known_family(family: str) -> Family:
-    for known in FAMILIES:
+    for known in get_args(Family):
         if family == known:
-            return known
-    raise UnknownNameError("family", family, FAMILIES)
+            return known  # type: ignore[no-any-return]  # get_args knows no types
+    raise UnknownNameError("family", family, get_args(Family))
+
+
+def _check_timm(size: str, patch_size: int | None) -> None:
+    name, _, weights = size.partition(".")
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        raise UserError(f"timm {size}: is no name of a timm model, such as convnext_tiny.")
+    if weights:
+        raise UserError(f"timm {size}: cells are trained from scratch, so leave the weights {weights!r} out: {name}.")
+    if patch_size is not None:
+        raise UserError(f"timm {size}: takes no patch_size: a timm model has the patches of its name.")
 
 
 def _free_shape(family: Family, size: str) -> _Shape:
+    if size.startswith("timm:"):
+        raise UserError(
+            f"size {size!r} for family {family!r}: timm's models are a family of their own: give them a"
+            f' [[grid]] table with family = "timm".'
+        )
     match = _FREE_PATTERNS[family].fullmatch(size)
     if not match:
-        raise UnknownNameError("size", size, (*sizes(family), _FREE_FORMS[family]), where=f"for family {family!r}")
+        raise UnknownNameError("size", size, (*sizes(family), FREE_FORMS[family]), where=f"for family {family!r}")
     given = match.groupdict()
     width = int(given["width"])
     if family == "resnet":

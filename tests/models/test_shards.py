@@ -21,6 +21,7 @@ from models.data.indexing import write_index
 from models.data.part_files import expand_braces, part
 from models.data.parts import draw_parts
 from models.data.samples import open_shard
+from models.data.stored import Recent
 from models.data.tar import TarFile
 from models.errors import DataError
 from tests.models.encoded import CLASSES, encoded, members_of, write_shards, write_tar
@@ -188,6 +189,24 @@ def test_threads_may_read_at_once_more_shards_than_are_kept_open(flat, monkeypat
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(s.read, order)) == [examples[index] for index in order]
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4  # three, and the listing itself
+
+
+def test_a_broken_shard_is_read_once_and_what_the_disk_may_answer_later_again(flat):
+    opened = []
+
+    def make(path):
+        opened.append(path)
+        if path == "stale":
+            raise OSError(116, "Stale file handle")
+        return open_shard(path)
+
+    broken = flat / "00003.tar"
+    os.truncate(broken, 3000)
+    keep = Recent(make, 2)
+    for path, error in ((broken, DataError), ("stale", OSError)) * 2:
+        with pytest.raises(error):
+            keep(path)
+    assert opened == [broken, "stale", "stale"]
 
 
 def test_json_without_a_label_and_text_beside_it(tmp_path):

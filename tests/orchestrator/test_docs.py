@@ -52,6 +52,13 @@ def test_the_cluster_pages_examples_make_a_plan(tmp_path):
     assert load_profile(str(tmp_path / "cluster.toml")).driver.partition == "cpu"
 
 
+def test_the_model_pages_study_names_a_timm_model():
+    (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
+    parsed = parse_study(tomllib.loads(study), Path("models.md"))
+    assert parsed.grid[1]["family"] == ["timm"]
+    assert parsed.grid[1]["size"] == ["convnext_tiny", "swin_tiny_patch4_window7_224"]
+
+
 def test_every_cause_of_death_is_on_the_cluster_page():
     page = (ROOT / "docs" / "clusters.md").read_text()
     assert {cause.value for cause in Cause} - set(re.findall(r"`([a-z-]+)`", page)) == {"dependency"}
