@@ -45,9 +45,10 @@ def num_threads() -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Coming:
-    """A step whose images are being prepared."""
+    """A step whose images are being prepared: so many, by these tasks."""
 
     images: StepImages
+    num_images: int
     tasks: list[Future[None]]
 
     def finished(self) -> StepImages:
@@ -62,7 +63,7 @@ def _in_turn(
     coming: deque[_Coming] = deque()
     for batch in batches:
         coming.append(_begin(reader, batch, world, device, pool))
-        if len(coming) > num_ahead(len(coming[-1].images.labels_N)):
+        if len(coming) > num_ahead(coming[-1].num_images):
             yield coming.popleft().finished()
     while coming:
         yield coming.popleft().finished()
@@ -70,6 +71,11 @@ def _in_turn(
 
 def _begin(reader: Reader, batch: Batch, world: World, device: Device, pool: ThreadPoolExecutor) -> _Coming:
     place_U = needed_places(batch, world)
+    held = reader.in_memory(batch.position_B[place_U]) if batch.views is None else None
+    if held is not None:
+        images_NHWC, label_N = map(torch.from_numpy, held)
+        images = StepImages(batch=batch, images_NHWC=images_NHWC, labels_N=label_N, row_B=batch.position_B)
+        return _Coming(images, len(place_U), [])
     row_B = np.full(len(batch.position_B), -1, dtype=np.int64)
     row_B[place_U] = np.arange(len(place_U))
     pinned = device.torch_device.type == "cuda"
@@ -80,7 +86,7 @@ def _begin(reader: Reader, batch: Batch, world: World, device: Device, pool: Thr
         row_B=row_B,
     )
     starts = range(0, len(place_U), TASK_IMAGES)
-    return _Coming(images, [pool.submit(_read_some, reader, images, place_U, start) for start in starts])
+    return _Coming(images, len(place_U), [pool.submit(_read_some, reader, images, place_U, start) for start in starts])
 
 
 def _read_some(reader: Reader, images: StepImages, place_U: Indices, start: int) -> None:

@@ -29,6 +29,10 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
+    def in_memory(self, position_P: IntArray) -> tuple[PixelArray, IntArray] | None:
+        """All images of the part and their labels, where memory holds those of these positions as they are seen."""
+        ...
+
     def read(self, position: int, place: int, views: Views | None, image_HWC: PixelArray) -> int:
         """The label, after `image_HWC` holds the image as it is seen at a place of a batch.
 
@@ -51,6 +55,9 @@ class ArrayReader:
 
     def __len__(self) -> int:
         return len(self._labels_N)
+
+    def in_memory(self, position_P: IntArray) -> None:
+        """None: these images are read to be changed."""
 
     def read(self, position: int, place: int, views: Views | None, image_HWC: PixelArray) -> int:
         """The label, after `image_HWC` holds the image."""
@@ -88,6 +95,12 @@ class StoredReader:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def in_memory(self, position_P: IntArray) -> tuple[PixelArray, IntArray] | None:
+        """All images and labels, where those of these positions were kept."""
+        if not len(self._kept_labels_N) or (self._kept_labels_N[position_P] == _UNREAD).any():
+            return None
+        return self._kept_NHWC, self._kept_labels_N
 
     def read(self, position: int, place: int, views: Views | None, image_HWC: PixelArray) -> int:
         """The label, after `image_HWC` holds the image."""
