@@ -20,6 +20,7 @@ from models.augment import StepImages
 from models.average import averaged
 from models.build import build_model
 from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
+from models.data.corrupt import MAX_CORRUPT
 from models.device import Device, peak_memory_gb, pick_device
 from models.distributed import World
 from models.errors import CorruptCheckpointError, UserError
@@ -28,7 +29,7 @@ from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.origin import check_origins, origin
 from models.recipe import Recipe, num_steps
 from models.step import Run, parallel, synchronised, take_step
-from models.upstream import MAX_CORRUPT, load_upstream, measure_upstream, training_images
+from models.upstream import load_upstream, measure_upstream, training_images
 
 Log = Callable[[dict[str, Any]], None]
 

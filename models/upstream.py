@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.augment import Batch, StepImages, draw_batch
 from models.data import is_folder, load_images, open_stored, split, subset
-from models.data.corrupt import Corrupt
+from models.data.corrupt import MAX_CORRUPT, Corrupt
 from models.data.order import Order, make_order
 from models.data.parts import Part, draw_parts
 from models.data.pixels import resize
@@ -27,7 +27,6 @@ from models.memory import own_memory_gb
 from models.recipe import Recipe, num_steps
 
 EVAL_BATCH = 512
-MAX_CORRUPT = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from evals import tasks
 from evals.protocol import Protocol
+from models.data.corrupt import MAX_CORRUPT
 from models.errors import StudyError, UserError, did_you_mean
 from models.recipe import Axes, Count, NonNegative
 from slurm.failures import Budgets, Cause
@@ -39,7 +40,7 @@ class Train(_Table):
 
     checkpoints: Count = 1
     """Checkpoints a cell, evenly spaced, the last at the last step."""
-    max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_corrupt: Annotated[float, Field(ge=0, le=1)] = MAX_CORRUPT
     """Share of the upstream images that may be unreadable: each is counted, and its neighbour stands for it."""
 
 

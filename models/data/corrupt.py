@@ -4,6 +4,7 @@ import threading
 
 from models.errors import DataError
 
+MAX_CORRUPT = 0.01  # share of the images, where a study does not say another
 ALWAYS_SEEN = 10_000  # of so many images the share is taken from the start, so that an early bad one is none too many
 NAMED = 5
 
