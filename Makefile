@@ -31,6 +31,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.conflicts
 	$(BIN)/python -m benchmarks.reduction
 	$(BIN)/python -m benchmarks.start_up
+	$(BIN)/python -m benchmarks.throughput
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,6 +1,6 @@
 """What a cell trains: every choice that changes its weights, validated, without torch."""
 
-from typing import Annotated, Literal, Self, TypedDict
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -10,6 +10,27 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "rsqrt"]
+AugReg = Literal["none", "light1", "light2", "medium1", "medium2", "strong1", "strong2"]
+
+
+class Augmentation(NamedTuple):
+    """RandAugment's number of operations and their magnitude, and mixup's alpha."""
+
+    num_operations: int
+    magnitude: int
+    mixup: float
+
+
+AUGREG: Final[dict[AugReg, Augmentation]] = {
+    "none": Augmentation(0, 0, 0.0),
+    "light1": Augmentation(2, 0, 0.0),
+    "light2": Augmentation(2, 10, 0.2),
+    "medium1": Augmentation(2, 15, 0.2),
+    "medium2": Augmentation(2, 15, 0.5),
+    "strong1": Augmentation(2, 20, 0.5),
+    "strong2": Augmentation(2, 20, 0.8),
+}
+"""The settings of arXiv 2106.10270, section 3.3. A magnitude of 0 still changes images: some operations have none."""
 
 # A cooldown over a fifth of the steps reaches what a cosine does (arXiv 2405.18392, section 4).
 RSQRT_COOLDOWN = 0.2
@@ -66,10 +87,23 @@ class Axes(BaseModel):
     mixup: NonNegative = 0.0
     """Each image and its label are mixed with another of the batch by a share from Beta(mixup, mixup); 0 mixes nothing
     (arXiv 1710.09412). The training loss is then that of the mixed labels."""
+    crop: Share | None = None
+    """Each step sees a random part of an image, of this share of its area at least and 3/4 to 4/3 as wide as high, at
+    the model's resolution (an inception crop); without it the centre, of all of its height or width."""
+    augreg: AugReg = "none"
+    """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _check_mixup(self) -> Self:
+        if self.mixup and self.augreg != "none":
+            raise ValueError(
+                f"augreg {self.augreg!r} has a mixup of its own ({AUGREG[self.augreg].mixup}): leave mixup at 0"
+            )
+        return self
 
 
 class Subset(TypedDict):

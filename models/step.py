@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from models.augment import Batch, Indices, draw_batch, piece_images
+from models.augment import Indices, StepImages
 from models.average import update_average
 from models.device import Device
 from models.distributed import World
@@ -100,7 +100,7 @@ def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int) -> li
     return np.array_split(np.array_split(batch_B, size)[rank], -(-largest_share // at_most))
 
 
-def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
+def take_step(run: Run, step: int, images: StepImages) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(this rank's part of the batch's mean loss, the norm of the batch's gradient before clipping); both detached.
 
     The parts of all ranks add up to the loss; the norm is the same on all, and None where nothing is clipped. They are
@@ -109,12 +109,12 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
     if run.recipe.dropout or run.recipe.drop_path:
         torch.manual_seed(layer_seed(run.recipe.seed, step, run.world.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    batch, place_B = draw_batch(index_B, run.recipe, step), np.arange(len(index_B))
+    place_B = np.arange(len(images))
     if run.world.size == 1 and len(place_B) <= run.micro_batch:
-        loss = _loss(run, batch, place_B, "mean")
+        loss = _loss(run, images, place_B, "mean")
         _backward(run, loss)
     else:
-        loss = _accumulated(run, batch, place_B)
+        loss = _accumulated(run, images, place_B)
     norm = _clipped(run)
     run.optimizer.step()
     if run.average is not None and run.recipe.ema is not None:
@@ -137,12 +137,12 @@ def layer_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, LAYERS, rank)).generate_state(1, np.uint64)[0])
 
 
-def _accumulated(run: Run, batch: Batch, place_B: Indices) -> torch.Tensor:
+def _accumulated(run: Run, images: StepImages, place_B: Indices) -> torch.Tensor:
     total = torch.zeros((), device=run.device.torch_device)
     pieces = micro_batches(place_B, rank=run.world.rank, size=run.world.size, at_most=run.micro_batch)
     for number, place_P in enumerate(pieces, start=1):
         with _unsent(run.forward) if number < len(pieces) else nullcontext():
-            loss = _loss(run, batch, place_P, "sum") / len(place_B)
+            loss = _loss(run, images, place_P, "sum") / len(place_B)
             # The ranks' gradients are averaged: the factor makes that their sum, whatever the sizes of their shares.
             _backward(run, loss * run.world.size)
         total += loss.detach()
@@ -173,20 +173,20 @@ def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
-def _loss(run: Run, batch: Batch, place_P: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
-    x_PCHW = piece_images(batch, place_P, run.data.train_images_NHWC, run.device.torch_device)
+def _loss(run: Run, images: StepImages, place_P: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
+    batch, x_PCHW = images.batch, images.inputs(place_P, run.device.torch_device)
     with run.device.autocast(run.recipe.precision):
         logits_PC = run.forward(x_PCHW).float()
-        loss = _cross_entropy(run, logits_PC, batch.index_B[place_P], reduction)
+        loss = _cross_entropy(run, logits_PC, images.labels(place_P), reduction)
         if batch.partner_B is None:
             return loss
-        of_partners = _cross_entropy(run, logits_PC, batch.index_B[batch.partner_B[place_P]], reduction)
+        of_partners = _cross_entropy(run, logits_PC, images.labels(batch.partner_B[place_P]), reduction)
         return batch.share * loss + (1 - batch.share) * of_partners
 
 
 def _cross_entropy(
-    run: Run, logits_PC: torch.Tensor, index_P: Indices, reduction: Literal["mean", "sum"]
+    run: Run, logits_PC: torch.Tensor, y_P: torch.Tensor, reduction: Literal["mean", "sum"]
 ) -> torch.Tensor:
-    y_P = run.data.train_labels_N[torch.from_numpy(index_P)].to(run.device.torch_device)
+    y_P = y_P.to(run.device.torch_device)
     smoothing = run.recipe.label_smoothing
     return functional.cross_entropy(logits_PC, y_P, label_smoothing=smoothing, reduction=reduction)

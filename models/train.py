@@ -8,16 +8,15 @@ micro-batches, the same numbers are added up in another order: the results agree
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 
-from models.augment import Indices
+from models.augment import StepImages
 from models.average import averaged
 from models.build import build_model
 from models.checkpoint import (
@@ -29,6 +28,7 @@ from models.checkpoint import (
     save_checkpoint,
     step_folder,
 )
+from models.data.corrupt import MAX_CORRUPT
 from models.device import Device, peak_memory_gb, pick_device
 from models.distributed import World
 from models.errors import CorruptCheckpointError, UserError
@@ -38,7 +38,7 @@ from models.origin import check_origins, origin
 from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
 from models.step import Run, fast, parallel, synchronised, take_step
 from models.trunk import Trunk, leave_state, steps_to_leave, take_states
-from models.upstream import load_upstream, measure_upstream
+from models.upstream import load_upstream, measure_upstream, training_images
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -81,6 +81,7 @@ def train(
     log: Log,
     should_stop: Callable[[], bool] = lambda: False,
     micro_batch: int | None = None,
+    max_corrupt: float = MAX_CORRUPT,
     world: World = ALONE,
     trunk: Trunk | None = None,
     peak_teraflops: float | None = None,
@@ -109,9 +110,11 @@ def train(
         recipe: what to train.
         folder: where checkpoints go, one folder a step; all processes see it.
         num_checkpoints: how many, evenly spaced, the last one at the last step.
-        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "checkpoint" or "diverged".
+        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "corrupt_images", "checkpoint" or
+            "diverged".
         should_stop: asked after each step; true once the job is about to end. One process that stops, stops all.
         micro_batch: the most images in one forward pass; None sets no limit.
+        max_corrupt: the share of the images that may be unreadable; others then stand for these.
         world: the processes that train together.
         trunk: what runs with schedule "rsqrt" that differ in their length alone have in common.
         checkpointed: whether blocks are computed a second time, for want of memory: the weights are the same bits.
@@ -128,7 +131,9 @@ def train(
     """
     log = log if world.rank == 0 else _silent
     with world.failing_together():
-        run = _prepare(recipe, micro_batch, world, peak_teraflops, checkpointed=checkpointed, compiled=compiled)
+        run = _prepare(
+            recipe, micro_batch, max_corrupt, world, peak_teraflops, checkpointed=checkpointed, compiled=compiled
+        )
         places = _places(run, folder, num_checkpoints, trunk)
         _take_states(run, places, log)
         state = _resume(run, folder, log)
@@ -158,6 +163,7 @@ def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
 def _prepare(
     recipe: Recipe,
     micro_batch: int | None,
+    max_corrupt: float,
     world: World,
     peak_teraflops: float | None,
     *,
@@ -167,12 +173,12 @@ def _prepare(
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
     device = _common_device(world)
-    data = load_upstream(recipe)
+    data = load_upstream(recipe, max_corrupt=max_corrupt)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
     model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path, checkpointed=checkpointed)
     model = synchronised(model, device, world).to(device.torch_device).train()
-    num_images = len(data.train_labels_N)
+    num_images = len(data.train)
     steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     return Run(
         recipe=recipe,
@@ -218,7 +224,7 @@ def _places(run: Run, folder: Path, num_checkpoints: int, trunk: Trunk | None) -
         return _Places(folder=folder, steps=steps)
     # What batch norm has seen depends on how a batch is split: such runs have a trunk for each way to split it.
     name = f"norm-of-{run.micro_batch * run.world.size}" if has_batch_norm(run.architecture) else ""
-    shared = steps_to_leave(run.recipe, trunk, num_images=len(run.data.train_labels_N), num_checkpoints=num_checkpoints)
+    shared = steps_to_leave(run.recipe, trunk, num_images=len(run.data.train), num_checkpoints=num_checkpoints)
     return _Places(folder=folder, steps=steps, trunk=trunk.folder / name, shared=shared)
 
 
@@ -262,7 +268,7 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "micro_batch": run.micro_batch,
         "world_size": run.world.size,
-        "num_train": len(run.data.train_labels_N),
+        "num_train": len(run.data.train),
         "num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "device": run.device.name,
@@ -299,17 +305,26 @@ def _loop(
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     """How it ended, and after which step; the same on all ranks."""
+    left = range(int(state["step"]), run.num_steps)
+    feed = training_images(run.data, run.recipe, left, world=run.world, device=run.device)
+    with feed as batches:
+        return _steps(run, zip(left, batches, strict=True), state, places, log, should_stop)
+
+
+def _steps(
+    run: Run,
+    batches: Iterable[tuple[int, StepImages]],
+    state: dict[str, Any],
+    places: _Places,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     every = max(1, run.num_steps // NUM_RECORDS)
     progress, saved = _Progress.restored(state, run), time.monotonic()
-    order, order_epoch = np.empty(0, np.int64), -1
-    for step in range(int(state["step"]), run.num_steps):
-        epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
-        if epoch != order_epoch:
-            order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
+    for step, images in batches:
         rate = learning_rate_factor(step, run.num_steps, run.num_warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate)
-        index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
-        loss, progress.gradient_norm = take_step(run, step, index_B)
+        loss, progress.gradient_norm = take_step(run, step, images)
         progress.loss_sum += loss
         done = step + 1
         if done % every == 0 or done in places.steps or done in places.shared:
@@ -335,6 +350,7 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, places: _Plac
     log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
     due = done in places.steps or done in places.shared
     measured = _measured(run, loss) if due else (None, loss)
+    _tell_corrupt(run, done, log)
     if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})
         return False
@@ -355,6 +371,15 @@ def _leave_checkpoints(run: Run, done: int, metrics: dict[str, Any], places: _Pl
         log({"event": "checkpoint", **metrics})
     else:
         _keep_only(made)
+
+
+def _tell_corrupt(run: Run, done: int, log: Log) -> None:
+    """Logs how many images no rank could read, where they have become more; those named are rank 0's own."""
+    corrupt = run.data.corrupt
+    count = int(run.world.sum(len(corrupt)))
+    if count > corrupt.told:
+        log({"event": "corrupt_images", "step": done, "count": count, "first": corrupt.first})
+    corrupt.told = count
 
 
 def _measured(run: Run, loss: float) -> tuple[float | None, float]:
@@ -381,11 +406,6 @@ def _keep_only(kept: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
-    """The order in which an epoch visits the images: the same for every run of this seed."""
-    return np.random.default_rng((seed, epoch)).permutation(num_images)
-
-
 def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:
     record: dict[str, Any] = {
         "event": "train",
@@ -407,7 +427,7 @@ def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, los
         "train_loss": train_loss,
         "upstream_accuracy": accuracy,
         "upstream_loss": loss,
-        "upstream_num_test": len(run.data.test_labels_N),
+        "upstream_num_test": len(run.data.test),
         "upstream_num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "flops": train_flops(run.architecture) * step * run.batch_size,

@@ -10,7 +10,8 @@ from typing import Literal
 
 from evals import tasks
 from models import ladder
-from models.data import SetInfo, kept
+from models.data import SetInfo, is_folder, kept, residence
+from models.data.parts import MAX_TEST
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
 from orchestrator.grid import planned_architecture
@@ -127,8 +128,9 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     flops = _train_flops(recipe, arch)
     host_gb = _host_gb(params, info, recipe)
     where = study.cluster.partition_of(recipe)
-    train = _train_cost(study.cluster, recipe, arch, flops, host_gb, profile, choose_partition(profile, where), speeds)
-    train = replace(train, compiled=_compiles(study, train, choose_partition(profile, where)[1]))
+    place = choose_partition(profile, where)
+    train = _train_cost(study.cluster, recipe, arch, flops, info, host_gb, profile, place, speeds)
+    train = replace(train, compiled=_compiles(study, train, place[1]))
     evaluate_where = choose_partition(profile, study.cluster.evaluate_partition or where)
     checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
     eval_flops = float(ladder.forward_flops(arch)) * _num_eval_images(study) * checkpoints
@@ -159,10 +161,23 @@ def _num_eval_images(study: Study) -> int:
 
 
 def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
-    """Memory beside the model's own: libraries, resident uint8 images (the set and the part in use), a checkpoint."""
-    images = 2 * info.num_examples * recipe.image_size**2 * info.channels
+    """Memory beside the model's own: libraries, the images of a packaged set, a checkpoint.
+
+    Of a packaged set the whole and the part in use are in memory.
+    """
+    packaged = not is_folder(recipe.dataset)
+    images = 2 * residence.images_gb(info.num_examples, recipe.image_size, info.channels) if packaged else 0.0
     per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema is not None else 0)
-    return MEMORY_BASE_GB + (images + per_parameter * params) / 1e9
+    return MEMORY_BASE_GB + images + per_parameter * params / 1e9
+
+
+def _stored_gb(recipe: Recipe, info: SetInfo, split: "_Split", memory_gb: float) -> float:
+    """Memory of one training process of `memory_gb` for the images of a stored set."""
+    if not is_folder(recipe.dataset):
+        return 0.0
+    num_images = kept(recipe.dataset, **recipe.subset)[0] + min(info.num_test, MAX_TEST)
+    share = math.ceil(recipe.batch_size / max(1, split.accelerators))
+    return residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +196,7 @@ def _train_cost(
     recipe: Recipe,
     arch: ladder.Architecture,
     flops: float,
+    info: SetInfo,
     host_gb: float,
     profile: Profile,
     place: tuple[str, Partition],
@@ -191,7 +207,9 @@ def _train_cost(
     split = _split(choice, recipe, arch, flops, partition)
     nodes, per_node = _nodes(partition, split.accelerators)
     tasks_per_node = per_node if partition.accelerator == "gpu" else 1  # a TPU host's chips belong to one process
-    beside = host_gb * max(1, tasks_per_node) + (MEMORY_CUDA_GB if per_node else split.memory_gb)
+    tasks_per_node = max(1, tasks_per_node)
+    of_a_task_gb = host_gb + _stored_gb(recipe, info, split, partition.memory_gb_per_node / tasks_per_node)
+    beside = of_a_task_gb * tasks_per_node + (MEMORY_CUDA_GB if per_node else split.memory_gb)
     planned = flops / (max(1, split.accelerators) * _flops_per_hour(partition))
     cost = _cost(
         "train",
@@ -200,7 +218,7 @@ def _train_cost(
         planned_hours=planned * (RECOMPUTED if split.checkpointed else 1),
         nodes=nodes,
         per_node=per_node,
-        tasks_per_node=max(1, tasks_per_node),
+        tasks_per_node=tasks_per_node,
         host_gb=beside,
         profile=profile,
         place=(name, partition),

@@ -17,6 +17,7 @@ from evals import tasks
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
+from orchestrator.files import read_records
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
@@ -244,6 +245,9 @@ def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:
         print(_event_line(event))
         if event.get("outcome") == "failed":
             print("\n".join(f"    {line}" for line in event["error"]["traceback"].rstrip().splitlines()))
+    corrupt = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "corrupt_images"]
+    if corrupt:
+        print(f"images that could not be read: {corrupt[-1]['count']}, the first: {'; '.join(corrupt[-1]['first'])}")
     log = _newest_log(state, session)
     if log is not None and log.exists():
         print(f"log: {log}")

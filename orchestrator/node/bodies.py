@@ -60,6 +60,7 @@ def _train(work: Work) -> dict[str, Any]:
         log=log,
         should_stop=work.should_stop,
         micro_batch=work.manifest.micro_batch,
+        max_corrupt=study.train.max_corrupt,
         world=work.world or World.alone(),
         trunk=_trunk(work, cell),
         checkpointed=work.manifest.checkpointed,

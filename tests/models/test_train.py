@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from models.build import build_model
 from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder
+from models.data.order import epoch_order
 from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
 from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
 from models.step import layer_seed, micro_batches
 from models.train import (
-    epoch_order,
     load_model,
     recipe_architecture,
     train,
@@ -237,8 +237,8 @@ def test_weights_that_break_at_the_very_last_step_are_no_result(tmp_path):
 def test_a_class_fraction_renumbers_the_classes(tmp_path):
     data = load_upstream(recipe(classes=0.1, fraction=0.1))
     assert data.num_classes < 100
-    assert set(data.train_labels_N.tolist()) == set(range(data.num_classes))
-    assert set(data.test_labels_N.tolist()) <= set(range(data.num_classes))
+    assert set(data.train.labels_N.tolist()) == set(range(data.num_classes))
+    assert set(data.test.labels_N.tolist()) <= set(range(data.num_classes))
 
 
 def test_the_saved_model_is_the_trained_one(tmp_path):

@@ -5,12 +5,15 @@ from hypothesis import strategies as st
 
 from models import ladder
 from models.data import load_labels, split, subset
+from models.data.residence import fits_in_memory
+from models.memory import own_memory_gb
 from models.recipe import num_steps
-from orchestrator import drive
+from orchestrator import drive, sizing
 from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, packed_cost, rounded_minutes, with_less_memory
 from orchestrator.speeds import measure_speeds
 from slurm.cluster import Partition, Profile, ProfileError, local_profile
 from slurm.resources import LimitReachedError
+from tests.models.stored_images import examples, write_folder
 from tests.orchestrator.plans import CLUSTER, CPU, GPU, TPU, WIDE, load, plan_of, sizes_of
 
 LARGE = ["grid.family=vit", 'grid.size=["10B"]', "grid.image_size=224", "grid.patch_size=14", "grid.fraction=1.0"]
@@ -127,6 +130,50 @@ def test_few_distinct_time_limits_suffice(minutes):
     assert rounded == 10 or rounded < 2 * minutes
     assert rounded % 10 == 0
     assert (rounded // 10).bit_count() == 1
+
+
+# --- images on disk ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_disk(small, tmp_path):
+    """The small study, on a folder of images."""
+    folder = write_folder(tmp_path / "photos", examples(200))
+    small.path.write_text(small.path.read_text().replace('"icons"', f'"{folder}"'))
+    return small
+
+
+ON_DISK = ["grid.fraction=1.0", "grid.family=vit", "grid.image_size=512", "grid.patch_size=128", "grid.batch_size=8"]
+
+
+@pytest.mark.parametrize(("node_gb", "kept"), [(0.25, False), (0.4, True), (512, True)])
+def test_a_job_keeps_its_images_exactly_where_the_plan_counts_on_it(on_disk, monkeypatch, node_gb, kept):
+    """200 images of 0.8 MB, of which a process keeps 0.157 GB or reads all of them again in every epoch."""
+    monkeypatch.setattr(sizing, "MEMORY_BASE_GB", 0.01)
+    monkeypatch.setattr(sizing, "MEMORY_CUDA_GB", 0.0)
+    node = on(memory_gb_per_node=node_gb, accelerators_per_node=1)
+    [cell] = trains(on_disk, node, ON_DISK)
+    assert cell.over == ()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(int(cell.resources.mem_gb * 1024)))
+    num_images = 200
+    assert fits_in_memory(num_images, 512, own_memory_gb()) == kept
+    assert (cell.resources.mem_gb >= 0.157 * 2) == kept
+
+
+def test_the_processes_of_a_node_share_its_memory(on_disk, monkeypatch):
+    sets = [*ON_DISK, "cluster.accelerators=4"]
+    [cell] = trains(on_disk, on(memory_gb_per_node=512, accelerators_per_node=4), sets)
+    assert cell.resources.tasks_per_node == 4
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(int(cell.resources.mem_gb * 1024)))
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert own_memory_gb() == cell.resources.mem_gb / 4
+    assert fits_in_memory(200, 512, own_memory_gb())
+
+
+def test_an_evaluation_needs_none_of_the_images_on_disk(on_disk):
+    few, many = (plan_of(on_disk, sets=[*ON_DISK, f"grid.image_size={side}"]).cells[0] for side in (512, 8192))
+    assert few.train.resources.mem_gb < many.train.resources.mem_gb
+    assert few.evaluate.resources.mem_gb == many.evaluate.resources.mem_gb
 
 
 # --- accelerators --------------------------------------------------------------------------------------------------

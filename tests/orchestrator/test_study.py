@@ -265,7 +265,7 @@ def test_cell_id_covers_every_axis(tmp_path):
         "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
         "clip_norm": 1.0,
         "label_smoothing": 0.5, "dropout": 0.5, "drop_path": 0.5,
-        "flip": True, "mixup": 0.5, "ema": 0.5, "precision": "bfloat16", "seed": 1,
+        "flip": True, "mixup": 0.5, "crop": 0.5, "augreg": "light1", "ema": 0.5, "precision": "bfloat16", "seed": 1,
     }  # fmt: skip
     assert set(other) == set(AXES)
     ids = {cell_id(recipe.model_copy(update={axis: value})) for axis, value in other.items()}
