@@ -37,6 +37,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.conflicts
 	$(BIN)/python -m benchmarks.reduction
+	$(BIN)/python -m benchmarks.start_up
+	$(BIN)/python -m benchmarks.throughput
 
 clean:
 	rm -rf $(VENV) $(XLA) build *.egg-info

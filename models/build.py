@@ -14,15 +14,23 @@ from models.timm_models import timm_model
 CHANNELS_OF_A_REGISTER = 16  # of 512 bits, in float32
 
 
-def build_model(a: Architecture, *, dropout: float = 0.0, drop_path: float = 0.0) -> nn.Module:
+def build_model(
+    a: Architecture, *, dropout: float = 0.0, drop_path: float = 0.0, checkpointed: bool = False
+) -> nn.Module:
     """A freshly initialised model, on torch's default device (10 B parameters take no memory under "meta").
 
     Its parameters and operations are those that `models.ladder` counts. Of the ladder's families it has
     `forward_intermediates` (one output a block; for a ResNet the stem and four stages),
     `forward_head(x, pre_logits=True)` and `get_classifier()`. Draws from torch's global random generator, and does so
     in every training step with `dropout` or `drop_path` (see `models.recipe.Axes`), which change no parameter.
+
+    The blocks of a `checkpointed` model keep what goes into them alone and are computed again, with the same masks, for
+    the backward pass (arXiv 1604.06174): a third more operations for a fraction of the memory.
     """
-    return _BUILDERS[a.family](a, dropout, drop_path)
+    model = _BUILDERS[a.family](a, dropout, drop_path)
+    if checkpointed:
+        model.set_grad_checkpointing()  # type: ignore[operator]  # every timm model has it
+    return model
 
 
 def _build_vit(a: Architecture, dropout: float, drop_path: float) -> nn.Module:

@@ -24,6 +24,7 @@ from models.errors import CheckpointError, CorruptCheckpointError
 
 WEIGHTS = "weights.safetensors"
 RAW = "raw.safetensors"
+RESUME = "resume"  # the folder, beside the numbered checkpoints, of what is only for going on from
 
 
 def step_folder(root: Path, step: int) -> Path:

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from timm.optim.adafactor_bv import AdafactorBigVision
+
+from models.ladder import FACTORED_FROM
+from models.recipe import cooldown_start
 
 if TYPE_CHECKING:
     from models.recipe import Axes, Schedule
-
-# A published timescale is 10,000 steps (Zhai et al. 2022, arXiv 2106.04560): over the hundreds of steps of a short run
-# the rate would hardly fall. Here it is a share of the steps, that of the default warm-up, with which the rate becomes
-# sqrt(timescale / step). A cooldown over a fifth of the steps reaches what a cosine does (arXiv 2405.18392).
-RSQRT_TIMESCALE = 0.1
-RSQRT_COOLDOWN = 0.2
 
 
 def parameter_groups(model: torch.nn.Module, recipe: "Axes") -> list[dict[str, object]]:
@@ -46,23 +44,31 @@ def parameter_groups(model: torch.nn.Module, recipe: "Axes") -> list[dict[str, o
 
 
 def make_optimizer(model: torch.nn.Module, recipe: "Axes", *, capturable: bool = False) -> torch.optim.Optimizer:
-    """AdamW (decoupled decay, betas 0.9 and 0.999) or SGD with Nesterov momentum 0.9.
+    """AdamW (decoupled decay, betas 0.9 and 0.999), SGD with Nesterov momentum 0.9, or Adafactor as ViTs are trained.
+
+    That is the variant of arXiv 2106.04560, section 3.4: a factored second moment whose decay grows to 0.999, momentum
+    0.9 in bfloat16, steps scaled neither by the weights nor cut by their own length. Other than there, weight decay is
+    multiplied with the learning rate, so that it means the same for every optimiser. torch.optim.Adafactor is that of
+    arXiv 1804.04235, which has no momentum, caps the rate at 1 / sqrt(step) and multiplies it with the weights' size.
 
     A `capturable` AdamW counts its steps on the device, so that each of its steps is the same program.
     """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, capturable=capturable)
+    if recipe.optimizer == "adafactor":
+        optimizer: torch.optim.Optimizer = AdafactorBigVision(groups, min_dim_size_to_factor=FACTORED_FROM)
+        return optimizer
     return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
 
-def learning_rate_factor(step: int, num_steps: int, warmup: float, schedule: "Schedule" = "cosine") -> float:
+def learning_rate_factor(step: int, num_steps: int, num_warmup: int, schedule: "Schedule" = "cosine") -> float:
     """What multiplies each group's base rate at `step` (0-based): linear warm-up, then the schedule's way to zero.
 
-    "cosine" and "linear" fall over all steps after the warm-up. "rsqrt" falls as 1 / sqrt(1 + steps since the warm-up
-    / timescale), and a linear cooldown over the last fifth of the steps multiplies it (arXiv 2106.04560).
+    "cosine" and "linear" fall over all steps after the warm-up. "rsqrt" falls as sqrt(`num_warmup` / step) (arXiv
+    2106.04560, which has a warm-up and a timescale of 10,000 steps each), whatever the number of steps, and a linear
+    cooldown over the last fifth of them multiplies it.
     """
-    num_warmup = round(warmup * num_steps)
     if schedule == "rsqrt":
         return _reciprocal_square_root(step, num_steps, num_warmup)
     if step < num_warmup:
@@ -72,10 +78,11 @@ def learning_rate_factor(step: int, num_steps: int, warmup: float, schedule: "Sc
 
 
 def _reciprocal_square_root(step: int, num_steps: int, num_warmup: int) -> float:
-    timescale = max(1.0, RSQRT_TIMESCALE * num_steps)
-    rising = min(1.0, (step + 1) / max(1, num_warmup))
+    timescale = max(1, num_warmup)
+    rising = min(1.0, (step + 1) / timescale)
     falling = 1 / math.sqrt(1 + max(0, step - num_warmup) / timescale)
-    cooling = min(1.0, (num_steps - step) / max(1, round(RSQRT_COOLDOWN * num_steps)))
+    start = cooldown_start(num_steps)
+    cooling = min(1.0, (num_steps - step) / (num_steps - start))
     return rising * falling * cooling
 
 

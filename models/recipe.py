@@ -1,6 +1,6 @@
 """What a cell trains: every choice that changes its weights, validated, without torch."""
 
-from typing import Annotated, Literal, Self, TypedDict
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -10,6 +10,30 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "rsqrt"]
+AugReg = Literal["none", "light1", "light2", "medium1", "medium2", "strong1", "strong2"]
+
+
+class Augmentation(NamedTuple):
+    """RandAugment's number of operations and their magnitude, and mixup's alpha."""
+
+    num_operations: int
+    magnitude: int
+    mixup: float
+
+
+AUGREG: Final[dict[AugReg, Augmentation]] = {
+    "none": Augmentation(0, 0, 0.0),
+    "light1": Augmentation(2, 0, 0.0),
+    "light2": Augmentation(2, 10, 0.2),
+    "medium1": Augmentation(2, 15, 0.2),
+    "medium2": Augmentation(2, 15, 0.5),
+    "strong1": Augmentation(2, 20, 0.5),
+    "strong2": Augmentation(2, 20, 0.8),
+}
+"""The settings of arXiv 2106.10270, section 3.3. A magnitude of 0 still changes images: some operations have none."""
+
+# A cooldown over a fifth of the steps reaches what a cosine does (arXiv 2405.18392, section 4).
+RSQRT_COOLDOWN = 0.2
 
 
 class Axes(BaseModel):
@@ -38,13 +62,15 @@ class Axes(BaseModel):
     """Pixels; the packaged set's own size, or 224 for image folders, when it is not given."""
     patch_size: Count | None = None
     """Pixels; the published patch of the size when it is not given. ResNets have none, timm models their own."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    """"adafactor" keeps a quarter of the state of AdamW, for sizes whose state fills the memory."""
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.03
     head_learning_rate: Positive | None = None
     head_weight_decay: NonNegative | None = None
-    warmup: Rate = 0.1
-    """Share of the steps over which the learning rate rises linearly."""
+    warmup: NonNegative = 0.1
+    """How long the learning rate rises linearly: a share of the steps. With "rsqrt" it is a number of epochs, so that
+    runs of any length begin alike."""
     schedule: Schedule = "cosine"
     """How it falls from there: see `models.optim.learning_rate_factor`."""
     clip_norm: Positive | None = None
@@ -61,10 +87,23 @@ class Axes(BaseModel):
     mixup: NonNegative = 0.0
     """Each image and its label are mixed with another of the batch by a share from Beta(mixup, mixup); 0 mixes nothing
     (arXiv 1710.09412). The training loss is then that of the mixed labels."""
+    crop: Share | None = None
+    """Each step sees a random part of an image, of this share of its area at least and 3/4 to 4/3 as wide as high, at
+    the model's resolution (an inception crop); without it the centre, of all of its height or width."""
+    augreg: AugReg = "none"
+    """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _check_mixup(self) -> Self:
+        if self.mixup and self.augreg != "none":
+            raise ValueError(
+                f"augreg {self.augreg!r} has a mixup of its own ({AUGREG[self.augreg].mixup}): leave mixup at 0"
+            )
+        return self
 
 
 class Subset(TypedDict):
@@ -94,6 +133,15 @@ class Recipe(Axes):
             raise ValueError("patch_size belongs to ViT and MLP-Mixer, and only to them")
         return self
 
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.schedule != "rsqrt" and self.warmup >= 1:
+            raise ValueError(
+                f'warmup is {self.warmup:g}: with schedule "{self.schedule}" it is a share of the steps, below 1'
+                ' (with "rsqrt" it is a number of epochs)'
+            )
+        return self
+
     @property
     def subset(self) -> "Subset":
         """Which of the upstream training images, as `models.data.subset` takes it."""
@@ -108,3 +156,18 @@ def num_steps(num_images: int, *, batch_size: int, epochs: float) -> tuple[int, 
     batch = min(batch_size, num_images)
     per_epoch = num_images // batch
     return max(1, round(per_epoch * epochs)), batch
+
+
+def num_warmup_steps(recipe: Axes, *, num_steps: int, steps_an_epoch: int) -> int:
+    """The steps over which the learning rate rises."""
+    return round(recipe.warmup * (steps_an_epoch if recipe.schedule == "rsqrt" else num_steps))
+
+
+def cooldown_start(num_steps: int) -> int:
+    """The steps that a run with "rsqrt" has in common with longer ones: those before its cooldown."""
+    return num_steps - max(1, round(RSQRT_COOLDOWN * num_steps))
+
+
+def checkpoint_steps(total: int, count: int) -> tuple[int, ...]:
+    """At most `count` distinct steps, evenly spaced, ending with `total`."""
+    return tuple(sorted({max(1, round(total * (i + 1) / count)) for i in range(count)}))

@@ -3,7 +3,8 @@
 Shape suffixes: B images of a batch, P of a piece of it, H and W pixels, C channels or classes.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from models.augment import Batch, Indices, draw_batch, piece_images
+from models.augment import Indices, StepImages
 from models.average import update_average
 from models.device import Device
 from models.distributed import World
@@ -45,8 +46,11 @@ class Run:
     device: Device
     world: World
     num_steps: int
+    num_warmup: int
     batch_size: int
     micro_batch: int
+    peak_teraflops: float | None
+    checkpointed: bool
 
 
 def synchronised(model: torch.nn.Module, device: Device, world: World) -> torch.nn.Module:
@@ -75,6 +79,18 @@ def parallel(model: torch.nn.Module, device: Device, world: World) -> torch.nn.M
     return DistributedDataParallel(model, device_ids=devices)
 
 
+def fast(forward: torch.nn.Module) -> torch.nn.Module:
+    """The same, compiled at its first call; the model itself stays as it is, for measuring and saving.
+
+    Each number of images in a forward pass is compiled by itself: there are at most two, those of unequal pieces.
+    """
+    if isinstance(forward, DistributedDataParallel):
+        forward.compile(dynamic=False)
+        return forward
+    compiled: torch.nn.Module = torch.compile(forward, dynamic=False)  # type: ignore[assignment]  # a module for one
+    return compiled
+
+
 def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int, chips: int = 1) -> list[Indices]:
     """The rank's share of a batch in pieces of at most `at_most` images: as many on every rank, so some may be empty.
 
@@ -86,7 +102,7 @@ def micro_batches(batch_B: Indices, *, rank: int, size: int, at_most: int, chips
     return [piece_GC.ravel() for piece_GC in np.array_split(groups_GC, -(-largest_share // at_most))]
 
 
-def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torch.Tensor | None]:
+def take_step(run: Run, step: int, images: StepImages) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(this rank's part of the batch's mean loss, the norm of the batch's gradient before clipping); both detached.
 
     The parts of all ranks add up to the loss; the norm is the same on all, and None where nothing is clipped. They are
@@ -95,12 +111,12 @@ def take_step(run: Run, step: int, index_B: Indices) -> tuple[torch.Tensor, torc
     if run.recipe.dropout or run.recipe.drop_path:
         run.device.seed(layer_seed(run.recipe.seed, step, run.world.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    batch, place_B = draw_batch(index_B, run.recipe, step), np.arange(len(index_B))
+    place_B = np.arange(len(images))
     if run.world.size == 1 and len(place_B) <= run.micro_batch:
-        loss = _loss(run, batch, place_B, "mean")
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss = _loss(run, images, place_B, "mean")
+        _backward(run, loss)
     else:
-        loss = _accumulated(run, batch, place_B)
+        loss = _accumulated(run, images, place_B)
     norm = _clipped(run)
     run.optimizer.step()
     if run.average is not None and run.recipe.ema is not None:
@@ -123,18 +139,37 @@ def layer_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, LAYERS, rank)).generate_state(1, np.uint64)[0])
 
 
-def _accumulated(run: Run, batch: Batch, place_B: Indices) -> torch.Tensor:
+def _accumulated(run: Run, images: StepImages, place_B: Indices) -> torch.Tensor:
     total = torch.zeros((), device=run.device.torch_device)
     world, chips = run.world, run.device.num_chips
     pieces = micro_batches(place_B, rank=world.rank, size=world.size, at_most=run.micro_batch, chips=chips)
     for number, place_P in enumerate(pieces, start=1):
         with _unsent(run.forward) if number < len(pieces) else nullcontext():
-            loss = _loss(run, batch, place_P, "sum") / len(place_B)
+            loss = _loss(run, images, place_P, "sum") / len(place_B)
             # The ranks' gradients are averaged: the factor makes that their sum, whatever the sizes of their shares.
-            (loss * world.size).backward()  # type: ignore[no-untyped-call]
+            _backward(run, loss * world.size)
         total += loss.detach()
         run.device.end_step()  # or nothing would be freed between the pieces
     return total
+
+
+def _backward(run: Run, loss: torch.Tensor) -> None:
+    with _statistics_as_they_are(run.model) if run.checkpointed else nullcontext():
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+@contextmanager
+def _statistics_as_they_are(model: torch.nn.Module) -> Iterator[None]:
+    """Blocks that are computed again show batch norm the same images again: its running statistics count them once."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches
 
 
 def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
@@ -142,21 +177,21 @@ def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
-def _loss(run: Run, batch: Batch, place_P: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
-    x_PCHW = piece_images(batch, place_P, run.data.train_images_NHWC, run.device)
+def _loss(run: Run, images: StepImages, place_P: Indices, reduction: Literal["mean", "sum"]) -> torch.Tensor:
+    batch, x_PCHW = images.batch, images.inputs(place_P, run.device)
     with run.device.autocast(run.recipe.precision):
         logits_PC = run.forward(x_PCHW).float()
-        loss = _cross_entropy(run, logits_PC, batch.index_B[place_P], reduction)
+        loss = _cross_entropy(run, logits_PC, images.labels(place_P), reduction)
         if batch.partner_B is None:
             return loss
-        of_partners = _cross_entropy(run, logits_PC, batch.index_B[batch.partner_B[place_P]], reduction)
+        of_partners = _cross_entropy(run, logits_PC, images.labels(batch.partner_B[place_P]), reduction)
         share = run.device.scalar(batch.share)
         return share * loss + (1 - share) * of_partners
 
 
 def _cross_entropy(
-    run: Run, logits_PC: torch.Tensor, index_P: Indices, reduction: Literal["mean", "sum"]
+    run: Run, logits_PC: torch.Tensor, y_P: torch.Tensor, reduction: Literal["mean", "sum"]
 ) -> torch.Tensor:
-    y_P = run.device.put(run.data.train_labels_N[torch.from_numpy(index_P)])
+    y_P = run.device.put(y_P)
     smoothing = run.recipe.label_smoothing
     return functional.cross_entropy(logits_PC, y_P, label_smoothing=smoothing, reduction=reduction)

@@ -8,33 +8,41 @@ micro-batches, the same numbers are added up in another order: the results agree
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 
-from models.augment import Indices
+from models.augment import StepImages
 from models.average import averaged
 from models.build import build_model
-from models.checkpoint import load_checkpoint, load_newest, load_weights, save_checkpoint
+from models.checkpoint import (
+    RESUME,
+    load_checkpoint,
+    load_newest,
+    load_weights,
+    read_json,
+    save_checkpoint,
+    step_folder,
+)
+from models.data.corrupt import MAX_CORRUPT
 from models.device import Device, peak_memory_gb, pick_device
 from models.distributed import World
 from models.errors import CorruptCheckpointError, UserError
-from models.ladder import Architecture, architecture, num_params, train_flops
+from models.ladder import Architecture, architecture, has_batch_norm, num_params, train_flops
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.origin import check_origins, origin
-from models.recipe import Recipe, num_steps
-from models.step import Run, parallel, synchronised, take_step
-from models.upstream import load_upstream, measure_upstream
+from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
+from models.step import Run, fast, parallel, synchronised, take_step
+from models.trunk import Trunk, leave_state, steps_to_leave, take_states
+from models.upstream import load_upstream, measure_upstream, training_images
 
 Log = Callable[[dict[str, Any]], None]
 
 NUM_RECORDS = 50  # training records a cell: enough for a curve, few enough for 4,800 cells
-RESUME = "resume"  # the folder, beside the numbered checkpoints, of what is only for going on from
 RESUME_EVERY_S = 600.0
 ALONE = World.alone()
 
@@ -73,7 +81,12 @@ def train(
     log: Log,
     should_stop: Callable[[], bool] = lambda: False,
     micro_batch: int | None = None,
+    max_corrupt: float = MAX_CORRUPT,
     world: World = ALONE,
+    trunk: Trunk | None = None,
+    peak_teraflops: float | None = None,
+    checkpointed: bool = False,
+    compiled: bool = False,
 ) -> TrainResult:
     """Trains one cell, resuming from its newest readable checkpoint under `folder`.
 
@@ -85,6 +98,10 @@ def train(
     batch and gets the same result, but rank 0 alone logs, measures and writes. Checkpoints are the same whatever the
     number of processes, so another number can go on from them.
 
+    Where runs share a `trunk`, it also goes on from the furthest state there that it would come to itself, takes the
+    checkpoints up to there that it would have made, and leaves states for the others: the weights are the same bits.
+    `train_loss` alone may be the mean over other steps: those since the record before, in whichever run took them.
+
     Batch norm sees the images of one micro-batch on all ranks, not those of the batch: models that
     have it, such as ResNets, change with `micro_batch`, ViTs and MLP-Mixers do not. Dropout and stochastic depth draw
     other masks where a batch is split in another way.
@@ -93,10 +110,17 @@ def train(
         recipe: what to train.
         folder: where checkpoints go, one folder a step; all processes see it.
         num_checkpoints: how many, evenly spaced, the last one at the last step.
-        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "checkpoint" or "diverged".
+        log: takes each record: `event` is "corrupt_checkpoint", "start", "train", "corrupt_images", "checkpoint" or
+            "diverged".
         should_stop: asked after each step; true once the job is about to end. One process that stops, stops all.
         micro_batch: the most images in one forward pass of one accelerator; None sets no limit.
+        max_corrupt: the share of the images that may be unreadable; others then stand for these.
         world: the processes that train together.
+        trunk: what runs with schedule "rsqrt" that differ in their length alone have in common.
+        checkpointed: whether blocks are computed a second time, for want of memory: the weights are the same bits.
+        compiled: whether torch.compile makes the steps faster, which takes it a minute; results change by rounding, and
+            the masks of dropout and stochastic depth are others.
+        peak_teraflops: of all processes' accelerators; where it is given, records say what share of it the model used.
 
     Raises:
         UserError: the data or the recipe cannot be used, or the processes cannot train this family.
@@ -107,27 +131,25 @@ def train(
     """
     log = log if world.rank == 0 else _silent
     with world.failing_together():
-        run = _prepare(recipe, micro_batch, world)
+        run = _prepare(
+            recipe, micro_batch, max_corrupt, world, peak_teraflops, checkpointed=checkpointed, compiled=compiled
+        )
+        places = _places(run, folder, num_checkpoints, trunk)
+        _take_states(run, places, log)
         state = _resume(run, folder, log)
         run.device.spread(run.model, run.optimizer)
         if run.average is not None:
             run.device.spread(run.average)
         log(_start_record(run, state["step"]))
-        steps = checkpoint_steps(run.num_steps, num_checkpoints)
-        outcome, last = _loop(run, state, steps, folder, log, should_stop)
+        outcome, last = _loop(run, state, places, log, should_stop)
     return TrainResult(
         outcome=outcome,
         step=last,
         first_step=state["step"],
-        steps=steps,
+        steps=places.steps,
         examples_seen=last * run.batch_size,
         **_peaks(run),
     )
-
-
-def checkpoint_steps(total: int, count: int) -> tuple[int, ...]:
-    """At most `count` distinct steps, evenly spaced, ending with `total`."""
-    return tuple(sorted({max(1, round(total * (i + 1) / count)) for i in range(count)}))
 
 
 def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
@@ -141,29 +163,42 @@ def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
     )
 
 
-def _prepare(recipe: Recipe, micro_batch: int | None, world: World) -> Run:
+def _prepare(
+    recipe: Recipe,
+    micro_batch: int | None,
+    max_corrupt: float,
+    world: World,
+    peak_teraflops: float | None,
+    *,
+    checkpointed: bool,
+    compiled: bool,
+) -> Run:
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
     device = _common_device(world)
-    data = load_upstream(recipe)
+    data = load_upstream(recipe, max_corrupt=max_corrupt)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
-    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path)
+    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path, checkpointed=checkpointed)
     model = synchronised(model, device, world).to(device.torch_device).train()
-    steps, batch = num_steps(len(data.train_labels_N), batch_size=recipe.batch_size, epochs=recipe.epochs)
+    num_images = len(data.train)
+    steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     _check_chips(device, world, batch)
     return Run(
         recipe=recipe,
         data=data,
         architecture=arch,
         model=model,
-        forward=parallel(model, device, world),
+        forward=fast(parallel(model, device, world)) if compiled else parallel(model, device, world),
         optimizer=make_optimizer(model, recipe, capturable=device.compiles),
         average=None if recipe.ema is None else averaged(model),
         device=device,
         world=world,
         num_steps=steps,
+        num_warmup=num_warmup_steps(recipe, num_steps=steps, steps_an_epoch=num_images // batch),
         batch_size=batch,
+        peak_teraflops=peak_teraflops,
+        checkpointed=checkpointed,
         micro_batch=min((micro_batch or batch) * device.num_chips, -(-batch // world.size)),
     )
 
@@ -188,6 +223,35 @@ def _common_device(world: World) -> Device:
         raise RuntimeError(f"{num_cuda:.0f} of {world.size} processes found an accelerator; this one {device.name}")
     device.reset_peak()
     return device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where the checkpoints of a run go, and after which steps: its own, and those that it leaves in the trunk."""
+
+    folder: Path
+    steps: tuple[int, ...]
+    trunk: Path | None = None
+    shared: frozenset[int] = frozenset()
+
+
+def _places(run: Run, folder: Path, num_checkpoints: int, trunk: Trunk | None) -> _Places:
+    steps = checkpoint_steps(run.num_steps, num_checkpoints)
+    if trunk is None:
+        return _Places(folder=folder, steps=steps)
+    # What batch norm has seen depends on how a batch is split: such runs have a trunk for each way to split it.
+    name = f"norm-of-{run.micro_batch * run.world.size}" if has_batch_norm(run.architecture) else ""
+    shared = steps_to_leave(run.recipe, trunk, num_images=len(run.data.train), num_checkpoints=num_checkpoints)
+    return _Places(folder=folder, steps=steps, trunk=trunk.folder / name, shared=shared)
+
+
+def _take_states(run: Run, places: _Places, log: Log) -> None:
+    """Rank 0 takes from the trunk what this run need not do itself; checkpoints so got are logged as made."""
+    if places.trunk is None or run.world.rank > 0:
+        return
+    taken = take_states(places.trunk, places.folder, steps=places.steps, before=cooldown_start(run.num_steps))
+    for step in taken:
+        log({"event": "checkpoint", **read_json(step_folder(places.folder, step) / "metrics.json")})
 
 
 def _resume(run: Run, folder: Path, log: Log) -> dict[str, Any]:
@@ -221,7 +285,7 @@ def _start_record(run: Run, first_step: int) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "micro_batch": run.micro_batch,
         "world_size": run.world.size,
-        "num_train": len(run.data.train_labels_N),
+        "num_train": len(run.data.train),
         "num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "device": run.device.name,
@@ -255,57 +319,87 @@ class _Progress:
 def _loop(
     run: Run,
     state: dict[str, Any],
-    steps: tuple[int, ...],
-    folder: Path,
+    places: _Places,
     log: Log,
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     """How it ended, and after which step; the same on all ranks."""
+    left = range(int(state["step"]), run.num_steps)
+    feed = training_images(run.data, run.recipe, left, world=run.world, device=run.device)
+    with feed as batches:
+        return _steps(run, zip(left, batches, strict=True), state, places, log, should_stop)
+
+
+def _steps(
+    run: Run,
+    batches: Iterable[tuple[int, StepImages]],
+    state: dict[str, Any],
+    places: _Places,
+    log: Log,
+    should_stop: Callable[[], bool],
+) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     every = max(1, run.num_steps // NUM_RECORDS)
     progress, saved = _Progress.restored(state, run), time.monotonic()
-    order, order_epoch = np.empty(0, np.int64), -1
-    for step in range(int(state["step"]), run.num_steps):
-        epoch, within = divmod(step, len(run.data.train_labels_N) // run.batch_size)
-        if epoch != order_epoch:
-            order, order_epoch = epoch_order(len(run.data.train_labels_N), seed=run.recipe.seed, epoch=epoch), epoch
-        rate = learning_rate_factor(step, run.num_steps, run.recipe.warmup, run.recipe.schedule)
+    for step, images in batches:
+        rate = learning_rate_factor(step, run.num_steps, run.num_warmup, run.recipe.schedule)
         set_learning_rate(run.optimizer, rate, run.device.scalar)
-        index_B = order[within * run.batch_size : (within + 1) * run.batch_size]
-        loss, progress.gradient_norm = take_step(run, step, index_B)
+        loss, progress.gradient_norm = take_step(run, step, images)
         progress.loss_sum += loss
         run.device.end_step()
         done = step + 1
-        if done % every == 0 or done in steps:
-            finite = _report(run, progress, done, rate, folder if done in steps else None, log)
+        if done % every == 0 or done in places.steps or done in places.shared:
+            finite = _report(run, progress, done, rate, places, log)
             if not finite:
                 return "diverged", done
             progress = _Progress.restored({"step": done}, run)
         wish = Wish.SAVE if time.monotonic() - saved > RESUME_EVERY_S else Wish.GO_ON
         wish = Wish(run.world.most(Wish.STOP if should_stop() and done < run.num_steps else wish))
-        if done not in steps and wish != Wish.GO_ON:
-            _save_to_resume(run, done, progress, folder)
+        if done not in places.steps and wish != Wish.GO_ON:
+            _save_to_resume(run, done, progress, places.folder)
             saved = time.monotonic()
         if wish == Wish.STOP:
             return "interrupted", done
     return "done", run.num_steps
 
 
-def _report(run: Run, progress: _Progress, done: int, rate: float, folder: Path | None, log: Log) -> bool:
-    """Logs the records of a step and, where there is a folder, leaves its checkpoint; False once training diverged."""
+def _report(run: Run, progress: _Progress, done: int, rate: float, places: _Places, log: Log) -> bool:
+    """Logs the records of a step and leaves the checkpoints that are due; False once training diverged."""
     loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
     norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
     log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
-    measured = _measured(run, loss) if folder else (None, loss)
+    due = done in places.steps or done in places.shared
+    measured = _measured(run, loss) if due else (None, loss)
+    _tell_corrupt(run, done, log)
     if run.world.any(not math.isfinite(measured[1])):
         log({"event": "diverged", **_metrics(run, done, loss, None, None)})
         return False
-    if folder and run.world.rank == 0:
-        metrics = _metrics(run, done, loss, *measured)
-        save_checkpoint(folder, done, **_kept(run), state=origin(run.recipe), metrics=metrics)
-        shutil.rmtree(folder / RESUME, ignore_errors=True)
-        log({"event": "checkpoint", **metrics})
+    if due and run.world.rank == 0:
+        _leave_checkpoints(run, done, _metrics(run, done, loss, *measured), places, log)
     return True
+
+
+def _leave_checkpoints(run: Run, done: int, metrics: dict[str, Any], places: _Places, log: Log) -> None:
+    """The run's own checkpoint, the one that others go on from, or both as one."""
+    own = done in places.steps
+    root = places.folder if own else places.folder / RESUME
+    made = save_checkpoint(root, done, **_kept(run), state=origin(run.recipe), metrics=metrics)
+    if places.trunk is not None and done in places.shared:
+        leave_state(made, places.trunk)
+    if own:
+        shutil.rmtree(places.folder / RESUME, ignore_errors=True)
+        log({"event": "checkpoint", **metrics})
+    else:
+        _keep_only(made)
+
+
+def _tell_corrupt(run: Run, done: int, log: Log) -> None:
+    """Logs how many images no rank could read, where they have become more; those named are rank 0's own."""
+    corrupt = run.data.corrupt
+    count = int(run.world.sum(len(corrupt)))
+    if count > corrupt.told:
+        log({"event": "corrupt_images", "step": done, "count": count, "first": corrupt.first})
+    corrupt.told = count
 
 
 def _measured(run: Run, loss: float) -> tuple[float | None, float]:
@@ -323,19 +417,17 @@ def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> N
     state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since} | origin(run.recipe)
     if run.world.rank > 0:
         return
-    kept = save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step})
+    _keep_only(save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step}))
+
+
+def _keep_only(kept: Path) -> None:
     for path in kept.parent.glob("step_*"):
         if path != kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> Indices:
-    """The order in which an epoch visits the images: the same for every run of this seed."""
-    return np.random.default_rng((seed, epoch)).permutation(num_images)
-
-
 def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:
-    return {
+    record: dict[str, Any] = {
         "event": "train",
         "step": step,
         "examples_seen": step * run.batch_size,
@@ -343,6 +435,9 @@ def _train_record(run: Run, step: int, loss: float, rate: float, images_per_seco
         "learning_rate": run.recipe.learning_rate * rate,
         "images_per_second": round(images_per_second, 1),
     }
+    if run.peak_teraflops is not None:  # model FLOPs utilisation (arXiv 2204.02311, appendix B)
+        record["mfu"] = float(f"{train_flops(run.architecture) * images_per_second / (run.peak_teraflops * 1e12):.3g}")
+    return record
 
 
 def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, loss: float | None) -> dict[str, Any]:
@@ -352,7 +447,7 @@ def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, los
         "train_loss": train_loss,
         "upstream_accuracy": accuracy,
         "upstream_loss": loss,
-        "upstream_num_test": len(run.data.test_labels_N),
+        "upstream_num_test": len(run.data.test),
         "upstream_num_classes": run.data.num_classes,
         "params": num_params(run.architecture),
         "flops": train_flops(run.architecture) * step * run.batch_size,

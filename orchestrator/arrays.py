@@ -1,6 +1,6 @@
 """The arrays of a plan: work that asks for the very same, packed, in chunks that the scheduler takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +22,7 @@ class PlannedCell:
     """One cell: what it costs, what is to be done about it and why.
 
     `stages` are those to submit; `steps` the checkpoints that an evaluation judges each alone, none for the whole cell.
+    Cells of one `chain` go into one job, each on from the one before it: the `shared` part of its steps is taken there.
     """
 
     cell: Cell
@@ -34,11 +35,18 @@ class PlannedCell:
     reason: str
     stages: tuple[Stage, ...]
     steps: tuple[int, ...] = ()
+    chain: str | None = None
+    shared: float = 0.0
 
     @property
     def to_do(self) -> list[Cost]:
-        """The costs of the stages that would be submitted."""
-        return [self.cost(stage) for stage in self.stages]
+        """The costs of the stages that would be submitted, without the steps that another cell of the chain takes."""
+        return [self.own_train if stage == "train" else self.evaluate for stage in self.stages]
+
+    @property
+    def own_train(self) -> Cost:
+        """The cost of the training steps that no other cell of the chain takes."""
+        return self.train.times(1 - self.shared)
 
     def cost(self, stage: Stage) -> Cost:
         """The cost of a stage."""
@@ -53,6 +61,9 @@ class PlannedCell:
             "flops": self.flops,
             "resources": {"train": asdict(self.train.resources), "evaluate": asdict(self.evaluate.resources)},
             "micro_batch": self.train.micro_batch,
+            "checkpointed": self.train.checkpointed,
+            "compiled": self.train.compiled,
+            "shared": self.shared,
             "gpu_hours": self.train.gpu_hours + self.evaluate.gpu_hours,
             "cpu_hours": self.train.cpu_hours + self.evaluate.cpu_hours,
             "limits_hit": sorted({*self.train.over, *self.evaluate.over}),
@@ -88,22 +99,42 @@ def make_arrays(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Arr
     """Evaluations that can start at once, then trainings with the evaluations that wait for them; dearest first."""
     to_do = sorted((c for c in cells if c.stages), key=lambda c: (-c.flops, c.cell.cell_id))
     yield from _evaluations(pack, [c for c in to_do if "train" not in c.stages], size)
-    groups: dict[tuple[object, ...], list[PlannedCell]] = {}
-    for cell in to_do:
-        if "train" in cell.stages:
-            key = (cell.train.resources, cell.train.micro_batch, cell.evaluate.resources)
-            groups.setdefault(key, []).append(cell)
+    groups: dict[tuple[object, ...], list[_Chain]] = {}
+    for chain in _chains(cell for cell in to_do if "train" in cell.stages):
+        key = (chain.train.resources, chain.train.way, chain.evaluate.resources)
+        groups.setdefault(key, []).append(chain)
     for members in groups.values():
-        packs = list(_packed(pack, members, [c.train.hours + c.evaluate.hours for c in members]))
+        hours = [chain.train.hours + chain.evaluate.hours for chain in members]
+        packs = list(_packed(pack, members, hours, [len(chain.cells) for chain in members]))
         for start in range(0, len(packs), size):
             chunk = packs[start : start + size]
-            work = [[unit(c.cell.cell_id) for c in members] for members in chunk]
+            work = [[unit(cell.cell.cell_id) for chain in pack for cell in chain.cells] for pack in chunk]
             evaluate = Array(
                 stage="evaluate", tasks=work, cost=_longest([[c.evaluate for c in pack] for pack in chunk])
             )
             yield Array(
                 stage="train", tasks=work, cost=_longest([[c.train for c in pack] for pack in chunk]), then=evaluate
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Cells of one job, each on from the one before it, or a cell by itself; with the cost of all."""
+
+    cells: list[PlannedCell]
+    train: Cost
+    evaluate: Cost
+
+
+def _chains(cells: Iterable[PlannedCell]) -> Iterator[_Chain]:
+    by_chain: dict[str, list[PlannedCell]] = {}
+    for cell in cells:
+        by_chain.setdefault(cell.chain or cell.cell.cell_id, []).append(cell)
+    for members in by_chain.values():
+        members.sort(key=lambda c: c.cell.recipe.epochs)
+        train = _longest([[c.own_train for c in members]])
+        train = replace(train, compiled=any(c.train.compiled for c in members))
+        yield _Chain(members, train, _longest([[c.evaluate for c in members]]))
 
 
 def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Array]:
@@ -114,30 +145,29 @@ def _evaluations(pack: Pack, cells: list[PlannedCell], size: int) -> Iterator[Ar
             key = cell.evaluate.resources
             groups.setdefault(key, []).append((unit(cell.cell.cell_id, step), cell.evaluate.of_one_checkpoint))
     for members in groups.values():
-        packs = list(_packed(pack, members, [cost.hours for _, cost in members]))
+        packs = list(_packed(pack, members, [cost.hours for _, cost in members], [1] * len(members)))
         for start in range(0, len(packs), size):
             chunk = packs[start : start + size]
             cost = _longest([[cost for _, cost in pack] for pack in chunk])
             yield Array(stage="evaluate", tasks=[[text for text, _ in pack] for pack in chunk], cost=cost)
 
 
-def _packed(most: Pack, members: list[T], hours: list[float]) -> Iterator[list[T]]:
-    """The members in packs that run one after the other in a job."""
+def _packed(most: Pack, members: list[T], hours: list[float], cells: list[int]) -> Iterator[list[T]]:
+    """The members, each of so many hours and cells, in packs that run one after the other in a job."""
     pack: list[T] = []
-    filled = 0.0
-    for member, one in zip(members, hours, strict=True):
-        full = len(pack) >= most if most != "auto" else _is_full(pack, filled + one)
-        if pack and full:
+    filled, num_cells = 0.0, 0
+    for member, one, number in zip(members, hours, cells, strict=True):
+        if pack and _is_full(most, num_cells + number, filled + one):
             yield pack
-            pack, filled = [], 0.0
+            pack, filled, num_cells = [], 0.0, 0
         pack.append(member)
-        filled += one
+        filled, num_cells = filled + one, num_cells + number
     if pack:
         yield pack
 
 
-def _is_full(pack: list[Any], hours: float) -> bool:
-    return len(pack) >= PACK_MOST or hours * 60 > PACK_MIN
+def _is_full(most: Pack, num_cells: int, hours: float) -> bool:
+    return num_cells > most if most != "auto" else num_cells > PACK_MOST or hours * 60 > PACK_MIN
 
 
 def _longest(packs: list[list[Cost]]) -> Cost:

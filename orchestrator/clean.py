@@ -15,6 +15,7 @@ from typing import Literal
 from models.errors import DataError, UserError
 from orchestrator.files import write_atomically
 from orchestrator.grid import Cell
+from orchestrator.identity import trunk_id
 from orchestrator.observe import Observer
 from orchestrator.session import open_submitted
 from orchestrator.snapshot import DIFF, LOCK, RECORD
@@ -24,7 +25,7 @@ from orchestrator.study_job import codes_in_use
 from orchestrator.submissions import Tasks
 from slurm import local
 
-Kind = Literal["resume", "draft", "damaged", "optimizer", "submission", "code", "lock"]
+Kind = Literal["resume", "draft", "damaged", "optimizer", "trunk", "submission", "code", "lock"]
 GOING_ON = ("optimizer.safetensors", "raw.safetensors")
 SUBMITIT_FILES = ("*.pkl", "*.sh", "*.out", "*.err")
 
@@ -68,6 +69,7 @@ def leftovers(store: Store) -> list[Leftover]:
     ended = {m.token for m in manifests if all(cell_id in finished for _, ids in _work(m) for cell_id in ids)}
     return [
         *(leftover for cell_id in sorted(trained) for leftover in _of_cell(store, cell_id)),
+        *_found("trunk", unneeded_trunks(store, set(trained))),
         *_of_submissions(store, manifests, ended),
         *_found("code", unneeded_code(store.root / "code", manifests, ended, codes_in_use(store))),
         *_found("draft", (store.root / "code").glob(".draft-*")),
@@ -82,6 +84,13 @@ def unneeded_code(
     needed = {manifest.code for manifest in manifests if manifest.token not in ended} | set(kept)
     snapshots = [path for path in sorted(folder.glob("*")) if path.is_dir() and not path.name.startswith(".")]
     return [path for path in snapshots if path.name not in needed]
+
+
+def unneeded_trunks(store: Store, trained: set[str]) -> list[Path]:
+    """The trunks that no cell can go on from any more: all of theirs are trained, submitted yet or not."""
+    known = {cell.cell_id: cell for cell in (*store.submitted_cells(), *store.cells())}
+    needed = {trunk_id(cell.recipe) for cell_id, cell in known.items() if cell_id not in trained}
+    return [path for path in sorted((store.root / "trunks").glob("*")) if path.name not in needed]
 
 
 def _work(manifest: Manifest) -> Iterator[tuple[int, list[str]]]:

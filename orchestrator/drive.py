@@ -153,6 +153,9 @@ class Driver:
             resources=asdict(array.cost.resources),
             submitted=time.time(),
             micro_batch=array.cost.micro_batch,
+            checkpointed=array.cost.checkpointed,
+            compiled=array.cost.compiled,
+            peak_teraflops=array.cost.peak_teraflops,
             code=launch.code.name,
         )
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from models import ladder
 from models.data import SetInfo, describe, kept
 from models.errors import StudyError, UserError
@@ -106,7 +108,11 @@ def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: st
     for name in ("learning_rate", "weight_decay"):
         if given.get(f"head_{name}") is None:
             given[f"head_{name}"] = given.get(name, Recipe.model_fields[name].default)
-    recipe = Recipe.model_validate(given)
+    try:
+        recipe = Recipe.model_validate(given)
+    except ValidationError as error:  # values that do not go together; each by itself was checked before
+        told = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise StudyError(f"{where}: {told}. In cell {_words(combination)}") from error
     try:
         kept(recipe.dataset, **recipe.subset)
     except UserError as error:

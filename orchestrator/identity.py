@@ -28,3 +28,9 @@ def cell_id(recipe: "Recipe") -> str:
     """
     text = canonical_json(recipe.model_dump(exclude_defaults=True))
     return hashlib.sha256(text.encode()).hexdigest()[:CELL_ID_LENGTH]
+
+
+def trunk_id(recipe: "Recipe") -> str:
+    """The same for recipes that differ in nothing but their length, as `cell_id` makes it."""
+    text = canonical_json(recipe.model_dump(exclude_defaults=True, exclude={"epochs"}))
+    return hashlib.sha256(text.encode()).hexdigest()[:CELL_ID_LENGTH]

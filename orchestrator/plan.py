@@ -7,11 +7,12 @@ from typing import Any, Literal
 from models.errors import UserError
 from models.recipe import Recipe
 from orchestrator.arrays import Action, Array, PlannedCell, make_arrays, within_room
-from orchestrator.sizing import Cost, Sizes, halved_micro_batch
+from orchestrator.sizing import Cost, Sizes, with_less_memory
 from orchestrator.speeds import Speeds
 from orchestrator.state import ENDED_WELL, LIVE, CellState, StageState, Status
 from orchestrator.store import Stage
 from orchestrator.study import Study
+from orchestrator.trunks import with_trunks
 from slurm.cluster import Profile, choose_partition
 from slurm.failures import Cause, Death, adjusted, may_retry
 
@@ -91,6 +92,8 @@ def make_plan(
     """
     planned = [_planned(study, state, sizes[state.cell.cell_id], profile, retry=retry) for state in states]
     planned = _with_common_exclusions(planned)
+    most = study.cluster.pack
+    planned = with_trunks(planned, None if most == "auto" else most)
     halted = halted or (None if retry else why_halted(study, states))
     wanted = sum(cost.gpu_hours for cell in planned for cost in cell.to_do)
     over_budget = _over_budget(study, gpu_hours_bound, wanted)
@@ -196,9 +199,9 @@ def _after_deaths(
         vain = vain or "an evaluation has no smaller batch; place it on accelerators with more memory"
     elif in_vain:
         try:
-            changed = replace(changed, micro_batch=halved_micro_batch(recipe, cost, in_vain))
+            changed = replace(with_less_memory(recipe, cost, in_vain), resources=resources)
         except UserError as error:
-            changed = replace(changed, micro_batch=1)
+            changed = replace(changed, micro_batch=1, checkpointed=True)
             vain = vain or (str(error) if deaths[-1].cause is Cause.ACCELERATOR_MEMORY else None)
     return changed, vain
 

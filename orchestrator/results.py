@@ -41,6 +41,8 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "drop_path": pl.Float64,
     "flip": pl.Boolean,
     "mixup": pl.Float64,
+    "crop": pl.Float64,
+    "augreg": pl.String,
     "ema": pl.Float64,
     "precision": pl.String,
     "seed": pl.Int64,

@@ -10,7 +10,8 @@ from typing import Literal
 
 from evals import tasks
 from models import ladder
-from models.data import SetInfo, kept
+from models.data import SetInfo, is_folder, kept, residence
+from models.data.parts import MAX_TEST
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
 from orchestrator.grid import planned_architecture
@@ -27,6 +28,9 @@ MEMORY_CUDA_GB = 3.0  # what the driver and its libraries keep on the host
 AVERAGE_BYTES = 4  # a parameter: its moving average, where one is kept
 CHECKPOINT_BYTES = 12  # a parameter: the weight and two moments, copied to the host when a checkpoint is written
 MEMORY_SHARE = 0.9  # of an accelerator's memory that may be planned full
+RECOMPUTED = 4 / 3  # times the expected time where blocks are computed a second time
+USEFUL_MICRO_BATCH = 8  # images at once; with fewer, an accelerator waits for its own memory
+COMPILE_MIN_HOURS = 0.25  # of training that pay for a minute of compiling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +38,10 @@ class Cost:
     """One stage of one cell: what it asks for and what it is expected to take.
 
     `hours` is corrected by measurement where there is one, `planned_hours` is not. `micro_batch` is the number of
-    images that one accelerator takes at once, None for all of its share. `sharded` says that the training state is too
-    large for one accelerator.
+    images that one accelerator takes at once, None for all of its share. `checkpointed` says that blocks are computed a
+    second time so that it takes more, as they are for fewer than `enough_images`; `compiled` that torch.compile is to
+    make it faster; `sharded` that the training state is too large for one accelerator. `peak_teraflops` is that of all
+    accelerators (or CPU cores) together, None where the profile does not say.
     """
 
     resources: Resources
@@ -44,7 +50,11 @@ class Cost:
     hours: float
     max_time_min: int
     price_per_hour: float = 0.0
+    peak_teraflops: float | None = None
     micro_batch: int | None = None
+    checkpointed: bool = False
+    compiled: bool = False
+    enough_images: int = 0
     num_checkpoints: int = 1
     sharded: bool = False
     over: tuple[Literal["memory", "time"], ...] = ()
@@ -54,8 +64,18 @@ class Cost:
     @property
     def of_one_checkpoint(self) -> "Cost":
         """Of an evaluation of several checkpoints, the cost of one; it asks for the same."""
-        n = self.num_checkpoints
-        return replace(self, flops=self.flops / n, planned_hours=self.planned_hours / n, hours=self.hours / n)
+        return self.times(1 / self.num_checkpoints)
+
+    @property
+    def way(self) -> tuple[int | None, bool, bool]:
+        """How a job trains: images at once, whether blocks are computed a second time, whether it compiles."""
+        return self.micro_batch, self.checkpointed, self.compiled
+
+    def times(self, share: float) -> "Cost":
+        """The cost of a share of the work; it asks for the same."""
+        return replace(
+            self, flops=self.flops * share, planned_hours=self.planned_hours * share, hours=self.hours * share
+        )
 
     @property
     def gpu_hours(self) -> float:
@@ -108,7 +128,9 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     flops = _train_flops(recipe, arch)
     host_gb = _host_gb(params, info, recipe)
     where = study.cluster.partition_of(recipe)
-    train = _train_cost(study.cluster, recipe, arch, flops, host_gb, profile, choose_partition(profile, where), speeds)
+    place = choose_partition(profile, where)
+    train = _train_cost(study.cluster, recipe, arch, flops, info, host_gb, profile, place, speeds)
+    train = replace(train, compiled=_compiles(study, train, place[1]))
     evaluate_where = choose_partition(profile, study.cluster.evaluate_partition or where)
     checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
     eval_flops = float(ladder.forward_flops(arch)) * _num_eval_images(study) * checkpoints
@@ -124,6 +146,13 @@ def _train_flops(recipe: Recipe, arch: ladder.Architecture) -> float:
     return float(ladder.train_flops(arch)) * steps * batch
 
 
+def _compiles(study: Study, train: Cost, partition: Partition) -> bool:
+    if study.train.compile != "auto":
+        return study.train.compile
+    whole = not train.sharded and not train.checkpointed
+    return partition.accelerator == "gpu" and whole and train.hours >= COMPILE_MIN_HOURS
+
+
 def _num_eval_images(study: Study) -> int:
     """At most how many images are encoded for one checkpoint: every task's test images and every draw's shots."""
     d = study.downstream
@@ -132,10 +161,23 @@ def _num_eval_images(study: Study) -> int:
 
 
 def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
-    """Memory beside the model's own: libraries, resident uint8 images (the set and the part in use), a checkpoint."""
-    images = 2 * info.num_examples * recipe.image_size**2 * info.channels
+    """Memory beside the model's own: libraries, the images of a packaged set, a checkpoint.
+
+    Of a packaged set the whole and the part in use are in memory.
+    """
+    packaged = not is_folder(recipe.dataset)
+    images = 2 * residence.images_gb(info.num_examples, recipe.image_size, info.channels) if packaged else 0.0
     per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema is not None else 0)
-    return MEMORY_BASE_GB + (images + per_parameter * params) / 1e9
+    return MEMORY_BASE_GB + images + per_parameter * params / 1e9
+
+
+def _stored_gb(recipe: Recipe, info: SetInfo, split: "_Split", memory_gb: float) -> float:
+    """Memory of one training process of `memory_gb` for the images of a stored set."""
+    if not is_folder(recipe.dataset):
+        return 0.0
+    num_images = kept(recipe.dataset, **recipe.subset)[0] + min(info.num_test, MAX_TEST)
+    share = math.ceil(recipe.batch_size / max(1, split.accelerators))
+    return residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +188,7 @@ class _Split:
     micro_batch: int | None
     memory_gb: float
     sharded: bool = False
+    checkpointed: bool = False
 
 
 def _train_cost(
@@ -153,6 +196,7 @@ def _train_cost(
     recipe: Recipe,
     arch: ladder.Architecture,
     flops: float,
+    info: SetInfo,
     host_gb: float,
     profile: Profile,
     place: tuple[str, Partition],
@@ -163,16 +207,18 @@ def _train_cost(
     split = _split(choice, recipe, arch, flops, partition)
     nodes, per_node = _nodes(partition, split.accelerators)
     tasks_per_node = per_node if partition.accelerator == "gpu" else 1  # a TPU host's chips belong to one process
-    beside = host_gb * max(1, tasks_per_node) + (MEMORY_CUDA_GB if per_node else split.memory_gb)
+    tasks_per_node = max(1, tasks_per_node)
+    of_a_task_gb = host_gb + _stored_gb(recipe, info, split, partition.memory_gb_per_node / tasks_per_node)
+    beside = of_a_task_gb * tasks_per_node + (MEMORY_CUDA_GB if per_node else split.memory_gb)
     planned = flops / (max(1, split.accelerators) * _flops_per_hour(partition))
-    return _cost(
+    cost = _cost(
         "train",
         recipe,
         flops=flops,
-        planned_hours=planned,
+        planned_hours=planned * (RECOMPUTED if split.checkpointed else 1),
         nodes=nodes,
         per_node=per_node,
-        tasks_per_node=max(1, tasks_per_node),
+        tasks_per_node=tasks_per_node,
         host_gb=beside,
         profile=profile,
         place=(name, partition),
@@ -180,6 +226,8 @@ def _train_cost(
         micro_batch=split.micro_batch,
         sharded=split.sharded,
     )
+    share = math.ceil(recipe.batch_size / max(1, split.accelerators))
+    return replace(cost, checkpointed=split.checkpointed, enough_images=_enough(arch, share))
 
 
 def _evaluate_cost(
@@ -212,7 +260,7 @@ def _evaluate_cost(
 
 def _flops_per_hour(partition: Partition) -> float:
     """What one accelerator, or one CPU core, gets done in an hour."""
-    return partition.teraflops * 1e12 * partition.utilisation * 3600
+    return partition.expected_teraflops * 1e12 * partition.utilisation * 3600
 
 
 def _cost(
@@ -256,6 +304,7 @@ def _cost(
         hours=hours,
         max_time_min=partition.max_time_min,
         price_per_hour=partition.price_per_hour or 0.0,
+        peak_teraflops=partition.teraflops and partition.teraflops * max(1, nodes * per_node),
         micro_batch=micro_batch,
         sharded=sharded,
         over=tuple(over),
@@ -273,8 +322,8 @@ def _split(
     room = _room_gb(partition)
     batch = recipe.batch_size
     if partition.accelerator == "none":
-        micro, memory = _micro_batch(recipe, arch, batch, room)
-        return _Split(0, micro if micro < batch else None, memory)
+        micro, memory, checkpointed = _micro_batch(recipe, arch, batch, room)
+        return _Split(0, micro if micro < batch else None, memory, checkpointed=checkpointed)
     most = _most_accelerators(partition, batch)
     least = min(most, choice.accelerators or 1)
     wanted = least
@@ -282,13 +331,13 @@ def _split(
         wanted *= 2
     wanted = math.prod(_nodes(partition, min(most, wanted)))
     share = math.ceil(batch / wanted)
-    state = _memory_gb(recipe, arch, 1)
+    state = _memory_gb(recipe, arch, 1, checkpointed=ladder.can_checkpoint(arch))
     if state > room:
         needed = 2 ** math.ceil(math.log2(_memory_gb(recipe, arch, share * wanted) / room))
         wanted = choice.accelerators or max(wanted, needed)
         return _Split(wanted, None, state / wanted, sharded=True)
-    micro, memory = _micro_batch(recipe, arch, share, room)
-    return _Split(wanted, micro if micro < share else None, memory)
+    micro, memory, checkpointed = _micro_batch(recipe, arch, share, room)
+    return _Split(wanted, micro if micro < share else None, memory, checkpointed=checkpointed)
 
 
 def _refuse_accelerators(asked: int | None, name: str, partition: Partition, batch: int) -> None:
@@ -329,17 +378,37 @@ def _room_gb(partition: Partition) -> float:
     return math.inf if partition.accelerator_memory_gb is None else partition.accelerator_memory_gb * MEMORY_SHARE
 
 
-def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: float) -> tuple[int, float]:
-    """(images at once, GB that they take): the share of the batch, halved until it fits."""
-    micro = share
-    while micro > 1 and _memory_gb(recipe, arch, micro) > room:
-        micro = math.ceil(micro / 2)
-    return micro, _memory_gb(recipe, arch, micro)
+def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: float) -> tuple[int, float, bool]:
+    """(images at once, GB that they take, whether blocks are computed a second time): as much of the share as fits.
+
+    Time is given for memory where too few images fit or, with batch norm, fewer than the share, which changes results.
+    """
+    for checkpointed in (False, True) if ladder.can_checkpoint(arch) else (False,):
+        micro = share
+        while micro > 1 and _memory_gb(recipe, arch, micro, checkpointed=checkpointed) > room:
+            micro = math.ceil(micro / 2)
+        memory = _memory_gb(recipe, arch, micro, checkpointed=checkpointed)
+        if micro >= _enough(arch, share) and memory <= room:
+            break
+    return micro, memory, checkpointed
 
 
-def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int) -> float:
+def _enough(arch: ladder.Architecture, share: int) -> int:
+    """The images at once below which blocks had better be computed a second time; 0 where they cannot be."""
+    if not ladder.can_checkpoint(arch):
+        return 0
+    return share if ladder.has_batch_norm(arch) else min(share, USEFUL_MICRO_BATCH)
+
+
+def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int, *, checkpointed: bool = False) -> float:
     return ladder.training_memory(
-        arch, images, recipe.precision, recipe.optimizer, dropout=recipe.dropout > 0, average=recipe.ema is not None
+        arch,
+        images,
+        recipe.precision,
+        recipe.optimizer,
+        dropout=recipe.dropout > 0,
+        average=recipe.ema is not None,
+        checkpointed=checkpointed,
     ).total_gb
 
 
@@ -378,13 +447,24 @@ def packed_cost(cost: Cost, members: list[Cost]) -> Cost:
     )
 
 
-def halved_micro_batch(recipe: Recipe, cost: Cost, times: int) -> int:
-    """The micro-batch after the accelerator's memory did not suffice so many times.
+def with_less_memory(recipe: Recipe, cost: Cost, times: int) -> Cost:
+    """The training after the accelerator's memory did not suffice so many times.
+
+    Half as many images at once cost no time, so that comes first; where too few would be left (with batch norm: where
+    results would change) blocks are computed a second time, and only then are images halved to the last.
 
     Raises:
-        UserError: it is at one image already.
+        UserError: it is at one image, with blocks computed a second time, already.
     """
-    before = cost.micro_batch or math.ceil(recipe.batch_size / max(1, cost.resources.num_accelerators))
-    if before // 2 ** (times - 1) <= 1:
-        raise UserError("one image at a time does not fit the accelerator")
-    return max(1, int(before // 2**times))
+    images = cost.micro_batch or math.ceil(recipe.batch_size / max(1, cost.resources.num_accelerators))
+    checkpointed = cost.checkpointed
+    for _ in range(times):
+        if not checkpointed and images // 2 < cost.enough_images:
+            checkpointed = True
+        elif images > 1:
+            images //= 2
+        else:
+            raise UserError("one image at a time does not fit the accelerator")
+    hours = RECOMPUTED if checkpointed > cost.checkpointed else 1.0
+    slower = cost.times(hours)
+    return replace(slower, flops=cost.flops, micro_batch=images, checkpointed=checkpointed)

@@ -7,6 +7,7 @@ jobs/<token>.json                     one manifest an array: its cells by array 
 cells/<aa>/<cell_id>/                 one folder a cell
 cell.json  attempts.ndjson  train.ndjson  logs/
 checkpoints/step_00001000/  evals/step_00001000/<eval_id>.parquet
+trunks/<trunk_id>/step_00001000/      states that cells which differ in their length alone go on from
 results/  report/
 """
 
@@ -27,6 +28,7 @@ from models.recipe import Recipe
 from orchestrator import lock
 from orchestrator.files import append_record, read_records, write_atomically, write_whole
 from orchestrator.grid import Cell, cells
+from orchestrator.identity import trunk_id
 from orchestrator.study import Study, load_study
 from slurm.cluster import Profile
 
@@ -48,7 +50,7 @@ class Manifest:
 
     A `cancelled` one was stopped by a person: nothing of it is started again without being asked for.
 
-    `code` names the snapshot that it runs.
+    `code` names the snapshot that it runs. `peak_teraflops` is that of all accelerators of one job, where it is known.
     """
 
     token: str
@@ -61,6 +63,9 @@ class Manifest:
     after: str | None = None
     job_id: str | None = None
     micro_batch: int | None = None
+    checkpointed: bool = False
+    compiled: bool = False
+    peak_teraflops: float | None = None
     code: str | None = None
     abandoned: bool = False
     cancelled: bool = False
@@ -153,11 +158,34 @@ class Store:
         """
         try:
             with self._cells_path.open(encoding="utf-8") as lines:
-                values = json.loads(next(line for line in lines if f'"{cell_id}"' in line))
-            return Cell(values.pop("cell_id"), Recipe.model_validate(values))
+                return _cell_of(json.loads(next(line for line in lines if f'"{cell_id}"' in line)))
         except (OSError, ValueError, KeyError, StopIteration) as error:
             told = "it has no line there" if isinstance(error, StopIteration) else str(error)
             raise DataError(f"{self._cells_path}: the record of cell {cell_id} cannot be read: {told}") from error
+
+    def submitted_cells(self) -> list[Cell]:
+        """Every cell that was ever submitted, whether the study still has it or not.
+
+        Raises:
+            DataError: the record of one is damaged.
+        """
+        try:
+            return [_cell_of(record) for record in read_records(self._cells_path).records]
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{self._cells_path}: the record of a cell cannot be read: {error}") from error
+
+    def trunk(self, recipe: Recipe) -> Path:
+        """The folder of the states that the cells which differ from this one in their length alone go on from."""
+        return self.root / "trunks" / trunk_id(recipe)
+
+    def lengths(self, cell: Cell) -> dict[str, float]:
+        """The epochs of the submitted cells that differ from this one in nothing else, by their ids."""
+        wanted = {**_record(cell), "cell_id": None, "epochs": None}
+        return {
+            record["cell_id"]: float(record["epochs"])
+            for record in read_records(self._cells_path).records
+            if {**record, "cell_id": None, "epochs": None} == wanted and record["cell_id"] != cell.cell_id
+        }
 
     def keep_cell(self, cell: Cell) -> None:
         """Puts the cell's record into its folder too, which then says of itself what it is."""
@@ -307,6 +335,10 @@ class Store:
 
 def _record(cell: Cell) -> dict[str, Any]:
     return {"cell_id": cell.cell_id, **cell.recipe.model_dump()}
+
+
+def _cell_of(record: dict[str, Any]) -> Cell:
+    return Cell(record["cell_id"], Recipe.model_validate({k: v for k, v in record.items() if k != "cell_id"}))
 
 
 def _holds(path: Path, text: str) -> bool:

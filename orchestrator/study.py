@@ -14,6 +14,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from evals import tasks
 from evals.protocol import Protocol
+from models.data.corrupt import MAX_CORRUPT
 from models.errors import StudyError, UserError, did_you_mean
 from models.recipe import Axes, Count, NonNegative
 from slurm.failures import Budgets, Cause
@@ -35,10 +36,15 @@ class Upstream(_Table):
 
 
 class Train(_Table):
-    """How cells are run; nothing here changes their weights."""
+    """How cells are run; nothing here changes the weights of one that ends well."""
 
     checkpoints: Count = 1
     """Checkpoints a cell, evenly spaced, the last at the last step."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether torch.compile makes the steps faster, which takes it a minute; "auto" where a cell trains for a quarter
+    of an hour or longer on a GPU, whole and without computing blocks a second time."""
+    max_corrupt: Annotated[float, Field(ge=0, le=1)] = MAX_CORRUPT
+    """Share of the upstream images that may be unreadable: each is counted, and its neighbour stands for it."""
 
 
 class Downstream(_Table):

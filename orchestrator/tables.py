@@ -17,6 +17,7 @@ from evals import tasks
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
+from orchestrator.files import read_records
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
@@ -104,6 +105,9 @@ def print_plan(plan: Plan, session: Session) -> None:
     actions = Counter(planned.action for planned in plan.cells)
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
     _print_limits(plan)
+    shared = [planned for planned in plan.cells if planned.shared]
+    if shared:
+        print(f"{len(shared)} cells go on from the state of a shorter one: hours count the steps in common once")
     others = session.store.cell_ids() - {planned.cell.cell_id for planned in plan.cells}
     if others:
         print(f"{len(others)} cells in the study's folder are not of this study: kept, not reported")
@@ -213,6 +217,7 @@ LEFTOVERS = {
     "draft": "half-written folders",
     "damaged": "damaged checkpoints set aside",
     "optimizer": "optimizer states of earlier checkpoints",
+    "trunk": "states of trunks that no cell needs any more",
     "submission": "files of ended submissions",
     "code": "code that no live or unfinished job runs",
     "lock": "links of dead drivers' locks",
@@ -240,6 +245,9 @@ def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:
         print(_event_line(event))
         if event.get("outcome") == "failed":
             print("\n".join(f"    {line}" for line in event["error"]["traceback"].rstrip().splitlines()))
+    corrupt = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "corrupt_images"]
+    if corrupt:
+        print(f"images that could not be read: {corrupt[-1]['count']}, the first: {'; '.join(corrupt[-1]['first'])}")
     log = _newest_log(state, session)
     if log is not None and log.exists():
         print(f"log: {log}")

@@ -12,6 +12,7 @@ from slurm.resources import SlurmError, check_gres, check_options
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+USUAL_TERAFLOPS = {"none": 0.03, "gpu": 100.0, "tpu": 100.0}  # bfloat16 of one accelerator, float32 of one CPU core
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 """What stands in a line of a job's script: a line break would end the line, and the rest be run as a command."""
 
@@ -58,8 +59,9 @@ class Partition(_Table):
     max_nodes: Count | None = None
     """Nodes that one job may have; as many as it needs when not given."""
     max_time_min: Count = 24 * 60
-    teraflops: Positive = 0.03
-    """Peak of one accelerator (of one CPU core where there is none) in the precision that is trained in."""
+    teraflops: Positive | None = None
+    """Peak of one accelerator (of one CPU core where there is none) in the precision that is trained in. Where it is
+    not given a plan guesses, and no run says what share of it was reached."""
     utilisation: Annotated[float, Field(gt=0, le=1)] = 0.3
     """The share of the peak that training reaches; the plan's time rests on it until cells have been measured."""
     price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -86,6 +88,11 @@ class Partition(_Table):
     def _check_options(cls, given: dict[str, str | Literal[True]]) -> dict[str, str | Literal[True]]:
         check_options({name: "" if value is True else value for name, value in given.items()})
         return given
+
+    @property
+    def expected_teraflops(self) -> float:
+        """The peak that a plan rests on: the profile's, or what is usual."""
+        return self.teraflops or USUAL_TERAFLOPS[self.accelerator]
 
     @property
     def accelerator_name(self) -> str | None:

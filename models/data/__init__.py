@@ -12,10 +12,12 @@ import numpy as np
 
 from models.data import folders, hugging_face, packaged, shards
 from models.data.packaged import packaged_names, shipped
+from models.data.parts import draw_parts
 from models.data.sets import ImageSet, IntArray, LabelSet, SetInfo
 from models.data.splits import SplitRule, capped, split, split_rule, subset, subset_size
 from models.data.stored import StoredSet, label_set
 from models.errors import DataError, UserError
+from models.recipe import Subset
 
 __all__ = [
     "ImageSet",
@@ -69,16 +71,14 @@ def load_labels(dataset: str) -> LabelSet:
 
 
 def open_stored(dataset: str) -> StoredSet:
-    """Tar shards or tables on disk, to be read image by image.
+    """What lies on disk, tar shards, tables or class folders, to be read image by image.
 
     Raises:
-        DataError: the path is of neither, or what lies there is malformed.
+        DataError: the path is of none of these, or what lies there is malformed.
     """
     if shards.is_shards(dataset):
         return shards.open_set(dataset)
-    if hugging_face.is_hugging_face(dataset):
-        return hugging_face.open_set(dataset)
-    raise DataError(f"{dataset}: neither tar shards nor tables (parquet, or a folder of save_to_disk)")
+    return hugging_face.open_set(dataset) if hugging_face.is_hugging_face(dataset) else folders.open_set(dataset)
 
 
 def describe(dataset: str) -> SetInfo:
@@ -98,16 +98,19 @@ def describe(dataset: str) -> SetInfo:
 def kept(dataset: str, *, fraction: float, classes: float, images: int | None, seed: int) -> tuple[int, int]:
     """(training images, classes) that `subset` keeps of the set's train part; cached, since a plan asks once per cell.
 
-    Reads the labels, where not all is kept. Where they are not listed only the whole set can be had: a draw without
-    them would change once they are, and with it what a cell was trained on.
+    Reads the labels, where not all is kept; of tar shards only for a share of the classes or a number of images.
 
     Raises:
-        UserError: `subset` would not draw that.
+        UserError: that cannot be drawn.
         DataError: as `load_labels`.
     """
     if images is None and fraction == classes == 1:
         info = describe(dataset)
         return info.num_train, info.num_classes
+    if shards.is_shards(dataset):
+        drawn: Subset = {"fraction": fraction, "classes": classes, "images": images, "seed": seed}
+        parts = draw_parts(shards.open_set(dataset), drawn)
+        return int(parts.train.shard_sizes.sum()), len(parts.classes)
     return subset_size(_train_sizes(dataset), fraction=fraction, classes=classes, images=images, seed=seed)
 
 

@@ -1,6 +1,9 @@
 """Folders of class folders: `CLASS/*.png`, or `train/` and `val/` (or `test/`) above the classes."""
 
+import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,7 +15,35 @@ from models.data.sets import BoolArray, ImageSet, IntArray, LabelSet, PixelArray
 from models.data.splits import split
 from models.errors import DataError
 
+TRIED = 5  # first images of a class, some of which may be corrupt
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class FolderSet:
+    """The files of a folder, as a `models.data.stored.StoredSet`."""
+
+    name: str
+    classes: tuple[str, ...]
+    shard_sizes: tuple[int]
+    most_open: int = 1
+    drawn_by_shard: bool = False
+    labels_N: IntArray | None
+    held_out_N: BoolArray | None
+    held_out_shards: frozenset[int] = frozenset()
+    paths: list[Path]
+    label_N: IntArray
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """(the file's bytes, its label); raises DataError where it is gone or may not be read."""
+        try:
+            return self.paths[index].read_bytes(), int(self.label_N[index])
+        except (FileNotFoundError, PermissionError) as error:  # others are the file system's, which may recover
+            raise DataError(f"{self.place(index)}: cannot be read ({error.strerror})") from error
+
+    def place(self, index: int) -> str:
+        """The file's path."""
+        return str(self.paths[index])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +68,20 @@ def load(folder: str, image_size: int | None) -> ImageSet:
         groups_N=s.groups_N,
         classes=s.classes,
         held_out_N=s.held_out_N,
+    )
+
+
+def open_set(folder: str) -> FolderSet:
+    """The folder's images, each read when it is asked for."""
+    files = _scan(folder)
+    return FolderSet(
+        name=folder,
+        classes=files.classes,
+        shard_sizes=(len(files.paths),),
+        labels_N=files.labels_N,
+        held_out_N=files.held_out_N,
+        paths=files.paths,
+        label_N=files.labels_N,
     )
 
 
@@ -123,9 +168,19 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _headers(files: _Files) -> tuple[list[tuple[int, int]], pixels.Mode]:
     """(width, height) of every class's first image, and the mode of the whole set: gray if all of these are gray."""
-    firsts = np.unique(files.labels_N, return_index=True)[1]
-    sizes, modes = zip(*(pixels.header(files.paths[first]) for first in firsts), strict=True)
+    firsts = [int(first) for first in np.unique(files.labels_N, return_index=True)[1]]
+    of_classes = (files.paths[first:end] for first, end in itertools.pairwise([*firsts, len(files.paths)]))
+    sizes, modes = zip(*(_first_header(paths) for paths in of_classes), strict=True)
     return list(sizes), "RGB" if "RGB" in modes else "L"
+
+
+def _first_header(paths: Sequence[Path]) -> tuple[tuple[int, int], pixels.Mode]:
+    """Of the first image of a class; where it is corrupt, of one of the next few."""
+    *others, last = paths[:TRIED]
+    for path in others:
+        with suppress(DataError):
+            return pixels.header(path)
+    return pixels.header(last)
 
 
 def _stack(paths: list[Path], images: list[PixelArray]) -> PixelArray:

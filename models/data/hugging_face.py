@@ -120,6 +120,7 @@ class TableSet:
         largest = max(table.chunk_bytes for table in self._tables)
         self.most_open = max(1, min(MOST_OPEN, ROOM_BYTES // max(1, largest)))
         self._images = Recent(self._read_images, self.most_open)
+        self.drawn_by_shard = False
 
     @property
     def classes(self) -> tuple[str, ...]:

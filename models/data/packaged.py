@@ -19,8 +19,14 @@ REMEDY = "A checkout has them in studies/images; UPSHOT_IMAGES can name that fol
 
 
 def load(name: str, image_size: int | None) -> ImageSet:
-    """The whole set, resized where `image_size` is given and not its own."""
+    """The whole set, resized where `image_size` is given and not its own; the last one is kept for the next cell."""
     path = _path(name)
+    return _load(name, image_size, path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, image_size: int | None, path: Path, _: int) -> ImageSet:
+    """Cells of one job mostly have their images in common; to unpack them takes longer than all else before a step."""
     arrays = _read(path, None)
     s = _labels(name, arrays, path)
     try:

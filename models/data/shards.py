@@ -50,7 +50,7 @@ class ShardSet:
         self.name = name
         self._folder = folder
         self._paths = [*train, *held_out]
-        self.most_open = MOST_OPEN
+        self.most_open, self.drawn_by_shard = MOST_OPEN, True
         self._labels_N: IntArray | None = None
         self._asked = False
         self._open = Recent(open_shard, MOST_OPEN)

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from models.data.pixels import header_of
+from models.data.pixels import Mode, header_of
 from models.data.sets import BoolArray, IntArray, LabelSet, SetInfo
 from models.data.splits import split
 from models.errors import DataError
@@ -49,6 +49,11 @@ class StoredSet(Protocol):
     @property
     def most_open(self) -> int:
         """How many shards are kept open: of more than these in turn, each would be opened anew for every image."""
+        ...
+
+    @property
+    def drawn_by_shard(self) -> bool:
+        """Whether a fraction of it is the same share of every shard: that needs no label."""
         ...
 
     @property
@@ -150,13 +155,26 @@ def refuse_untrained_classes(name: str, classes: tuple[str, ...], labels_N: IntA
         raise DataError(f"{name}: the train part has one class only, needs 2 or more")
 
 
+def _headers(s: StoredSet, num: int) -> list[tuple[tuple[int, int], Mode]]:
+    """((width, height), mode) of the readable ones of the first images; DataError where none is."""
+    found, corrupt = [], []
+    for index in range(num):
+        try:
+            found.append(header_of(s.read(index)[0], s.place(index)))
+        except DataError as error:
+            corrupt.append(error)
+    if not found:
+        raise corrupt[0]
+    return found
+
+
 def described(s: StoredSet) -> SetInfo:
     """The numbers of the set; looks at the headers of its first images, which tell the size where all are alike."""
     num_test = sum(s.shard_sizes[shard] for shard in s.held_out_shards)
     if not s.held_out_shards:
         num_test = len(split(label_set(s))[1])
     num = sum(s.shard_sizes)
-    headers = [header_of(s.read(index)[0], s.place(index)) for index in range(min(num, SAMPLED))]
+    headers = _headers(s, min(num, SAMPLED))
     (width, height), same_size = headers[0][0], len({size for size, _ in headers}) == 1
     return SetInfo(
         name=s.name,

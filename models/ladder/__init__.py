@@ -6,9 +6,11 @@ parameters and operations are counted here.
 """
 
 from models.ladder.costs import (
+    FACTORED_FROM,
     Optimizer,
     Precision,
     TrainingMemory,
+    can_checkpoint,
     forward_flops,
     has_batch_norm,
     layer_elements,
@@ -33,6 +35,7 @@ from models.ladder.shapes import (
 )
 
 __all__ = [
+    "FACTORED_FROM",
     "FAMILIES",
     "FREE_FORMS",
     "LADDER",
@@ -45,6 +48,7 @@ __all__ = [
     "Precision",
     "TrainingMemory",
     "architecture",
+    "can_checkpoint",
     "forward_flops",
     "has_batch_norm",
     "layer_elements",

@@ -3,8 +3,9 @@
 Sizes are those of one image: `tokens` of a ViT (with the class token) or a Mixer, `side` of a square feature map.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -13,20 +14,23 @@ from models.ladder.measured import measurement
 from models.ladder.shapes import SMALL_IMAGE_SIZE, Architecture, Family
 
 Precision = Literal["float32", "bfloat16"]
-Optimizer = Literal["adamw", "sgd"]
+Optimizer = Literal["adamw", "sgd", "adafactor"]
 
 _BYTES_PER_GB = 10**9
+FACTORED_FROM = 16  # Adafactor factors the second moment of a weight whose second-longest side is as long
 
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
     """Counts of a part of a model: parameters, and per image multiply-adds and elements kept for the backward pass.
 
-    `kept` are the elements that autocast keeps in bfloat16, `kept_wide` those that stay in float32 (what enters layer
-    norms, their statistics) or, in a ResNet, the 64-bit indices of max pooling, as two elements.
+    `moments` are the elements of Adafactor's second moments. `kept` are the elements that autocast keeps in bfloat16,
+    `kept_wide` those that stay in float32 (what enters layer norms, their statistics) or, in a ResNet, the 64-bit
+    indices of max pooling, as two elements.
     """
 
     params: int = 0
+    moments: int = 0
     macs: int = 0
     kept: int = 0
     kept_wide: int = 0
@@ -34,13 +38,16 @@ class _Cost:
     def __add__(self, other: "_Cost") -> "_Cost":
         return _Cost(
             self.params + other.params,
+            self.moments + other.moments,
             self.macs + other.macs,
             self.kept + other.kept,
             self.kept_wide + other.kept_wide,
         )
 
     def __mul__(self, times: int) -> "_Cost":
-        return _Cost(self.params * times, self.macs * times, self.kept * times, self.kept_wide * times)
+        return _Cost(
+            self.params * times, self.moments * times, self.macs * times, self.kept * times, self.kept_wide * times
+        )
 
 
 def num_params(a: Architecture) -> int:
@@ -103,6 +110,11 @@ def layer_elements(a: Architecture) -> int:
     return a.num_patches * a.width * (num_layers(a) + 1)
 
 
+def can_checkpoint(a: Architecture) -> bool:
+    """Whether it is known what a model keeps whose blocks are computed a second time."""
+    return a.family != "timm"
+
+
 def has_batch_norm(a: Architecture) -> bool:
     """Whether what a model learns depends on how a batch is split."""
     return a.family == "resnet" or (a.family == "timm" and measurement(a).batch_norm)
@@ -113,14 +125,21 @@ def _cost(a: Architecture) -> _Cost:
     return _COSTS[a.family](a)
 
 
+def _weight(*shape: int) -> _Cost:
+    """A parameter. Its factored second moment is a row and a column for each pair of its two longest sides."""
+    size = math.prod(shape)
+    *_, second, longest = sorted((1, *shape))
+    return _Cost(params=size, moments=size // second + size // longest if second >= FACTORED_FROM else size)
+
+
 def _linear(tokens: int, d_in: int, d_out: int) -> _Cost:
     """A linear layer with bias; it keeps its input, which is counted where the input is made."""
-    return _Cost(params=d_in * d_out + d_out, macs=tokens * d_in * d_out)
+    return _weight(d_out, d_in) + _weight(d_out) + _Cost(macs=tokens * d_in * d_out)
 
 
 def _norm(tokens: int, width: int) -> _Cost:
     """A layer norm keeps its input, a mean and a deviation per token; its output is the next layer's kept input."""
-    return _Cost(params=2 * width, kept=tokens * width, kept_wide=tokens * width + 2 * tokens)
+    return _weight(width) * 2 + _Cost(kept=tokens * width, kept_wide=tokens * width + 2 * tokens)
 
 
 def _mlp(tokens: int, width: int, hidden: int) -> _Cost:
@@ -133,7 +152,8 @@ def _stem(a: Architecture) -> _Cost:
     image = a.in_channels * a.image_size**2
     if a.family == "resnet":
         return _conv(a.in_channels, a.width, 7, _halved(a.image_size)) + _Cost(kept=image)
-    return _linear(a.num_patches, a.in_channels * a.patch_size**2, a.width) + _Cost(kept=image)
+    patches = _Cost(macs=a.num_patches * a.in_channels * a.patch_size**2 * a.width, kept=image)
+    return _weight(a.width, a.in_channels, a.patch_size, a.patch_size) + _weight(a.width) + patches
 
 
 def _vit_cost(a: Architecture) -> _Cost:
@@ -148,7 +168,7 @@ def _vit_cost(a: Architecture) -> _Cost:
         + _linear(tokens, a.width, a.width)
         + _mlp(tokens, a.width, a.mlp_dim)
     )
-    positions = _Cost(params=(1 + tokens) * a.width)  # with the class token itself
+    positions = _weight(1, tokens, a.width) + _weight(1, 1, a.width)  # with the class token itself
     return _stem(a) + positions + block * a.depth + _norm(tokens, a.width) + _linear(1, a.width, a.num_classes)
 
 
@@ -166,31 +186,47 @@ def _halved(side: int) -> int:
 
 def _conv(c_in: int, c_out: int, kernel: int, side: int) -> _Cost:
     """A convolution without bias and its batch norm: outputs of both are kept (ReLU works in place)."""
-    weights = c_in * c_out * kernel**2
-    return _Cost(params=weights + 2 * c_out, macs=weights * side**2, kept=2 * c_out * side**2)
+    weight = _weight(c_out, c_in, kernel, kernel)
+    return weight + _weight(c_out) * 2 + _Cost(macs=weight.params * side**2, kept=2 * c_out * side**2)
 
 
 def _resnet_cost(a: Architecture) -> _Cost:
+    total = _stem(a) + _pooled(a)
+    for block, _ in _resnet_blocks(a):
+        total += block
+    channels = a.width * 2 ** (len(a.blocks) - 1) * _expansion(a)
+    return total + _linear(1, channels, a.num_classes) + _Cost(kept=channels)
+
+
+def _pooled(a: Architecture) -> _Cost:
+    """Max pooling keeps its outputs and their 64-bit indices; small images are not pooled."""
+    if a.image_size <= SMALL_IMAGE_SIZE:
+        return _Cost()
+    side = _halved(_halved(a.image_size))
+    return _Cost(kept=a.width * side**2, kept_wide=2 * a.width * side**2)
+
+
+def _expansion(a: Architecture) -> int:
+    """How many times the width of its convolutions what a block gives has."""
+    return 4 if a.bottleneck else 1
+
+
+def _resnet_blocks(a: Architecture) -> Iterator[tuple[_Cost, int]]:
+    """Every residual block, and the elements that go into it."""
     side = _halved(a.image_size)
-    total = _stem(a)
-    if a.image_size > SMALL_IMAGE_SIZE:
-        side = _halved(side)
-        total += _Cost(kept=a.width * side**2, kept_wide=2 * a.width * side**2)  # max pooling: outputs, 64-bit indices
-    expansion = 4 if a.bottleneck else 1
+    side = side if a.image_size <= SMALL_IMAGE_SIZE else _halved(side)
     channels = a.width
     for stage, num_blocks in enumerate(a.blocks):
         planes = a.width * 2**stage
-        out_side = _halved(side) if stage else side
-        total += _block(a, channels, planes, side, out_side)
-        channels = planes * expansion
-        total += _block(a, channels, planes, out_side, out_side) * (num_blocks - 1)
-        side = out_side
-    return total + _linear(1, channels, a.num_classes) + _Cost(kept=channels)
+        for number in range(num_blocks):
+            out_side = _halved(side) if stage and number == 0 else side
+            yield _block(a, channels, planes, side, out_side), channels * side**2
+            channels, side = planes * _expansion(a), out_side
 
 
 def _block(a: Architecture, channels: int, planes: int, side: int, out_side: int) -> _Cost:
     """One residual block; where it changes the shape, a 1 x 1 convolution projects the shortcut."""
-    out_channels = planes * 4 if a.bottleneck else planes
+    out_channels = planes * _expansion(a)
     if a.bottleneck:  # the stride sits in the 3 x 3 convolution
         body = (
             _conv(channels, planes, 1, side)
@@ -207,7 +243,8 @@ def _block(a: Architecture, channels: int, planes: int, side: int, out_side: int
 
 def _timm_cost(a: Architecture) -> _Cost:
     found = measurement(a)
-    return _Cost(params=found.params, kept=found.kept, kept_wide=found.kept_wide)
+    # Which sides its weights have was not measured: at most, no second moment is factored.
+    return _Cost(params=found.params, moments=found.params, kept=found.kept, kept_wide=found.kept_wide)
 
 
 _COSTS: Mapping[Family, Callable[[Architecture], _Cost]] = {
@@ -234,6 +271,28 @@ class TrainingMemory:
         return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.average_gb + self.activations_gb
 
 
+@lru_cache(maxsize=1 << 16)
+def _checkpointed(a: Architecture, dropped: bool) -> _Cost:
+    """What is kept of a model whose blocks keep what goes into them alone: that, and all of one block at a time."""
+    assert can_checkpoint(a)
+    if a.family != "resnet":
+        one = replace(a, depth=1)
+        tokens = a.num_patches + (a.family == "vit")
+        inputs = _Cost(kept_wide=(a.depth - 1) * tokens * a.width)  # that of the one is among what it keeps
+        return _cost(one) + inputs + _Cost(kept=num_dropped(one) * dropped)
+    blocks = list(_resnet_blocks(a))
+    largest = max((block for block, _ in blocks), key=lambda block: block.kept)
+    inputs = _Cost(kept=sum(elements for _, elements in blocks[1:]))  # the stem keeps what goes into the first
+    rest = _cost(a).kept - sum(block.kept for block, _ in blocks) + num_dropped(a) * dropped
+    return largest + inputs + _Cost(kept=rest, kept_wide=_cost(a).kept_wide)
+
+
+def _optimizer_bytes(cost: _Cost, optimizer: Optimizer) -> int:
+    if optimizer == "adafactor":
+        return 2 * cost.params + 4 * cost.moments
+    return 4 * cost.params * (2 if optimizer == "adamw" else 1)
+
+
 def training_memory(
     a: Architecture,
     batch_size: int,
@@ -242,10 +301,12 @@ def training_memory(
     *,
     dropout: bool = False,
     average: bool = False,
+    checkpointed: bool = False,
 ) -> TrainingMemory:
     """What fills the memory during one training step; the sum is a little more than is ever needed at once.
 
-    Weights, gradients and optimiser state are float32 (AdamW: two moments; SGD: one momentum). Activations are what
+    Weights, gradients and optimiser state are float32 (AdamW: two moments; SGD: one momentum; Adafactor: one moment in
+    bfloat16 and a factored one). Activations are what
     autograd keeps for the backward pass; in bfloat16 (autocast) all of it takes two bytes but what enters layer norms,
     which CUDA computes in float32, and the weights get a bfloat16 copy. Attention is taken to be fused.
 
@@ -257,9 +318,10 @@ def training_memory(
         a: the model.
         batch_size: images on one device in one step.
         precision: "float32", or "bfloat16" by autocast over float32 weights.
-        optimizer: "adamw" or "sgd".
+        optimizer: "adamw", "sgd" or "adafactor".
         dropout: whether its masks are kept, counted as activations: a CPU keeps them so, CUDA in a byte each.
         average: whether a moving average of the weights is kept.
+        checkpointed: whether blocks keep only what goes into them, and are computed again for the backward pass.
 
     Raises:
         UnknownNameError: no such precision or optimiser.
@@ -273,15 +335,15 @@ def training_memory(
         raise UserError(f"{a.family} {a.size}: batch_size is {batch_size}; it must be at least 1")
     cost = _cost(a)
     weights_gb = 4 * cost.params / _BYTES_PER_GB
-    kept = cost.kept + (num_dropped(a) if dropout else 0)
+    kept = _checkpointed(a, dropout) if checkpointed else cost + _Cost(kept=num_dropped(a) * dropout)
     if precision == "float32":
-        activations = batch_size * 4 * (kept + cost.kept_wide)
+        activations = batch_size * 4 * (kept.kept + kept.kept_wide)
     else:
-        activations = batch_size * (2 * kept + 4 * cost.kept_wide) + 2 * cost.params
+        activations = batch_size * (2 * kept.kept + 4 * kept.kept_wide) + 2 * cost.params
     return TrainingMemory(
         weights_gb=weights_gb,
         gradients_gb=weights_gb,
-        optimizer_gb=weights_gb * (2 if optimizer == "adamw" else 1),
+        optimizer_gb=_optimizer_bytes(cost, optimizer) / _BYTES_PER_GB,
         average_gb=weights_gb if average else 0.0,
         activations_gb=activations / _BYTES_PER_GB,
     )

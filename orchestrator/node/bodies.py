@@ -1,20 +1,25 @@
 """What an attempt does: trains a cell, judges its checkpoints, mirrors it. Torch is imported inside the functions."""
 
+import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.errors import UserError
 from models.recipe import Axes
 from orchestrator import lock, tracking
 from orchestrator.files import append_record, read_records
+from orchestrator.grid import Cell
 from orchestrator.node.work import Body, StopRequest, Work
 from orchestrator.state import read_files, wanted_steps
 from orchestrator.store import Stage, Store
 from orchestrator.study import Study
+
+if TYPE_CHECKING:
+    from models.trunk import Trunk
 
 
 class NoAcceleratorError(RuntimeError):
@@ -56,7 +61,12 @@ def _train(work: Work) -> dict[str, Any]:
         log=log,
         should_stop=work.should_stop,
         micro_batch=work.manifest.micro_batch,
+        max_corrupt=study.train.max_corrupt,
         world=work.world or World.alone(),
+        trunk=_trunk(work, cell),
+        checkpointed=work.manifest.checkpointed,
+        compiled=work.manifest.compiled,
+        peak_teraflops=work.manifest.peak_teraflops,
     )
     work.agree_to_stop()
     ended = {
@@ -72,6 +82,22 @@ def _train(work: Work) -> dict[str, Any]:
             mirror_cell(store, cell_id, result.outcome)
         return ended
     return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
+
+
+def _trunk(work: Work, cell: Cell) -> "Trunk | None":
+    """What the cell has in common with others: the lengths are of those that are not trained yet."""
+    from models.trunk import Trunk
+
+    if cell.recipe.schedule != "rsqrt":
+        return None
+    lengths = work.store.lengths(cell)
+    others = sorted(epochs for cell_id, epochs in lengths.items() if not _is_trained(work.store, cell_id))
+    # Another cell may end while the processes look one after the other: they must save at the same steps.
+    return Trunk(folder=work.store.trunk(cell.recipe), epochs=tuple(json.loads(work.decided(json.dumps(others)))))
+
+
+def _is_trained(store: Store, cell_id: str) -> bool:
+    return training_ended(store, cell_id) in ("done", "diverged")
 
 
 def _stopped(stop: StopRequest, where: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ CURVES: Final[dict[str, dict[str, str]]] = {
         "learning_rate": "train/learning_rate",
         "gradient_norm": "train/gradient_norm",
         "images_per_second": "train/images_per_second",
+        "mfu": "train/mfu",
     },
     "checkpoint": {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"},
 }

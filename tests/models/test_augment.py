@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.augment import draw_batch, piece_images
+from models.augment import StepImages, draw_batch
 from models.build import build_model
+from models.data.order import epoch_order
 from models.device import Device
 from models.recipe import Axes, Recipe
 from models.step import micro_batches
-from models.train import epoch_order, recipe_architecture, train
+from models.train import recipe_architecture, train
 from models.upstream import load_upstream
 
 CPU = Device(torch.device("cpu"))
@@ -24,7 +25,11 @@ def axes(**given):
 
 
 def seen(batch, place_P=np.arange(64)):  # noqa: B008  # nobody changes it
-    return piece_images(batch, place_P, torch.from_numpy(IMAGES_NHWC), CPU).numpy()
+    return taken(batch, torch.from_numpy(IMAGES_NHWC)).inputs(place_P, CPU).numpy()
+
+
+def taken(batch, images_NHWC):
+    return StepImages(batch=batch, images_NHWC=images_NHWC, labels_N=torch.zeros(200), row_B=batch.position_B)
 
 
 def test_a_batch_that_nothing_is_done_to_is_its_images():
@@ -98,12 +103,12 @@ def test_the_loss_is_that_of_the_mixed_labels(tmp_path, micro_batch):
     records = []
     train(wanted, tmp_path, num_checkpoints=1, log=records.append, micro_batch=micro_batch)
     data = load_upstream(wanted)
-    index_B = epoch_order(len(data.train_labels_N), seed=0, epoch=0)[:32]
+    index_B = epoch_order(len(data.train.labels_N), seed=0, epoch=0)[:32]
     batch = draw_batch(index_B, wanted, 0)
     torch.manual_seed(wanted.seed)
     model = build_model(recipe_architecture(wanted, data.num_classes)).train()
-    logits_BC = model(piece_images(batch, np.arange(32), data.train_images_NHWC, CPU))
-    one_hot_BC = functional.one_hot(data.train_labels_N[torch.from_numpy(index_B)], data.num_classes)
+    logits_BC = model(taken(batch, data.train.images_NHWC).inputs(np.arange(32), CPU))
+    one_hot_BC = functional.one_hot(data.train.labels_N[torch.from_numpy(index_B)], data.num_classes)
     target_BC = batch.share * one_hot_BC + (1 - batch.share) * one_hot_BC[torch.from_numpy(batch.partner_B)]
     smooth_BC = 0.9 * target_BC + 0.1 / data.num_classes
     expected = -(smooth_BC * logits_BC.log_softmax(1)).sum(1).mean()

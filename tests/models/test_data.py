@@ -654,10 +654,9 @@ def test_colour_is_never_dropped_in_silence(tmp_path):
         load_images(str(tmp_path))
 
 
-def test_deep_images_are_refused_not_clipped(photos):
+def test_deep_images_are_scaled_not_clipped(photos):
     Image.fromarray(np.full((12, 12), 40_000, np.uint16)).save(photos / "red" / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: has more than 8 bits a channel"):
-        load_images(str(photos))
+    assert (load_images(str(photos)).images_NHWC[-1] == 40_000 >> 8).all()
 
 
 def test_hidden_and_other_files_are_not_images(photos):
@@ -716,6 +715,18 @@ def test_unreadable_image_is_named(photos, content):
     (photos / "red" / "3.png").write_bytes(content)
     with pytest.raises(DataError, match=re.escape(str(photos / "red" / "3.png")) + ": not a readable image"):
         load_images(str(photos))
+
+
+def test_a_class_whose_first_image_is_corrupt_is_described_by_its_next(photos):
+    for number in range(3):
+        (photos / "red" / f"{number}.png").write_bytes(b"")
+    assert describe(str(photos)).image_size == 12
+    for path in (photos / "red").iterdir():
+        path.write_bytes(b"")
+    (photos / "new").mkdir()  # what is cached is asked for anew
+    (photos / "new").rmdir()
+    with pytest.raises(DataError, match=r"red/4\.png: not a readable image"):
+        describe(str(photos))
 
 
 def test_torn_image_is_named(photos):

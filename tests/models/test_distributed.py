@@ -27,6 +27,7 @@ import torch
 from models.distributed import World
 from models.recipe import Recipe
 from models.train import train
+from models.trunk import Trunk
 
 rank, size, port, listen_fd, folder, cells = json.loads(sys.argv[1])
 place = {"rank": rank, "size": size, "local_rank": rank, "host": "127.0.0.1", "port": port}
@@ -42,6 +43,8 @@ def run(name, world):
         ended = train(
             Recipe.model_validate(cell["recipe"]), Path(folder) / name, num_checkpoints=3, log=records.append,
             should_stop=should_stop, micro_batch=cell.get("micro_batch"), world=world,
+            checkpointed=cell.get("checkpointed", False),
+            trunk=Trunk(folder=Path(folder) / "trunk", epochs=tuple(cell["lengths"])) if "lengths" in cell else None,
         )
         said = [ended.outcome, ended.step, ended.first_step]
     except Exception as error:
@@ -75,16 +78,24 @@ def recipe(family="vit", **axes):
 
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
 CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, ema=0.9)
+LONG = recipe(schedule="rsqrt")
 FEW = recipe(batch_size=2, epochs=0.03)  # of three ranks, one has no image
-ADAMW = recipe(optimizer="adamw", learning_rate=1e-3)
+ADAPTIVE = {
+    "adamw": recipe(optimizer="adamw", learning_rate=1e-3),
+    "adafactor": recipe(optimizer="adafactor", learning_rate=1e-3),
+}
 CELLS = {
     2: {
         "vit": {"recipe": VIT},
         "vit-4": {"recipe": VIT, "micro_batch": 4},
         "mixer-5": {"recipe": MIXER, "micro_batch": 5},
         "clipped": {"recipe": CLIPPED, "micro_batch": 5},
+        "again": {"recipe": CLIPPED, "micro_batch": 5, "checkpointed": True},
+        "short": {"recipe": recipe(schedule="rsqrt", epochs=0.3), "lengths": [0.5]},
+        "long": {"recipe": LONG, "lengths": [0.3]},
         "mixed": {"recipe": MIXED, "micro_batch": 5},
-        "adamw": {"recipe": ADAMW},
+        "adamw": {"recipe": ADAPTIVE["adamw"]},
+        "adafactor": {"recipe": ADAPTIVE["adafactor"], "micro_batch": 5},
         "diverges": {"recipe": recipe("mixer", learning_rate=1e12, warmup=0.0)},
         "stopped": {"recipe": VIT, "stop_at": [1, 7]},
         "out-of-memory": {"recipe": VIT, "oom_at": [1, 3]},
@@ -170,17 +181,34 @@ def test_several_processes_train_what_one_does(worlds, alone, size, cell):
     assert largest_difference(folder / cell, expected_folder) > 0
 
 
+def test_blocks_that_are_computed_again_change_no_bit_among_several_processes(worlds):
+    folder, _ = worlds
+    assert largest_difference(folder / "again", folder / "clipped") == 0
+
+
+def test_several_processes_go_on_from_a_trunk(worlds, alone):
+    folder, worlds = worlds
+    expected_folder, _ = alone(LONG)
+    _, last, first = worlds[2][0]["long"]["ended"]
+    (short,) = {rank["short"]["ended"][1] for rank in worlds[2]}
+    assert first == short - round(0.2 * short)
+    assert [r["step"] for r in worlds[2][0]["long"]["records"] if r["event"] == "checkpoint"][-1] == last
+    assert largest_difference(folder / "long", expected_folder) <= 1e-6
+    assert finalised_steps(folder / "long") == finalised_steps(expected_folder)
+
+
 def test_the_micro_batch_is_that_of_a_rank(worlds):
     _, worlds = worlds
     for cell, expected in (("vit", 16), ("vit-4", 4), ("mixer-5", 5)):
         assert {r["micro_batch"] for r in worlds[2][0][cell]["records"] if r["event"] != "train"} == {expected}
 
 
-def test_adamw_gives_the_loss_of_one_process(worlds, alone):
+@pytest.mark.parametrize("optimizer", ADAPTIVE)
+def test_adaptive_optimisers_give_the_loss_of_one_process(worlds, alone, optimizer):
     """The weights differ by more: a gradient that is 0 but for rounding moves its weight by its sign."""
     _, worlds = worlds
-    _, expected = alone(ADAMW)
-    ours = [record["train_loss"] for record in curve(worlds[2][0]["adamw"]["records"])]
+    _, expected = alone(ADAPTIVE[optimizer])
+    ours = [record["train_loss"] for record in curve(worlds[2][0][optimizer]["records"])]
     assert ours == pytest.approx([record["train_loss"] for record in curve(expected)], abs=1e-5)
 
 

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name that torch's own documents use
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.optim.adafactor_bv import AdafactorBigVision
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import ladder
@@ -254,7 +256,14 @@ def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+STEPPERS: dict[ladder.Optimizer, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adafactor": AdafactorBigVision,
+}
+
+
+@pytest.mark.parametrize("optimizer", STEPPERS)
 @pytest.mark.parametrize(("family", "size", "image_size"), SMALL[::2])
 def test_weights_gradients_and_optimizer_state_are_exact(
     family: Family, size: str, image_size: int, optimizer: ladder.Optimizer
@@ -262,7 +271,7 @@ def test_weights_gradients_and_optimizer_state_are_exact(
     a = ladder.architecture(family, size, image_size=image_size, num_classes=10)
     model = build_model(a)
     weights = list(model.parameters())
-    stepper = torch.optim.AdamW(weights) if optimizer == "adamw" else torch.optim.SGD(weights, momentum=0.9)
+    stepper = STEPPERS[optimizer](weights)
     model(torch.randn(2, 3, image_size, image_size)).sum().backward()
     stepper.step()
     state = [t for of_weight in stepper.state.values() for t in of_weight.values() if t.ndim]  # without step counters
@@ -277,22 +286,32 @@ def kept_for_backward(
 ) -> int:
     """Bytes of the distinct storages that autograd keeps, without those of the model's own weights and buffers."""
     model = build_model(a, dropout=dropout, drop_path=drop_path).train()
-    own = {t.untyped_storage().data_ptr() for t in model.state_dict(keep_vars=True).values()}
+
+    def loss(x_BCHW: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits_BC = model(x_BCHW)
+        return F.cross_entropy(logits_BC.float(), torch.zeros(batch_size, dtype=torch.long))
+
+    own = model.state_dict(keep_vars=True).values()
+    return num_bytes_saved(loss, torch.randn(batch_size, a.in_channels, a.image_size, a.image_size), own)
+
+
+def num_bytes_saved(
+    forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, left_out: Iterable[torch.Tensor]
+) -> int:
+    """Bytes of the distinct storages that autograd keeps of a forward pass, but for those of some tensors."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(t: torch.Tensor) -> torch.Tensor:
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage()
         return t
 
-    x_BCHW = torch.randn(batch_size, a.in_channels, a.image_size, a.image_size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            logits_BC = model(x_BCHW)
-        # The graph must live until the storages are counted, or their addresses are used again.
-        loss = F.cross_entropy(logits_BC.float(), torch.zeros(batch_size, dtype=torch.long))
-    total = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
-    assert loss.requires_grad
-    return total
+        y = forward(x)
+    known = {t.untyped_storage().data_ptr() for t in left_out}
+    # The graph must live until the storages are counted, or their addresses are used again.
+    assert y.requires_grad
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in known)
 
 
 @pytest.mark.parametrize(("family", "size", "image_size"), SMALL)
@@ -324,6 +343,43 @@ def test_bfloat16_activations_are_enough_and_at_most_a_quarter_too_many(
     a = ladder.architecture(family, size, image_size=image_size, num_classes=10)
     expected = ladder.training_memory(a, 8, "bfloat16").activations_gb * 1e9
     assert 0.98 < expected / kept_for_backward(a, 8, "bfloat16") < 1.25
+
+
+def held_after_forward(a: Architecture, batch_size: int, dropout: float) -> int:
+    """Bytes that a forward pass of a checkpointed model allocates and leaves, by torch's own count."""
+    model = build_model(a, dropout=dropout, checkpointed=True).train()
+    x_BCHW = torch.randn(batch_size, a.in_channels, a.image_size, a.image_size)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        logits_BC = model(x_BCHW)
+    assert logits_BC.requires_grad
+    sizes = [event.nbytes() for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return sum(sizes) - num_bytes([logits_BC]) + num_bytes([x_BCHW])
+
+
+def kept_by_largest_block(a: Architecture, batch_size: int, dropout: float) -> int:
+    """The most that the backward pass adds: what one block keeps of its second pass, without what goes into it."""
+    model: Any = build_model(a, dropout=dropout).train()
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4] if a.family == "resnet" else [model.blocks]
+    inputs: list[tuple[Any, torch.Size]] = []
+    for block in (block for stage in stages for block in stage):
+        block.register_forward_pre_hook(lambda block, x: inputs.append((block, x[0].shape)))
+    model(torch.randn(batch_size, a.in_channels, a.image_size, a.image_size))
+    return max(
+        num_bytes_saved(block, x := torch.randn(shape, requires_grad=True), [x, *block.state_dict().values()])
+        for block, shape in tuple(inputs)  # these passes are seen too
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("family", "size", "image_size"), SMALL)
+def test_a_checkpointed_model_keeps_what_goes_into_its_blocks_and_one_of_them(
+    family: Family, size: str, image_size: int, dropout: float
+) -> None:
+    a = ladder.architecture(family, size, image_size=image_size, num_classes=10)
+    expected = ladder.training_memory(a, 8, dropout=dropout > 0, checkpointed=True).activations_gb * 1e9
+    found = held_after_forward(a, 8, dropout) + kept_by_largest_block(a, 8, dropout)
+    assert expected == pytest.approx(found, rel=0.03)
+    assert expected < ladder.training_memory(a, 8, dropout=dropout > 0).activations_gb * 1e9
 
 
 def test_the_total_is_the_sum_and_only_activations_grow_with_the_batch() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from models.data import describe, kept, load_images, load_labels, open_stored, split, subset
 from models.data.indexing import write_index
 from models.data.part_files import expand_braces, part
+from models.data.parts import draw_parts
 from models.data.samples import open_shard
 from models.data.stored import Recent
 from models.data.tar import TarFile
@@ -481,14 +482,21 @@ def test_labels_are_known_once_they_are_listed(flat):
     assert pq.read_table(flat / "labels.parquet").column_names == ["shard", "label"]
 
 
-def test_shares_of_classes_and_images_need_the_list(flat):
+def test_shares_of_classes_and_images_need_the_list_and_fractions_are_the_same_before_and_after(flat):
     whole = {"fraction": 1.0, "classes": 1.0, "images": None, "seed": 0}
     assert kept(str(flat), **whole) == (220, 6)
-    for change in ({"fraction": 0.5}, {"classes": 0.5}, {"images": 50}):
+    half = list(draw_parts(open_stored(str(flat)), whole | {"fraction": 0.5}).train.indices())
+    assert kept(str(flat), **whole | {"fraction": 0.5}) == (len(half), 6)
+    for change in ({"classes": 0.5}, {"images": 50}):
         assert "`upshot data index`" in refusal(flat, lambda dataset, c=change: kept(dataset, **whole | c))
     write_index(str(flat))
+    kept.cache_clear()
     labels = load_labels(str(flat))
-    for change in ({"fraction": 0.5}, {"classes": 0.5}, {"images": 50}):
+    assert list(draw_parts(open_stored(str(flat)), whole | {"fraction": 0.5}).train.indices()) == half
+    of_few = draw_parts(open_stored(str(flat)), whole | {"fraction": 0.5, "classes": 0.5})
+    assert set(of_few.train.indices()) == {i for i in half if labels.labels_N[i] in of_few.classes}
+    assert kept(str(flat), **whole | {"fraction": 0.5, "classes": 0.5}) == (len(of_few.train.indices()), 3)
+    for change in ({"classes": 0.5}, {"images": 50}):
         idx = subset(labels.labels_N, split(labels)[0], **whole | change)
         assert kept(str(flat), **whole | change) == (len(idx), len(np.unique(labels.labels_N[idx])))
 

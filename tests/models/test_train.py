@@ -8,20 +8,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from models.build import build_model
 from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder
+from models.data.order import epoch_order
 from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
-from models.recipe import Recipe, num_steps
+from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
 from models.step import layer_seed, micro_batches
 from models.train import (
-    checkpoint_steps,
-    epoch_order,
     load_model,
     recipe_architecture,
     train,
@@ -137,6 +136,7 @@ STEP_AXES = [
     {"flip": True},
     {"mixup": 0.2},
     {"ema": 0.9},
+    {"optimizer": "adafactor"},
 ]
 
 
@@ -205,9 +205,20 @@ def test_the_records_are_the_run(tmp_path):
     assert abs(losses[0] - math.log(start["num_classes"])) < 1.5
 
 
-def test_divergence_is_a_result(tmp_path):
-    wanted = recipe("mixer", optimizer="sgd", learning_rate=1e12, warmup=0.0)
-    result, records = run(wanted, tmp_path)
+DIVERGING = [
+    ({"optimizer": "sgd"}, None),
+    ({"optimizer": "adamw"}, None),
+    ({"optimizer": "adafactor"}, None),
+    ({"optimizer": "sgd", "precision": "bfloat16"}, None),
+    ({"optimizer": "sgd", "ema": 0.99}, None),
+    ({"optimizer": "sgd", "ema": 0.99, "clip_norm": 1.0}, 5),
+]
+
+
+@pytest.mark.parametrize(("axes", "micro_batch"), DIVERGING, ids=str)
+def test_divergence_is_a_result(tmp_path, axes, micro_batch):
+    wanted, records = recipe("mixer", learning_rate=1e30, warmup=0.0, **axes), []
+    result = train(wanted, tmp_path, num_checkpoints=3, log=records.append, micro_batch=micro_batch)
     assert result.outcome == "diverged"
     assert records[-1]["event"] == "diverged"
     assert records[-1]["step"] == result.step
@@ -226,8 +237,8 @@ def test_weights_that_break_at_the_very_last_step_are_no_result(tmp_path):
 def test_a_class_fraction_renumbers_the_classes(tmp_path):
     data = load_upstream(recipe(classes=0.1, fraction=0.1))
     assert data.num_classes < 100
-    assert set(data.train_labels_N.tolist()) == set(range(data.num_classes))
-    assert set(data.test_labels_N.tolist()) <= set(range(data.num_classes))
+    assert set(data.train.labels_N.tolist()) == set(range(data.num_classes))
+    assert set(data.test.labels_N.tolist()) <= set(range(data.num_classes))
 
 
 def test_the_saved_model_is_the_trained_one(tmp_path):
@@ -315,6 +326,40 @@ def test_a_micro_batch_as_large_as_the_batch_changes_no_bit(tmp_path):
     assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("family", "axes", "micro_batch"),
+    [("vit", {"dropout": 0.1, "drop_path": 0.1}, None), ("mixer", {}, 5), ("resnet", {"drop_path": 0.1}, 5)],
+    ids=str,
+)
+def test_blocks_that_are_computed_again_change_no_bit(tmp_path, family, axes, micro_batch):
+    wanted, records = recipe(family, **axes), []
+    for checkpointed in (False, True):
+        folder = tmp_path / str(checkpointed)
+        options = {"micro_batch": micro_batch, "checkpointed": checkpointed}
+        train(wanted, folder, num_checkpoints=1, log=records.append, **options)
+    assert final_bytes(tmp_path / "True") == final_bytes(tmp_path / "False")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_compiled_steps_change_no_more_than_rounding_and_go_on_from_and_to_plain_ones(tmp_path, family):
+    """A compiler takes a minute for each."""
+    wanted, asked = recipe(family, batch_size=31, ema=0.9, **SGD), []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 7
+
+    options = {"num_checkpoints": 3, "log": lambda _: None, "micro_batch": 5}
+    train(wanted, tmp_path / "plain", **options)
+    train(wanted, tmp_path / "compiled", compiled=True, **options)
+    train(wanted, tmp_path / "stopped", compiled=True, should_stop=should_stop, **options)
+    train(wanted, tmp_path / "stopped", compiled=True, **options)
+    assert all_bytes(tmp_path / "stopped") == all_bytes(tmp_path / "compiled")
+    assert final_weights(tmp_path / "compiled").keys() == final_weights(tmp_path / "plain").keys()
+    assert_close(final_weights(tmp_path / "compiled"), final_weights(tmp_path / "plain"))
+
+
 def test_no_images_at_a_time_are_refused(tmp_path):
     with pytest.raises(UserError, match="micro_batch: must be at least 1"):
         train(recipe(), tmp_path, num_checkpoints=3, log=lambda _: None, micro_batch=0)
@@ -334,6 +379,18 @@ def test_memory_is_in_the_records(tmp_path):
     assert 0.05 < records[-1]["peak_memory_gb"] <= result.peak_memory_gb < 64
     assert (result.peak_accelerator_gb is None) == (not torch.cuda.is_available())
     assert records[-1]["peak_accelerator_gb"] is None or records[-1]["peak_accelerator_gb"] > 0
+
+
+def test_records_say_what_share_of_the_peak_the_model_used_where_the_peak_is_known(tmp_path):
+    _, unknown = run(recipe(), tmp_path / "unknown", 1)
+    records = []
+    train(recipe(), tmp_path / "known", num_checkpoints=1, log=records.append, peak_teraflops=0.25)
+    known = [record for record in records if record["event"] == "train"]
+    per_image = records[-1]["flops"] / records[-1]["examples_seen"]
+    assert not any("mfu" in record for record in unknown)
+    assert len(known) > 3
+    for record in known:
+        assert record["mfu"] == pytest.approx(per_image * record["images_per_second"] / 0.25e12, rel=0.01)
 
 
 def test_an_accelerator_out_of_memory_is_reported_as_such(tmp_path):
@@ -408,7 +465,7 @@ def test_a_full_disk_keeps_earlier_checkpoints(tmp_path, small):
 
 
 def test_the_schedule_warms_up_and_ends_near_zero():
-    rates = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    rates = [learning_rate_factor(step, 100, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -416,22 +473,41 @@ def test_the_schedule_warms_up_and_ends_near_zero():
 
 
 def test_the_linear_schedule_falls_by_the_same_amount_a_step():
-    rates = [learning_rate_factor(step, 100, 0.1, "linear") for step in range(100)]
-    assert rates[:10] == [learning_rate_factor(step, 100, 0.1) for step in range(10)]
+    rates = [learning_rate_factor(step, 100, 10, "linear") for step in range(100)]
+    assert rates[:10] == [learning_rate_factor(step, 100, 10) for step in range(10)]
     assert np.diff(rates[10:]) == pytest.approx(-1 / 90)
     assert rates[-1] == pytest.approx(1 / 90)
 
 
 def test_the_reciprocal_square_root_cools_down_to_zero():
-    rates = [learning_rate_factor(step, 1000, 0.1, "rsqrt") for step in range(1000)]
-    assert rates[:100] == [learning_rate_factor(step, 1000, 0.1) for step in range(100)]
+    rates = [learning_rate_factor(step, 1000, 100, "rsqrt") for step in range(1000)]
+    assert rates[:100] == [learning_rate_factor(step, 1000, 100) for step in range(100)]
     assert rates[100:800] == pytest.approx([math.sqrt(100 / step) for step in range(100, 800)])
     cooled = [math.sqrt(100 / step) * (1000 - step) / 200 for step in range(800, 1000)]
     assert rates[800:] == pytest.approx(cooled)
 
 
-@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True), st.sampled_from(["cosine", "linear", "rsqrt"]))
+@given(st.integers(1, 300), st.integers(0, 400), st.integers(0, 60))
+def test_the_reciprocal_square_root_is_the_same_whatever_the_length_until_it_cools_down(shorter, more, warmup):
+    start = cooldown_start(shorter)
+    ours, theirs = (
+        [learning_rate_factor(step, total, warmup, "rsqrt") for step in range(start)]
+        for total in (shorter, shorter + more)
+    )
+    assert ours == theirs
+    assert cooldown_start(shorter + more) >= start
+
+
+def test_a_warm_up_is_a_share_of_the_steps_or_a_number_of_epochs():
+    assert num_warmup_steps(recipe(warmup=0.1), num_steps=1000, steps_an_epoch=50) == 100
+    assert num_warmup_steps(recipe(warmup=3, schedule="rsqrt"), num_steps=1000, steps_an_epoch=50) == 150
+    with pytest.raises(ValueError, match='warmup is 3: with schedule "cosine" it is a share of the steps, below 1'):
+        recipe(warmup=3)
+
+
+@given(st.integers(1, 50), st.integers(0, 60), st.sampled_from(["cosine", "linear", "rsqrt"]))
 def test_no_schedule_leaves_its_range(num_steps, warmup, schedule):
+    assume(warmup < num_steps or schedule == "rsqrt")
     assert all(0 < learning_rate_factor(step, num_steps, warmup, schedule) <= 1 for step in range(num_steps))
 
 
@@ -439,9 +515,10 @@ def test_no_schedule_leaves_its_range(num_steps, warmup, schedule):
 def test_the_schedule_is_what_the_weights_are_moved_by(tmp_path, schedule):
     _, records = run(recipe(schedule=schedule), tmp_path)
     trained = [(r["step"], r["learning_rate"]) for r in records if r["event"] == "train"]
-    num_steps = records[0]["num_steps"]
+    num_steps = records[0]["num_steps"]  # of one epoch, so that a warm-up of 0.1 is the same of either kind
     assert trained == [
-        (step, recipe().learning_rate * learning_rate_factor(step - 1, num_steps, 0.1, schedule)) for step, _ in trained
+        (step, recipe().learning_rate * learning_rate_factor(step - 1, num_steps, round(0.1 * num_steps), schedule))
+        for step, _ in trained
     ]
     run(recipe(), tmp_path / "cosine")
     assert final_bytes(tmp_path) != final_bytes(tmp_path / "cosine")

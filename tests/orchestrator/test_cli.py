@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from orchestrator.cli import app
+from orchestrator.files import append_record
 from slurm.cluster import local_profile
 from slurm.failures import Cause
 from tests.orchestrator.ledger import TRAIN
@@ -151,6 +152,14 @@ def test_why_tells_a_cells_deaths_and_what_comes_next(deadly):
     assert "upshot retry" in said
     events = upshot_json("why", deadly.cells[1].cell_id[:8], deadly.store.root)["attempts"]
     assert [event["event"] for event in events] == ["start", "death"]
+
+
+def test_why_names_images_that_could_not_be_read(deadly):
+    record = {"event": "corrupt_images", "step": 5, "count": 7, "first": ["photos/cat/3.jpg: not a readable image"]}
+    append_record(deadly.store.train_log(deadly.cells[2].cell_id), record)
+    said = upshot("why", deadly.cells[2].cell_id, deadly.store.root)
+    assert "images that could not be read: 7, the first: photos/cat/3.jpg: not a readable image" in said
+    assert "could not be read" not in upshot("why", deadly.cells[1].cell_id, deadly.store.root)
 
 
 def test_looking_records_nothing(deadly):

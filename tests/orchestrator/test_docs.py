@@ -59,6 +59,12 @@ def test_the_model_pages_study_names_a_timm_model():
     assert parsed.grid[1]["size"] == ["convnext_tiny", "swin_tiny_patch4_window7_224"]
 
 
+def test_the_training_pages_study_has_cells_that_share_their_steps(tmp_path):
+    (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
+    (tmp_path / "lengths.toml").write_text(study)
+    assert "4 cells go on from the state of a shorter one" in upshot("plan", "lengths.toml", cwd=tmp_path)
+
+
 def test_every_cause_of_death_is_on_the_cluster_page():
     page = (ROOT / "docs" / "clusters.md").read_text()
     assert {cause.value for cause in Cause} - set(re.findall(r"`([a-z-]+)`", page)) == {"dependency"}

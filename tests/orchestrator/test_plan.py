@@ -193,17 +193,21 @@ def test_nodes_that_failed_are_left_out_of_the_next_start(small, cause):
 
 def test_the_micro_batch_is_halved_after_the_accelerators_memory_ran_out_and_then_in_vain(small):
     found = []
-    for times in range(1, 8):
+    for times in range(1, 9):
         states = failed(*[Cause.ACCELERATOR_MEMORY] * times)
-        cell = plan_of(small, sets=["retry.accelerator_oom=100"], states=states).cells[0]
-        found.append((cell.train.micro_batch, cell.action))
-    assert found == [*((micro, "retry") for micro in (32, 16, 8, 4, 2, 1)), (1, "skip")]
+        cell = plan_of(small, sets=["retry.accelerator_oom=100", "grid.family=vit"], states=states).cells[0]
+        found.append((cell.train.micro_batch, cell.train.checkpointed, cell.action))
+    plain, again = (
+        [(micro, False, "retry") for micro in (32, 16, 8)],
+        [(micro, True, "retry") for micro in (8, 4, 2, 1)],
+    )
+    assert found == [*plain, *again, (1, True, "skip")]
     assert "one image at a time" in cell.reason
 
 
 def test_cells_with_different_micro_batches_are_in_different_arrays(small):
     died = itertools.cycle([failed(Cause.ACCELERATOR_MEMORY), failed(*[Cause.ACCELERATOR_MEMORY] * 2)])
-    plan = plan_of(small, states=lambda cell: next(died)(cell))
+    plan = plan_of(small, sets=["grid.family=vit"], states=lambda cell: next(died)(cell))
     assert sorted(array.cost.micro_batch for array in plan.arrays) == [16, 32]
 
 

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,13 +5,16 @@ from hypothesis import strategies as st
 
 from models import ladder
 from models.data import load_labels, split, subset
+from models.data.residence import fits_in_memory
+from models.memory import own_memory_gb
 from models.recipe import num_steps
-from orchestrator import drive
-from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, halved_micro_batch, packed_cost, rounded_minutes
+from orchestrator import drive, sizing
+from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, packed_cost, rounded_minutes, with_less_memory
 from orchestrator.speeds import measure_speeds
-from slurm.cluster import Partition, Profile, ProfileError
+from slurm.cluster import Partition, Profile, ProfileError, local_profile
 from slurm.resources import LimitReachedError
-from tests.orchestrator.plans import CLUSTER, GPU, TPU, WIDE, load, plan_of, sizes_of
+from tests.models.stored_images import examples, write_folder
+from tests.orchestrator.plans import CLUSTER, CPU, GPU, TPU, WIDE, load, plan_of, sizes_of
 
 LARGE = ["grid.family=vit", 'grid.size=["10B"]', "grid.image_size=224", "grid.patch_size=14", "grid.fraction=1.0"]
 
@@ -37,6 +38,17 @@ def test_hours_follow_the_flops(small):
     assert one.gpu_hours == one.hours
     assert one.price == pytest.approx(2.0 * one.gpu_hours)
     assert plan.hours("gpu_hours") < plan.hours("gpu_hours_max")
+
+
+def test_the_peak_is_that_of_all_accelerators_and_only_where_the_profile_says_it(small):
+    for accelerators in (1, 4):
+        costs = trains(small, on(teraflops=400), [f"cluster.accelerators={accelerators}"])
+        assert {cost.peak_teraflops for cost in costs} == {400.0 * accelerators}
+    silent = trains(small, on(teraflops=None))
+    assert {cost.peak_teraflops for cost in silent} == {None}
+    assert silent[0].hours == pytest.approx(silent[0].flops / (100e12 * GPU.utilisation) / 3600)
+    local = plan_of(small, local_profile()).cells[0].train
+    assert (local.peak_teraflops, local.hours > 0) == (None, True)
 
 
 def test_twice_the_epochs_are_twice_the_flops(small):
@@ -99,10 +111,10 @@ def test_what_no_node_holds_is_over_its_memory_and_refused(small):
 
 def test_an_average_of_the_weights_and_the_masks_of_dropout_leave_less_room_for_images(small):
     sets = ["grid.family=vit", 'grid.size=["H"]', "grid.image_size=224", "grid.patch_size=14", "grid.fraction=1.0"]
-    only = on(accelerator_memory_gb=18, accelerators_per_node=1, max_nodes=1)
+    only = on(accelerator_memory_gb=24, accelerators_per_node=1, max_nodes=1)
     more = ([], ["grid.ema=0.999"], ["grid.dropout=0.1"], ["grid.drop_path=0.1"])
     plain, averaged, dropped, skipped = (trains(small, only, sets + axes)[0] for axes in more)
-    assert (plain.micro_batch, averaged.micro_batch, dropped.micro_batch, skipped.micro_batch) == (8, 4, 4, 8)
+    assert (plain.micro_batch, averaged.micro_batch, dropped.micro_batch, skipped.micro_batch) == (16, 8, 8, 16)
 
 
 def test_an_average_of_the_weights_is_counted_on_the_host_too(small):
@@ -118,6 +130,50 @@ def test_few_distinct_time_limits_suffice(minutes):
     assert rounded == 10 or rounded < 2 * minutes
     assert rounded % 10 == 0
     assert (rounded // 10).bit_count() == 1
+
+
+# --- images on disk ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_disk(small, tmp_path):
+    """The small study, on a folder of images."""
+    folder = write_folder(tmp_path / "photos", examples(200))
+    small.path.write_text(small.path.read_text().replace('"icons"', f'"{folder}"'))
+    return small
+
+
+ON_DISK = ["grid.fraction=1.0", "grid.family=vit", "grid.image_size=512", "grid.patch_size=128", "grid.batch_size=8"]
+
+
+@pytest.mark.parametrize(("node_gb", "kept"), [(0.25, False), (0.4, True), (512, True)])
+def test_a_job_keeps_its_images_exactly_where_the_plan_counts_on_it(on_disk, monkeypatch, node_gb, kept):
+    """200 images of 0.8 MB, of which a process keeps 0.157 GB or reads all of them again in every epoch."""
+    monkeypatch.setattr(sizing, "MEMORY_BASE_GB", 0.01)
+    monkeypatch.setattr(sizing, "MEMORY_CUDA_GB", 0.0)
+    node = on(memory_gb_per_node=node_gb, accelerators_per_node=1)
+    [cell] = trains(on_disk, node, ON_DISK)
+    assert cell.over == ()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(int(cell.resources.mem_gb * 1024)))
+    num_images = 200
+    assert fits_in_memory(num_images, 512, own_memory_gb()) == kept
+    assert (cell.resources.mem_gb >= 0.157 * 2) == kept
+
+
+def test_the_processes_of_a_node_share_its_memory(on_disk, monkeypatch):
+    sets = [*ON_DISK, "cluster.accelerators=4"]
+    [cell] = trains(on_disk, on(memory_gb_per_node=512, accelerators_per_node=4), sets)
+    assert cell.resources.tasks_per_node == 4
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(int(cell.resources.mem_gb * 1024)))
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert own_memory_gb() == cell.resources.mem_gb / 4
+    assert fits_in_memory(200, 512, own_memory_gb())
+
+
+def test_an_evaluation_needs_none_of_the_images_on_disk(on_disk):
+    few, many = (plan_of(on_disk, sets=[*ON_DISK, f"grid.image_size={side}"]).cells[0] for side in (512, 8192))
+    assert few.train.resources.mem_gb < many.train.resources.mem_gb
+    assert few.evaluate.resources.mem_gb == many.evaluate.resources.mem_gb
 
 
 # --- accelerators --------------------------------------------------------------------------------------------------
@@ -271,14 +327,47 @@ def test_a_pack_has_time_for_its_members_and_never_more_than_there_is(small, hou
     assert packed.hours == pytest.approx(sum(hours))
 
 
-def test_the_micro_batch_is_halved_down_to_one_image(small):
-    cell = plan_of(small).cells[0]
-    assert cell.train.micro_batch is None  # the batch of 64 fits whole
-    halved = [halved_micro_batch(cell.cell.recipe, cell.train, times) for times in range(1, 7)]
-    assert halved == [32, 16, 8, 4, 2, 1]
-    assert all(one > two for one, two in itertools.pairwise(halved))
+def test_memory_that_did_not_suffice_costs_images_at_once_then_time_then_images(small):
+    cell = plan_of(small, sets=["grid.family=vit"]).cells[0]
+    assert (cell.train.micro_batch, cell.train.checkpointed) == (None, False)  # the batch of 64 fits whole
+    costs = [with_less_memory(cell.cell.recipe, cell.train, times) for times in range(1, 8)]
+    ways = [(cost.micro_batch, cost.checkpointed) for cost in costs]
+    assert ways == [(32, False), (16, False), (8, False), (8, True), (4, True), (2, True), (1, True)]
+    assert [cost.hours / cell.train.hours for cost in costs] == pytest.approx([1.0] * 3 + [4 / 3] * 4)
+    assert {cost.flops for cost in costs} == {cell.train.flops}
     with pytest.raises(ValueError, match="one image at a time"):
-        halved_micro_batch(cell.cell.recipe, cell.train, 7)
+        with_less_memory(cell.cell.recipe, cell.train, 8)
+
+
+def test_with_batch_norm_time_is_given_before_images(small):
+    cell = plan_of(small, sets=["grid.family=resnet"]).cells[0]
+    costs = [with_less_memory(cell.cell.recipe, cell.train, times) for times in range(1, 4)]
+    assert [(cost.micro_batch, cost.checkpointed) for cost in costs] == [(64, True), (32, True), (16, True)]
+
+
+@pytest.mark.parametrize(("family", "enough"), [("vit", 8), ("resnet", 64)])
+def test_blocks_are_computed_again_where_too_few_images_would_fit(small, family, enough):
+    sets = [f"grid.family={family}", "grid.size=B", "grid.image_size=224", "grid.fraction=1.0"]
+    found = []
+    for memory_gb in (40, 12, 6, 5, 4, 3, 2.5, 2.2):
+        [cost] = trains(small, on(accelerator_memory_gb=memory_gb, max_nodes=1, accelerators_per_node=1), sets)
+        found.append((cost.micro_batch or 64, cost.checkpointed, cost.sharded))
+        assert cost.planned_hours == pytest.approx(
+            cost.flops / (400e12 * GPU.utilisation) / 3600 * (4 / 3 if cost.checkpointed else 1)
+        )
+    whole = [images for images, checkpointed, _ in found if not checkpointed]
+    assert 0 < len(whole) < len(found)
+    assert min(whole) >= enough
+    assert found == sorted(found, key=lambda one: one[1])  # none goes back to keeping all with less memory
+
+
+def test_long_trainings_on_gpus_are_compiled_and_what_the_study_says(small):
+    sets = ["grid.family=vit", "grid.fraction=1.0"]
+    slow, fast = on(teraflops=1e-5), on(teraflops=400)
+    assert [trains(small, where, sets)[0].compiled for where in (slow, fast)] == [True, False]
+    assert not trains(small, Profile(partitions={"cpu": CPU.model_copy(update={"teraflops": 1e-4})}), sets)[0].compiled
+    for wanted in (True, False):
+        assert trains(small, slow, [*sets, f"train.compile={str(wanted).lower()}"])[0].compiled is wanted
 
 
 def test_cells_of_several_processes_need_srun(small):

@@ -134,6 +134,7 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace("[grid]", "[grid]\nmixup = true"), ["grid.mixup", "True is not a value"]),
         (STUDY.replace("[grid]", "[grid]\nmixup = -1"), ["grid.mixup", "greater than or equal to 0"]),
         (STUDY.replace("[grid]", "[grid]\nema = 1.0"), ["grid.ema", "less than 1"]),
+        (STUDY.replace("[grid]", "[grid]\nwarmup = 1.5"), ["grid: warmup is 1.5", "a number of epochs", "In cell"]),
         (STUDY.replace('"mnist"', '"mnst"'), ["downstream.tasks", "Did you mean 'mnist'"]),
         (STUDY.replace('"icons"', '"icon"'), ["upstream.dataset", "Did you mean 'icons'"]),
         (STUDY + "[train]\ncheckpoint = 2\n", ["train.checkpoint", "Did you mean 'checkpoints'"]),
@@ -264,7 +265,7 @@ def test_cell_id_covers_every_axis(tmp_path):
         "head_learning_rate": 0.5, "head_weight_decay": 0.5, "warmup": 0.5, "schedule": "linear",
         "clip_norm": 1.0,
         "label_smoothing": 0.5, "dropout": 0.5, "drop_path": 0.5,
-        "flip": True, "mixup": 0.5, "ema": 0.5, "precision": "bfloat16", "seed": 1,
+        "flip": True, "mixup": 0.5, "crop": 0.5, "augreg": "light1", "ema": 0.5, "precision": "bfloat16", "seed": 1,
     }  # fmt: skip
     assert set(other) == set(AXES)
     ids = {cell_id(recipe.model_copy(update={axis: value})) for axis, value in other.items()}
