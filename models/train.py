@@ -176,6 +176,8 @@ def _prepare(
     if micro_batch is not None and micro_batch < 1:
         raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
     device = _common_device(world)
+    if device.compiles:  # torch-xla compiles by itself, and computes again what it has no memory for
+        checkpointed = compiled = False
     data = load_upstream(recipe, max_corrupt=max_corrupt)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)

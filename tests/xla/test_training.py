@@ -80,6 +80,11 @@ def test_bfloat16_changes_no_more_than_its_precision(unbroken, tmp_path):
     assert half.all("train", "train_loss") != losses
 
 
+def test_what_torch_xla_does_by_itself_is_left_to_it(unbroken, tmp_path):
+    same = run(recipe(), tmp_path, stop_after=2, checkpointed=True, compiled=True)
+    assert same.all("train", "train_loss") == unbroken("vit").all("train", "train_loss")[:2]
+
+
 @pytest.mark.parametrize("first", ["xla", "main"])
 def test_checkpoints_go_from_one_environment_to_the_other_and_on(unbroken, first, tmp_path):
     begins, ends = (run, run_in_main) if first == "xla" else (run_in_main, run)
