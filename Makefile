@@ -39,6 +39,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.reduction
 	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.checkpoint_stall
 
 clean:
 	rm -rf $(VENV) $(XLA) build *.egg-info

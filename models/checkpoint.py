@@ -7,24 +7,33 @@ optimizer.safetensors   the optimiser's tensors, named by parameter index and ke
 state.json              step, data position, what else a resumed run needs
 metrics.json            what was measured at this step
 DONE                    written last: without it the folder does not count
+
+They look the same whether one process wrote them or many, each its rows of every tensor: a run goes on from them with
+any number of processes, sharded or not, and an evaluation reads them as they are. torch.distributed.checkpoint could do
+the former, but its table of contents is a pickle, and its files are of one sharding until somebody rewrites them.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from models.errors import CheckpointError, CorruptCheckpointError
+from models.shard import from_rows, own_rows_of, replicated
+from models.tensor_file import Part, create, fill, read, shapes, whole_part
 
 WEIGHTS = "weights.safetensors"
 RAW = "raw.safetensors"
 RESUME = "resume"  # the folder, beside the numbered checkpoints, of what is only for going on from
+OPTIMIZER = "optimizer.safetensors"
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -39,7 +48,31 @@ def finalised_steps(root: Path) -> list[int]:
     return sorted(int(done.parent.name.removeprefix("step_")) for done in root.glob("step_[0-9]*/DONE"))
 
 
-def save_checkpoint(
+# --- saving --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint of a step will hold: JSON by file, and this process's parts of the tensors by file and name."""
+
+    root: Path
+    step: int
+    attempt: str
+    texts: Mapping[str, str]
+    tensors: Mapping[str, Mapping[str, Part]]
+
+    @property
+    def draft(self) -> Path:
+        """Where it is written."""
+        return self.root / f".draft-{self.step:08d}-{self.attempt}"
+
+    @property
+    def target(self) -> Path:
+        """Where it is once it is whole."""
+        return step_folder(self.root, self.step)
+
+
+def take_snapshot(
     root: Path,
     step: int,
     *,
@@ -48,38 +81,105 @@ def save_checkpoint(
     average: torch.nn.Module | None = None,
     state: dict[str, Any],
     metrics: dict[str, Any],
-) -> Path:
-    """The finalised folder. A failure (a full disk) leaves earlier checkpoints as they were and no half-written one.
+    attempt: str = "",
+    part: Callable[[torch.Tensor], Part] = whole_part,
+) -> Snapshot:
+    """A checkpoint to be, of which the tensors are those in use.
 
-    Where there is an `average` of the model's weights, it is what is measured.
+    Where there is an `average` of the model's weights, it is what is measured. `attempt` is a name for all processes
+    that write together, `part` gives what of a tensor this one writes.
+    """
+    tensors = {WEIGHTS: (model if average is None else average).state_dict(), OPTIMIZER: _optimizer_tensors(optimizer)}
+    if average is not None:
+        tensors[RAW] = model.state_dict()
+    return Snapshot(
+        root=root,
+        step=step,
+        attempt=attempt,
+        texts={
+            "state.json": _json({"step": step, "torch_rng": _rng_hex(), **state}),
+            "metrics.json": _json(metrics),
+        },
+        tensors={file: {name: part(tensor) for name, tensor in named.items()} for file, named in tensors.items()},
+    )
+
+
+def begin(snapshot: Snapshot) -> None:
+    """Makes the draft, with room for all tensors; one process does it, before any writes its parts.
+
+    Raises:
+        OSError: the folder cannot be written; as in `write` and `finalise`, the message names the step and the folder.
+    """
+    with _told(snapshot):
+        snapshot.root.mkdir(parents=True, exist_ok=True)
+        for abandoned in snapshot.root.glob(".draft-*"):  # by an attempt that was killed: one attempt writes at a time
+            shutil.rmtree(abandoned, ignore_errors=True)
+        snapshot.draft.mkdir()
+        for file, text in snapshot.texts.items():
+            _write_text(snapshot.draft / file, text)
+        for file, parts in snapshot.tensors.items():
+            create(snapshot.draft / file, parts)
+
+
+def write(snapshot: Snapshot) -> None:
+    """Writes this process's parts.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    with _told(snapshot):
+        for file, parts in snapshot.tensors.items():
+            fill(snapshot.draft / file, parts)
+
+
+def finalise(snapshot: Snapshot) -> Path:
+    """The checkpoint's folder; one process does it, after all have written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with _told(snapshot):
+        (snapshot.draft / "DONE").touch()
+        _fsync(snapshot.draft)
+        if snapshot.target.exists():  # an earlier attempt died before its DONE, or this step is trained again
+            shutil.rmtree(snapshot.target)
+        snapshot.draft.replace(snapshot.target)
+        _fsync(snapshot.root)
+    return snapshot.target
+
+
+def discard(snapshot: Snapshot) -> None:
+    """Removes the draft of what will not be a checkpoint."""
+    shutil.rmtree(snapshot.draft, ignore_errors=True)
+
+
+def save_checkpoint(snapshot: Snapshot) -> Path:
+    """The finalised folder, written by one process that has all of the tensors.
+
+    A failure (a full disk) leaves earlier checkpoints as they were and no half-written one.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the message names it.
     """
-    target = step_folder(root, step)
-    draft = root / f".draft-{step:08d}-{os.getpid()}"
-    root.mkdir(parents=True, exist_ok=True)
-    for abandoned in root.glob(".draft-*"):  # by an attempt that was killed: one attempt writes at a time
-        shutil.rmtree(abandoned, ignore_errors=True)
     try:
-        draft.mkdir()
-        _save_tensors(_contiguous((model if average is None else average).state_dict()), draft / WEIGHTS)
-        if average is not None:
-            _save_tensors(_contiguous(model.state_dict()), draft / RAW)
-        _save_tensors(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
-        _write_json(draft / "state.json", {"step": step, "torch_rng": _rng_hex(), **state})
-        _write_json(draft / "metrics.json", metrics)
-        for path in draft.iterdir():
-            _fsync(path)
-        (draft / "DONE").touch()
-        if target.exists():  # an earlier attempt died before its DONE, or this step is trained again
-            shutil.rmtree(target)
-        draft.replace(target)
-        _fsync(root)
+        begin(snapshot)
+        write(snapshot)
+        return finalise(snapshot)
+    except OSError:
+        discard(snapshot)
+        raise
+
+
+@contextmanager
+def _told(snapshot: Snapshot) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise OSError(error.errno, f"checkpoint of step {step} not written: {error.strerror}", str(target)) from error
-    return target
+        told = f"checkpoint of step {snapshot.step} not written: {error.strerror}"
+        raise OSError(error.errno, told, str(snapshot.target)) from error
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
 
 
 def load_newest(
@@ -127,11 +227,11 @@ def load_checkpoint(
     weights = _fitting_weights(folder / WEIGHTS, model)
     raw = weights if average is None else _fitting_weights(folder / RAW, model)
     state = _read_state(folder)
-    entries = _optimizer_entries(folder / "optimizer.safetensors")
+    entries = _optimizer_entries(folder, optimizer)
     model.load_state_dict(raw)
     if average is not None:
         average.load_state_dict(weights)
-    _restore_optimizer(optimizer, entries, folder)
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(_rng_tensor(state["torch_rng"]))
     return state
 
@@ -179,13 +279,27 @@ def _moved_aside(folder: Path, root: Path) -> Path:
 
 
 def _fitting_weights(path: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    tensors = _load_tensors(path)
-    wanted = {(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
-    differing = sorted(wanted ^ {(name, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    """The weights, of a sharded model this rank's rows."""
+    state = model.state_dict()
+    wanted = {(name, tuple(tensor.shape)) for name, tensor in state.items()}
+    with _torn_is_corrupt(path):
+        differing = sorted(wanted ^ set(shapes(path).items()))
     if differing:
         names = ", ".join(f"{name} {list(shape)}" for name, shape in differing[:3])
         raise CheckpointError(f"{path.parent}: the weights are of another model: only one of the two has {names}")
-    return tensors
+    with _torn_is_corrupt(path):
+        found = read(path, _rows(state))
+    return {name: _like(state[name], tensor) for name, tensor in found.items()}
+
+
+def _rows(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
+    """Of the sharded ones, which rows this rank holds."""
+    return {name: rows for name, tensor in tensors.items() if (rows := own_rows_of(tensor)) is not None}
+
+
+def _like(tensor: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """What was read, as part of a sharded tensor where this one is sharded."""
+    return from_rows(found.to(tensor.to_local().device), tensor) if isinstance(tensor, DTensor) else found
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -200,47 +314,40 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     state = optimizer.state_dict()["state"]
-    return _contiguous({f"{i}.{key}": torch.as_tensor(v) for i, entry in state.items() for key, v in entry.items()})
+    return {f"{i}.{key}": torch.as_tensor(v) for i, entry in state.items() for key, v in entry.items()}
 
 
-def _optimizer_entries(path: Path) -> dict[int, dict[str, torch.Tensor]]:
-    """The optimiser's tensors by parameter index and key."""
+def _optimizer_entries(folder: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
+    """The optimiser's tensors by parameter index and key.
+
+    Those of a parameter's shape are sharded as it is; others are on all ranks.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    path = folder / OPTIMIZER
+    with _torn_is_corrupt(path):
+        found = shapes(path)
+        if any(_index(name) >= len(parameters) for name in found):
+            raise CheckpointError(f"{folder}: the optimiser's state is of another model")
+        of = {name: parameters[_index(name)] for name in found}
+        alike = {name: parameter for name, parameter in of.items() if tuple(parameter.shape) == found[name]}
+        tensors = read(path, _rows(alike))
     entries: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _load_tensors(path).items():
-        index, key = name.split(".", 1)
-        entries.setdefault(int(index), {})[key] = tensor
+    for name, tensor in tensors.items():
+        entry = entries.setdefault(_index(name), {})
+        entry[name.split(".", 1)[1]] = _like(of[name], tensor) if name in alike else replicated(tensor, of[name])
     return entries
 
 
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, entries: dict[int, dict[str, torch.Tensor]], folder: Path
-) -> None:
-    current = optimizer.state_dict()
-    num_parameters = sum(len(group["params"]) for group in current["param_groups"])
-    if any(index >= num_parameters for index in entries):
-        raise CheckpointError(f"{folder}: the optimiser's state is of another model")
-    optimizer.load_state_dict({"state": entries, "param_groups": current["param_groups"]})
+def _index(name: str) -> int:
+    return int(name.split(".", 1)[0])
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+@contextmanager
+def _torn_is_corrupt(path: Path) -> Iterator[None]:
     try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        # safetensors reports what the operating system said only in its text.
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise OSError(28 if full else 5, "No space left on device" if full else str(error), str(path)) from error
-
-
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        path.open("rb").close()  # safetensors calls every file that it cannot open a missing one
-        return load_file(path)
+        yield
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 
@@ -253,8 +360,13 @@ def _rng_tensor(rng_hex: str) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(rng_hex), dtype=torch.uint8)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, allow_nan=True, indent=1))
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, allow_nan=True, indent=1)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+    _fsync(path)
 
 
 def _fsync(path: Path) -> None:

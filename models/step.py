@@ -22,6 +22,7 @@ from models.distributed import World
 from models.errors import UserError
 from models.ladder import Architecture
 from models.recipe import Recipe
+from models.shard import whole
 from models.upstream import UpstreamData
 
 LAYERS = 1  # tells these random numbers from others of the same seed and step
@@ -33,7 +34,8 @@ class Run:
 
     `batch_size` counts the images of a step on all ranks, `micro_batch` the most in one forward pass of one rank.
     `forward` is what a training step calls: the model itself or, among several ranks, what averages its gradients.
-    `average` holds the moving average of the model's weights, where the recipe asks for it.
+    `average` holds the moving average of the model's weights, where the recipe asks for it. Of a `sharded` model and
+    its average each rank has some rows alone.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Run:
     average: torch.nn.Module | None
     device: Device
     world: World
+    sharded: bool
     num_steps: int
     num_warmup: int
     batch_size: int
@@ -131,7 +134,7 @@ def _clipped(run: Run) -> torch.Tensor | None:
     """
     if run.recipe.clip_norm is None:
         return None
-    return torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm)
+    return whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm))
 
 
 def layer_seed(seed: int, step: int, rank: int) -> int:
@@ -173,7 +176,10 @@ def _statistics_as_they_are(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _unsent(forward: torch.nn.Module) -> AbstractContextManager[None]:
-    """Gradients add up without being sent to the other ranks."""
+    """Gradients add up without being sent to the other ranks.
+
+    Those of a sharded model are sent for each micro-batch: until then every rank has the whole of them.
+    """
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 

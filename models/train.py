@@ -6,7 +6,6 @@ micro-batches, the same numbers are added up in another order: the results agree
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,15 +18,7 @@ import torch
 from models.augment import StepImages
 from models.average import averaged
 from models.build import build_model
-from models.checkpoint import (
-    RESUME,
-    load_checkpoint,
-    load_newest,
-    load_weights,
-    read_json,
-    save_checkpoint,
-    step_folder,
-)
+from models.checkpoint import RESUME, load_checkpoint, load_newest, load_weights, read_json, step_folder
 from models.data.corrupt import MAX_CORRUPT
 from models.device import Device, peak_memory_gb, pick_device
 from models.distributed import World
@@ -36,8 +27,10 @@ from models.ladder import Architecture, architecture, has_batch_norm, num_params
 from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
 from models.origin import check_origins, origin
 from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
+from models.saver import Saver
+from models.shard import sharded_average, sharded_model
 from models.step import Run, fast, parallel, synchronised, take_step
-from models.trunk import Trunk, leave_state, steps_to_leave, take_states
+from models.trunk import Trunk, steps_to_leave, take_states
 from models.upstream import load_upstream, measure_upstream, training_images
 
 Log = Callable[[dict[str, Any]], None]
@@ -83,6 +76,7 @@ def train(
     micro_batch: int | None = None,
     max_corrupt: float = MAX_CORRUPT,
     world: World = ALONE,
+    sharded: bool = False,
     trunk: Trunk | None = None,
     peak_teraflops: float | None = None,
     checkpointed: bool = False,
@@ -116,6 +110,8 @@ def train(
         micro_batch: the most images in one forward pass of one accelerator; None sets no limit.
         max_corrupt: the share of the images that may be unreadable; others then stand for these.
         world: the processes that train together.
+        sharded: whether each process holds a part of the model alone, for what one accelerator cannot hold; all of
+            them measure then, and write, and nothing is compiled.
         trunk: what runs with schedule "rsqrt" that differ in their length alone have in common.
         checkpointed: whether blocks are computed a second time, for want of memory: the weights are the same bits.
         compiled: whether torch.compile makes the steps faster, which takes it a minute; results change by rounding, and
@@ -132,7 +128,14 @@ def train(
     log = log if world.rank == 0 else _silent
     with world.failing_together():
         run = _prepare(
-            recipe, micro_batch, max_corrupt, world, peak_teraflops, checkpointed=checkpointed, compiled=compiled
+            recipe,
+            micro_batch,
+            max_corrupt,
+            world,
+            peak_teraflops,
+            sharded=sharded and world.size > 1,
+            checkpointed=checkpointed,
+            compiled=compiled,
         )
         places = _places(run, folder, num_checkpoints, trunk)
         _take_states(run, places, log)
@@ -141,7 +144,8 @@ def train(
         if run.average is not None:
             run.device.spread(run.average)
         log(_start_record(run, state["step"]))
-        outcome, last = _loop(run, state, places, log, should_stop)
+        with Saver(folder, world, log, sharded=run.sharded) as saver:
+            outcome, last = _loop(run, state, places, saver, should_stop)
     return TrainResult(
         outcome=outcome,
         step=last,
@@ -170,6 +174,7 @@ def _prepare(
     world: World,
     peak_teraflops: float | None,
     *,
+    sharded: bool,
     checkpointed: bool,
     compiled: bool,
 ) -> Run:
@@ -181,8 +186,8 @@ def _prepare(
     data = load_upstream(recipe, max_corrupt=max_corrupt)
     torch.manual_seed(recipe.seed)
     arch = recipe_architecture(recipe, data.num_classes)
-    model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path, checkpointed=checkpointed)
-    model = synchronised(model, device, world).to(device.torch_device).train()
+    model, average = _build(recipe, arch, device, world, sharded=sharded, checkpointed=checkpointed)
+    forward = model if sharded else parallel(model, device, world)
     num_images = len(data.train)
     steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     _check_chips(device, world, batch)
@@ -191,11 +196,12 @@ def _prepare(
         data=data,
         architecture=arch,
         model=model,
-        forward=fast(parallel(model, device, world)) if compiled else parallel(model, device, world),
+        forward=fast(forward) if compiled and not sharded else forward,
         optimizer=make_optimizer(model, recipe, capturable=device.compiles),
-        average=None if recipe.ema is None else averaged(model),
+        average=average,
         device=device,
         world=world,
+        sharded=sharded,
         num_steps=steps,
         num_warmup=num_warmup_steps(recipe, num_steps=steps, steps_an_epoch=num_images // batch),
         batch_size=batch,
@@ -216,6 +222,22 @@ def _check_chips(device: Device, world: World, batch: int) -> None:
             f"a batch of {batch} images cannot be split among the {device.num_chips} chips of {device.name}: let"
             " batch_size be a multiple (a training set smaller than a batch is one batch)"
         )
+
+
+def _build(
+    recipe: Recipe, arch: Architecture, device: Device, world: World, *, sharded: bool, checkpointed: bool
+) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    """(the model, the average of its weights or None), on the device."""
+
+    def build() -> torch.nn.Module:
+        model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path, checkpointed=checkpointed)
+        return synchronised(model, device, world).train()
+
+    if sharded:
+        model = sharded_model(build, device.torch_device, world)
+        return model, None if recipe.ema is None else sharded_average(model, build, device.torch_device, world)
+    model = build().to(device.torch_device)
+    return model, None if recipe.ema is None else averaged(model)
 
 
 def _common_device(world: World) -> Device:
@@ -322,14 +344,14 @@ def _loop(
     run: Run,
     state: dict[str, Any],
     places: _Places,
-    log: Log,
+    saver: Saver,
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     """How it ended, and after which step; the same on all ranks."""
     left = range(int(state["step"]), run.num_steps)
     feed = training_images(run.data, run.recipe, left, world=run.world, device=run.device)
     with feed as batches:
-        return _steps(run, zip(left, batches, strict=True), state, places, log, should_stop)
+        return _steps(run, zip(left, batches, strict=True), state, places, saver, should_stop)
 
 
 def _steps(
@@ -337,7 +359,7 @@ def _steps(
     batches: Iterable[tuple[int, StepImages]],
     state: dict[str, Any],
     places: _Places,
-    log: Log,
+    saver: Saver,
     should_stop: Callable[[], bool],
 ) -> tuple[Literal["done", "diverged", "interrupted"], int]:
     every = max(1, run.num_steps // NUM_RECORDS)
@@ -350,49 +372,59 @@ def _steps(
         run.device.end_step()
         done = step + 1
         if done % every == 0 or done in places.steps or done in places.shared:
-            finite = _report(run, progress, done, rate, places, log)
+            finite = _report(run, progress, done, rate, places, saver)
             if not finite:
                 return "diverged", done
             progress = _Progress.restored({"step": done}, run)
         wish = Wish.SAVE if time.monotonic() - saved > RESUME_EVERY_S else Wish.GO_ON
-        wish = Wish(run.world.most(Wish.STOP if should_stop() and done < run.num_steps else wish))
+        wish, any_writes = _agreed(run, Wish.STOP if should_stop() and done < run.num_steps else wish, saver)
         if done not in places.steps and wish != Wish.GO_ON:
-            _save_to_resume(run, done, progress, places.folder)
+            state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since}
+            state |= origin(run.recipe)
+            saver.save_to_resume(done, **_kept(run), state=state, metrics={"step": done})
             saved = time.monotonic()
+        elif not any_writes:
+            saver.settle()
         if wish == Wish.STOP:
             return "interrupted", done
     return "done", run.num_steps
 
 
-def _report(run: Run, progress: _Progress, done: int, rate: float, places: _Places, log: Log) -> bool:
-    """Logs the records of a step and leaves the checkpoints that are due; False once training diverged."""
+def _agreed(run: Run, wish: Wish, saver: Saver) -> tuple[Wish, bool]:
+    """(what is done, whether a rank still writes a checkpoint), the same on all ranks.
+
+    Where one wishes for more than to go on, that others write may not be told: what is wished for waits for it anyway.
+    """
+    greatest, any_writes = divmod(run.world.most(2 * wish + saver.is_writing), 2)
+    return Wish(greatest), bool(any_writes)
+
+
+def _report(run: Run, progress: _Progress, done: int, rate: float, places: _Places, saver: Saver) -> bool:
+    """Logs the records of a step and begins the checkpoints that are due; False once training diverged."""
     loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
     norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
-    log(_train_record(run, done, loss, rate, images_per_second) | ({} if norm is None else {"gradient_norm": norm}))
+    record = _train_record(run, done, loss, rate, images_per_second)
+    saver.log(record | ({} if norm is None else {"gradient_norm": norm}))
     due = done in places.steps or done in places.shared
     measured = _measured(run, loss) if due else (None, loss)
-    _tell_corrupt(run, done, log)
+    _tell_corrupt(run, done, saver.log)
     if run.world.any(not math.isfinite(measured[1])):
-        log({"event": "diverged", **_metrics(run, done, loss, None, None)})
+        saver.log({"event": "diverged", **_metrics(run, done, loss, None, None)})
         return False
-    if due and run.world.rank == 0:
-        _leave_checkpoints(run, done, _metrics(run, done, loss, *measured), places, log)
+    if due:
+        _leave_checkpoints(run, done, _metrics(run, done, loss, *measured), places, saver)
     return True
 
 
-def _leave_checkpoints(run: Run, done: int, metrics: dict[str, Any], places: _Places, log: Log) -> None:
+def _leave_checkpoints(run: Run, done: int, metrics: dict[str, Any], places: _Places, saver: Saver) -> None:
     """The run's own checkpoint, the one that others go on from, or both as one."""
-    own = done in places.steps
-    root = places.folder if own else places.folder / RESUME
-    made = save_checkpoint(root, done, **_kept(run), state=origin(run.recipe), metrics=metrics)
-    if places.trunk is not None and done in places.shared:
-        leave_state(made, places.trunk)
-    if own:
-        shutil.rmtree(places.folder / RESUME, ignore_errors=True)
-        log({"event": "checkpoint", **metrics})
+    kept = {**_kept(run), "state": origin(run.recipe), "metrics": metrics}
+    trunk = places.trunk if done in places.shared else None
+    if done in places.steps:
+        saver.save(done, {"event": "checkpoint", **metrics}, trunk=trunk, **kept)
     else:
-        _keep_only(made)
+        saver.save_to_resume(done, trunk=trunk, **kept)
 
 
 def _tell_corrupt(run: Run, done: int, log: Log) -> None:
@@ -407,25 +439,12 @@ def _tell_corrupt(run: Run, done: int, log: Log) -> None:
 def _measured(run: Run, loss: float) -> tuple[float | None, float]:
     """(upstream accuracy, upstream loss), measured by rank 0; (None, the training loss) elsewhere and once it is none.
 
-    The last update may have broken the weights while its own loss was still a number: upstream tells.
+    No rank has all of a sharded model: there all of them measure, the same images, to the same result. The last update
+    may have broken the weights while its own loss was still a number: upstream tells.
     """
-    if run.world.rank > 0 or not math.isfinite(loss):
+    if (run.world.rank > 0 and not run.sharded) or not math.isfinite(loss):
         return None, loss
     return measure_upstream(run.model if run.average is None else run.average, run.data, run.device)
-
-
-def _save_to_resume(run: Run, step: int, progress: _Progress, folder: Path) -> None:
-    """A checkpoint only for going on from, by rank 0; earlier ones of the kind go once it is there."""
-    state = {"loss_sum": run.world.sum(float(progress.loss_sum)), "since": progress.since} | origin(run.recipe)
-    if run.world.rank > 0:
-        return
-    _keep_only(save_checkpoint(folder / RESUME, step, **_kept(run), state=state, metrics={"step": step}))
-
-
-def _keep_only(kept: Path) -> None:
-    for path in kept.parent.glob("step_*"):
-        if path != kept:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:

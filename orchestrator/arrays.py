@@ -63,6 +63,8 @@ class PlannedCell:
             "micro_batch": self.train.micro_batch,
             "checkpointed": self.train.checkpointed,
             "compiled": self.train.compiled,
+            "sharded": self.train.sharded,
+            "memory_gb": self.train.memory_gb,
             "shared": self.shared,
             "gpu_hours": self.train.gpu_hours + self.evaluate.gpu_hours,
             "cpu_hours": self.train.cpu_hours + self.evaluate.cpu_hours,

@@ -19,11 +19,12 @@ from orchestrator.private import export_lines, make_private, private_umask, refu
 from orchestrator.queue import local_tasks
 from orchestrator.sizing import Cost
 from orchestrator.snapshot import job_environment, take_snapshot
+from orchestrator.spread import room_gb
 from orchestrator.state import CellState
 from orchestrator.store import PURPOSES, Manifest, Store, new_token, parse_unit, study_job_name
 from orchestrator.study import StudyFile
 from slurm import jobs, local
-from slurm.cluster import Profile, ProfileError
+from slurm.cluster import Profile, ProfileError, choose_partition
 from slurm.limits import refuse
 from slurm.resources import LimitReachedError, SlurmError, SlurmUnreachable
 from slurm.submit import SubmissionUnansweredError, submit_array
@@ -156,6 +157,7 @@ class Driver:
             checkpointed=array.cost.checkpointed,
             compiled=array.cost.compiled,
             peak_teraflops=array.cost.peak_teraflops,
+            sharded=array.cost.sharded,
             code=launch.code.name,
         )
 
@@ -242,7 +244,7 @@ def refuse_what_cannot_run(plan: Plan, profile: Profile) -> None:
     """Raises for a plan that no partition, or not the study's budget, has room for.
 
     Raises:
-        UserError: a cell's training state has to be sharded.
+        UserError: a cell has to be sharded where that cannot be, or not even its shards fit the accelerators.
         ProfileError: a cell needs several processes, and the profile forbids srun.
         LimitReachedError: a cell needs more memory than a node has, or the plan exceeds the study's GPU-hours.
     """
@@ -252,17 +254,25 @@ def refuse_what_cannot_run(plan: Plan, profile: Profile) -> None:
             raise ProfileError("use_srun is false, and cells of several processes are started by srun alone")
         recipe = planned.cell.recipe
         name = f"cell {planned.cell.cell_id} ({recipe.family} {recipe.size})"
-        if any(cost.sharded for cost in costs):
-            raise UserError(
-                f"{name}: its weights, gradients and optimiser state do not fit one accelerator, and a cell's state"
-                " cannot be sharded yet: leave it out by [[exclude]], or place it on accelerators with more memory"
-            )
+        if planned.train in costs and planned.train.sharded:
+            _refuse_shards(name, planned.train, profile)
         for cost in costs:
             if "memory" in cost.over:
                 raise LimitReachedError(
                     f"{name}: needs more memory than the {cost.resources.mem_gb:g} GB of a node of partition"
                     f" {cost.resources.partition or 'local'}: leave it out by [[exclude]], or place it elsewhere"
                 )
+
+
+def _refuse_shards(name: str, cost: Cost, profile: Profile) -> None:
+    partition, found = choose_partition(profile, cost.resources.partition)
+    mend = "leave it out by [[exclude]], or place it on accelerators with more memory"
+    if "accelerator" in cost.over:
+        raise UserError(
+            f"{name}: needs {cost.memory_gb['total']:.1f} GB on each of {cost.resources.num_accelerators} accelerators"
+            f" of partition {partition}, of whose {found.accelerator_memory_gb:g} GB {room_gb(found):.3g} can be"
+            f" planned: {mend}, or give it more of them (cluster.accelerators)"
+        )
 
 
 def submit(

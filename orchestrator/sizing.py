@@ -5,7 +5,7 @@ have ended, their measured seconds correct that: see `Speeds`.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from evals import tasks
@@ -16,21 +16,32 @@ from models.errors import UserError
 from models.recipe import Recipe, num_steps
 from orchestrator.grid import planned_architecture
 from orchestrator.speeds import Speeds, measured_as
+from orchestrator.spread import (
+    MEMORY_BASE_GB,
+    TIME_MARGIN,
+    TIME_START_MIN,
+    Split,
+    enough_images,
+    flops_per_hour,
+    nodes_of,
+    refuse_accelerators,
+    room_gb,
+    spread,
+)
 from orchestrator.store import Stage
 from orchestrator.study import ClusterChoice, Study
-from slurm.cluster import Partition, Profile, ProfileError, choose_partition
+from slurm.cluster import Partition, Profile, choose_partition
 from slurm.resources import Resources
 
-TIME_MARGIN = 2.0  # times the expected time, and
-TIME_START_MIN = 5.0  # minutes for imports and data
-MEMORY_BASE_GB = 1.5  # Python, torch and the library code of one process
 MEMORY_CUDA_GB = 3.0  # what the driver and its libraries keep on the host
 AVERAGE_BYTES = 4  # a parameter: its moving average, where one is kept
 CHECKPOINT_BYTES = 12  # a parameter: the weight and two moments, copied to the host when a checkpoint is written
-MEMORY_SHARE = 0.9  # of an accelerator's memory that may be planned full
 RECOMPUTED = 4 / 3  # times the expected time where blocks are computed a second time
-USEFUL_MICRO_BATCH = 8  # images at once; with fewer, an accelerator waits for its own memory
 COMPILE_MIN_HOURS = 0.25  # of training that pay for a minute of compiling
+
+Limit = Literal["memory", "accelerator", "time"]
+""""memory" of a node or of its accelerators, which no job can mend, or wall "time", which it meets by going on in
+another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +51,9 @@ class Cost:
     `hours` is corrected by measurement where there is one, `planned_hours` is not. `micro_batch` is the number of
     images that one accelerator takes at once, None for all of its share. `checkpointed` says that blocks are computed a
     second time so that it takes more, as they are for fewer than `enough_images`; `compiled` that torch.compile is to
-    make it faster; `sharded` that the training state is too large for one accelerator. `peak_teraflops` is that of all
-    accelerators (or CPU cores) together, None where the profile does not say.
+    make it faster; `sharded` that the training state is too large for one accelerator; `memory` what each of them (the
+    process, where there is none) holds. `peak_teraflops` is that of all accelerators (or CPU cores) together, None
+    where the profile does not say.
     """
 
     resources: Resources
@@ -57,9 +69,9 @@ class Cost:
     enough_images: int = 0
     num_checkpoints: int = 1
     sharded: bool = False
-    over: tuple[Literal["memory", "time"], ...] = ()
-    """Which limits of the partition it would hit: "memory" of a node, which no job can mend, or wall "time", which it
-    meets by going on in another one."""
+    memory: ladder.TrainingMemory | None = None
+    over: tuple[Limit, ...] = ()
+    """Which limits of the partition it would hit."""
 
     @property
     def of_one_checkpoint(self) -> "Cost":
@@ -67,15 +79,23 @@ class Cost:
         return self.times(1 / self.num_checkpoints)
 
     @property
-    def way(self) -> tuple[int | None, bool, bool]:
-        """How a job trains: images at once, whether blocks are computed a second time, whether it compiles."""
-        return self.micro_batch, self.checkpointed, self.compiled
+    def way(self) -> tuple[int | None, bool, bool, bool]:
+        """How a job trains: images at once, whether sharded, with blocks computed a second time, and compiled."""
+        return self.micro_batch, self.sharded, self.checkpointed, self.compiled
 
     def times(self, share: float) -> "Cost":
         """The cost of a share of the work; it asks for the same."""
         return replace(
             self, flops=self.flops * share, planned_hours=self.planned_hours * share, hours=self.hours * share
         )
+
+    @property
+    def memory_gb(self) -> dict[str, float]:
+        """What each accelerator is to hold, by part, and the sum as "total"; empty where it is not planned."""
+        if self.memory is None:
+            return {}
+        parts = {name.removesuffix("_gb"): round(gb, 3) for name, gb in asdict(self.memory).items()}
+        return parts | {"total": round(self.memory.total_gb, 3)}
 
     @property
     def gpu_hours(self) -> float:
@@ -126,15 +146,14 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     arch = planned_architecture(recipe)
     params = ladder.num_params(arch)
     flops = _train_flops(recipe, arch)
-    host_gb = _host_gb(params, info, recipe)
     where = study.cluster.partition_of(recipe)
     place = choose_partition(profile, where)
-    train = _train_cost(study.cluster, recipe, arch, flops, info, host_gb, profile, place, speeds)
+    train = _train_cost(study.cluster, recipe, arch, flops, info, profile, place, speeds)
     train = replace(train, compiled=_compiles(study, train, place[1]))
     evaluate_where = choose_partition(profile, study.cluster.evaluate_partition or where)
     checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
     eval_flops = float(ladder.forward_flops(arch)) * _num_eval_images(study) * checkpoints
-    evaluate = _evaluate_cost(recipe, arch, eval_flops, host_gb, profile, evaluate_where, speeds)
+    evaluate = _evaluate_cost(recipe, arch, eval_flops, _host_gb(params, info, recipe), profile, evaluate_where, speeds)
     evaluate = replace(evaluate, num_checkpoints=checkpoints)
     return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
 
@@ -171,7 +190,7 @@ def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
     return MEMORY_BASE_GB + images + per_parameter * params / 1e9
 
 
-def _stored_gb(recipe: Recipe, info: SetInfo, split: "_Split", memory_gb: float) -> float:
+def _stored_gb(recipe: Recipe, info: SetInfo, split: Split, memory_gb: float) -> float:
     """Memory of one training process of `memory_gb` for the images of a stored set."""
     if not is_folder(recipe.dataset):
         return 0.0
@@ -180,37 +199,26 @@ def _stored_gb(recipe: Recipe, info: SetInfo, split: "_Split", memory_gb: float)
     return residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
 
 
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """How a batch is spread: accelerators in all, images at once on each (None for the whole share)."""
-
-    accelerators: int
-    micro_batch: int | None
-    memory_gb: float
-    sharded: bool = False
-    checkpointed: bool = False
-
-
 def _train_cost(
     choice: ClusterChoice,
     recipe: Recipe,
     arch: ladder.Architecture,
     flops: float,
     info: SetInfo,
-    host_gb: float,
     profile: Profile,
     place: tuple[str, Partition],
     speeds: Speeds,
 ) -> Cost:
     name, partition = place
-    _refuse_accelerators(choice.accelerators, name, partition, recipe.batch_size)
-    split = _split(choice, recipe, arch, flops, partition)
-    nodes, per_node = _nodes(partition, split.accelerators)
+    refuse_accelerators(choice.accelerators, name, partition, recipe.batch_size)
+    split = spread(choice, recipe, arch, flops, partition)
+    nodes, per_node = nodes_of(partition, split.accelerators)
     tasks_per_node = per_node if partition.accelerator == "gpu" else 1  # a TPU host's chips belong to one process
     tasks_per_node = max(1, tasks_per_node)
-    of_a_task_gb = host_gb + _stored_gb(recipe, info, split, partition.memory_gb_per_node / tasks_per_node)
-    beside = of_a_task_gb * tasks_per_node + (MEMORY_CUDA_GB if per_node else split.memory_gb)
-    planned = flops / (max(1, split.accelerators) * _flops_per_hour(partition))
+    of_a_task_gb = _host_gb(math.ceil(ladder.num_params(arch) / split.num_shards), info, recipe)
+    of_a_task_gb += _stored_gb(recipe, info, split, partition.memory_gb_per_node / tasks_per_node)
+    beside = of_a_task_gb * tasks_per_node + (MEMORY_CUDA_GB if per_node else split.memory.total_gb)
+    planned = flops / (max(1, split.accelerators) * flops_per_hour(partition))
     cost = _cost(
         "train",
         recipe,
@@ -223,11 +231,10 @@ def _train_cost(
         profile=profile,
         place=(name, partition),
         speeds=speeds,
-        micro_batch=split.micro_batch,
-        sharded=split.sharded,
+        split=split,
     )
     share = math.ceil(recipe.batch_size / max(1, split.accelerators))
-    return replace(cost, checkpointed=split.checkpointed, enough_images=_enough(arch, share))
+    return replace(cost, checkpointed=split.checkpointed, enough_images=enough_images(arch, share))
 
 
 def _evaluate_cost(
@@ -247,7 +254,7 @@ def _evaluate_cost(
         "evaluate",
         recipe,
         flops=flops,
-        planned_hours=flops / _flops_per_hour(partition),
+        planned_hours=flops / flops_per_hour(partition),
         nodes=1,
         per_node=per_node,
         tasks_per_node=1,
@@ -256,11 +263,6 @@ def _evaluate_cost(
         place=place,
         speeds=speeds,
     )
-
-
-def _flops_per_hour(partition: Partition) -> float:
-    """What one accelerator, or one CPU core, gets done in an hour."""
-    return partition.expected_teraflops * 1e12 * partition.utilisation * 3600
 
 
 def _cost(
@@ -276,16 +278,17 @@ def _cost(
     profile: Profile,
     place: tuple[str, Partition],
     speeds: Speeds,
-    micro_batch: int | None = None,
-    sharded: bool = False,
+    split: Split | None = None,
 ) -> Cost:
     name, partition = place
     measured = speeds.seconds(stage, measured_as(recipe), planned_hours * 3600)
     hours = planned_hours if measured is None else measured / 3600
     wanted_gb = 2.0 ** math.ceil(math.log2(host_gb))
-    over: list[Literal["memory", "time"]] = []
+    over: list[Limit] = []
     if wanted_gb > partition.memory_gb_per_node and host_gb > partition.memory_gb_per_node:
         over.append("memory")
+    if split is not None and split.sharded and split.memory.total_gb > room_gb(partition):
+        over.append("accelerator")
     if hours * 60 > partition.max_time_min:
         over.append("time")
     return Cost(
@@ -305,121 +308,11 @@ def _cost(
         max_time_min=partition.max_time_min,
         price_per_hour=partition.price_per_hour or 0.0,
         peak_teraflops=partition.teraflops and partition.teraflops * max(1, nodes * per_node),
-        micro_batch=micro_batch,
-        sharded=sharded,
+        micro_batch=split.micro_batch if split else None,
+        sharded=bool(split and split.sharded),
+        memory=split.memory if split else None,
         over=tuple(over),
     )
-
-
-def _split(
-    choice: ClusterChoice, recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Partition
-) -> _Split:
-    """As few accelerators as hold the cell and end it within one wall time, or as many as the study says.
-
-    A model with batch norm gets more accelerators before its share of the batch is cut: what the norm sees would
-    change. Where the state itself (weights, gradients, moments) does not fit, it has to be sharded.
-    """
-    room = _room_gb(partition)
-    batch = recipe.batch_size
-    if partition.accelerator == "none":
-        micro, memory, checkpointed = _micro_batch(recipe, arch, batch, room)
-        return _Split(0, micro if micro < batch else None, memory, checkpointed=checkpointed)
-    most = _most_accelerators(partition, batch)
-    least = min(most, choice.accelerators or 1)
-    wanted = least
-    while wanted < most and choice.accelerators is None and not _fits(recipe, arch, flops, partition, wanted):
-        wanted *= 2
-    wanted = math.prod(_nodes(partition, min(most, wanted)))
-    share = math.ceil(batch / wanted)
-    state = _memory_gb(recipe, arch, 1, checkpointed=ladder.can_checkpoint(arch))
-    if state > room:
-        needed = 2 ** math.ceil(math.log2(_memory_gb(recipe, arch, share * wanted) / room))
-        wanted = choice.accelerators or max(wanted, needed)
-        return _Split(wanted, None, state / wanted, sharded=True)
-    micro, memory, checkpointed = _micro_batch(recipe, arch, share, room)
-    return _Split(wanted, micro if micro < share else None, memory, checkpointed=checkpointed)
-
-
-def _refuse_accelerators(asked: int | None, name: str, partition: Partition, batch: int) -> None:
-    if asked is None:
-        return
-    if partition.accelerator == "none":
-        raise ProfileError(f"cluster.accelerators is {asked}, but partition {name} has none (see its `accelerator`)")
-    most = _most_accelerators(partition, batch)
-    if asked > most:
-        raise ProfileError(
-            f"cluster.accelerators is {asked}, but a cell can have at most {most} on partition {name}:"
-            f" {partition.accelerators_per_node} a node, nodes by max_nodes (of TPUs one, whose chips divide a batch),"
-            f" and an image for each (batch {batch})"
-        )
-
-
-def _fits(recipe: Recipe, arch: ladder.Architecture, flops: float, partition: Partition, accelerators: int) -> bool:
-    hours = flops / (accelerators * _flops_per_hour(partition))
-    if hours * 60 * TIME_MARGIN + TIME_START_MIN > partition.max_time_min:
-        return False
-    share = math.ceil(recipe.batch_size / accelerators)
-    # What batch norm sees changes with how a batch is split: more accelerators before micro-batches.
-    return not ladder.has_batch_norm(arch) or _memory_gb(recipe, arch, share) <= _room_gb(partition)
-
-
-def _most_accelerators(partition: Partition, batch: int) -> int:
-    """The largest power of two that nodes and batch allow: one image for each at least, on TPUs the same number."""
-    if partition.accelerator == "tpu":
-        return math.gcd(2 ** int(math.log2(partition.accelerators_per_node)), batch)
-    most = partition.accelerators_per_node * (partition.max_nodes or batch)
-    return int(2 ** math.floor(math.log2(max(1, min(most, batch)))))
-
-
-def _room_gb(partition: Partition) -> float:
-    """What a training step may fill: of an accelerator's memory, or of the node's where there is none."""
-    if partition.accelerator == "none":
-        return max(0.1, partition.memory_gb_per_node - MEMORY_BASE_GB) * MEMORY_SHARE
-    return math.inf if partition.accelerator_memory_gb is None else partition.accelerator_memory_gb * MEMORY_SHARE
-
-
-def _micro_batch(recipe: Recipe, arch: ladder.Architecture, share: int, room: float) -> tuple[int, float, bool]:
-    """(images at once, GB that they take, whether blocks are computed a second time): as much of the share as fits.
-
-    Time is given for memory where too few images fit or, with batch norm, fewer than the share, which changes results.
-    """
-    for checkpointed in (False, True) if ladder.can_checkpoint(arch) else (False,):
-        micro = share
-        while micro > 1 and _memory_gb(recipe, arch, micro, checkpointed=checkpointed) > room:
-            micro = math.ceil(micro / 2)
-        memory = _memory_gb(recipe, arch, micro, checkpointed=checkpointed)
-        if micro >= _enough(arch, share) and memory <= room:
-            break
-    return micro, memory, checkpointed
-
-
-def _enough(arch: ladder.Architecture, share: int) -> int:
-    """The images at once below which blocks had better be computed a second time; 0 where they cannot be."""
-    if not ladder.can_checkpoint(arch):
-        return 0
-    return share if ladder.has_batch_norm(arch) else min(share, USEFUL_MICRO_BATCH)
-
-
-def _memory_gb(recipe: Recipe, arch: ladder.Architecture, images: int, *, checkpointed: bool = False) -> float:
-    return ladder.training_memory(
-        arch,
-        images,
-        recipe.precision,
-        recipe.optimizer,
-        dropout=recipe.dropout > 0,
-        average=recipe.ema is not None,
-        checkpointed=checkpointed,
-    ).total_gb
-
-
-def _nodes(partition: Partition, accelerators: int) -> tuple[int, int]:
-    """(nodes, accelerators on each)."""
-    if not accelerators:
-        return 1, 0
-    nodes = math.ceil(accelerators / partition.accelerators_per_node)
-    if partition.request == "partition":  # nodes are had whole
-        return nodes, partition.accelerators_per_node
-    return nodes, math.ceil(accelerators / nodes)
 
 
 def _num_cpus(partition: Partition, accelerators: int) -> int:

@@ -66,6 +66,7 @@ class Manifest:
     checkpointed: bool = False
     compiled: bool = False
     peak_teraflops: float | None = None
+    sharded: bool = False
     code: str | None = None
     abandoned: bool = False
     cancelled: bool = False

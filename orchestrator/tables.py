@@ -104,6 +104,7 @@ def print_plan(plan: Plan, session: Session) -> None:
     print_table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
     actions = Counter(planned.action for planned in plan.cells)
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
+    _print_shards(plan)
     _print_limits(plan)
     shared = [planned for planned in plan.cells if planned.shared]
     if shared:
@@ -130,17 +131,26 @@ def _print_limits(plan: Plan) -> None:
     """Which cells meet a limit of their partition."""
     said = {
         "memory": "need more memory than a node of their partition has, and are refused",
+        "accelerator": "do not fit the accelerators of their partition even in shards, and are refused",
         "time": "take longer than their partition allows, and go on in another job from their checkpoint",
     }
     for limit, words in said.items():
         over = [planned for planned in plan.cells if limit in (*planned.train.over, *planned.evaluate.over)]
         if over:
             print(f"{len(over)} cells {words}; the first is {over[0].cell.cell_id}")
-    sharded = [planned for planned in plan.cells if planned.train.sharded]
-    if sharded:
-        print(
-            f"{len(sharded)} cells have to be sharded, which is not there yet; the first is {sharded[0].cell.cell_id}"
-        )
+
+
+def _print_shards(plan: Plan) -> None:
+    """What each accelerator holds of the cells that are too large for one, a line for each kind of them."""
+    kinds = {}
+    for planned in plan.cells:
+        if planned.train.sharded:
+            recipe = planned.cell.recipe
+            kinds[recipe.family, recipe.size, planned.train.memory, planned.train.resources] = planned.train
+    for (family, size, _, resources), cost in kinds.items():
+        parts = [f"{name} {gb:.3g}" for name, gb in cost.memory_gb.items() if gb and name != "total"]
+        total, among = cost.memory_gb["total"], f"{resources.num_accelerators} accelerators"
+        print_sentence(f"{family} {size} is sharded over {among}; GB on each: {', '.join(parts)}; in all {total:.3g}")
 
 
 def _print_measured(plan: Plan) -> None:

@@ -120,6 +120,31 @@ def has_batch_norm(a: Architecture) -> bool:
     return a.family == "resnet" or (a.family == "timm" and measurement(a).batch_norm)
 
 
+def num_gathered(a: Architecture) -> int:
+    """The most parameters that a sharded model has whole at a time: those outside its blocks, a block and the next.
+
+    Where its blocks are not known, all of them.
+    """
+    if a.family == "timm":
+        return num_params(a)
+    block = _largest_block(a)
+    if a.family == "resnet":
+        expansion = 4 if a.bottleneck else 1
+        last = a.width * 2 ** (len(a.blocks) - 1) * expansion
+        outside = (_stem(a) + _linear(1, last, a.num_classes)).params
+    else:
+        outside = num_params(a) - a.depth * block
+    return min(num_params(a), outside + 2 * block)
+
+
+def _largest_block(a: Architecture) -> int:
+    """Its parameters; of a ResNet it is the first of the last stage."""
+    if a.family != "resnet":
+        return num_params(a) - num_params(replace(a, depth=a.depth - 1))
+    planes = a.width * 2 ** (len(a.blocks) - 1)
+    return _block(a, planes // 2 * (4 if a.bottleneck else 1), planes, 2, 1).params
+
+
 @lru_cache(maxsize=1 << 16)
 def _cost(a: Architecture) -> _Cost:
     return _COSTS[a.family](a)
@@ -257,18 +282,24 @@ _COSTS: Mapping[Family, Callable[[Architecture], _Cost]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingMemory:
-    """What one training step keeps, in GB (10**9 bytes); sharding divides all but the activations."""
+    """What one training step keeps on one device, in GB (10**9 bytes).
+
+    Of a sharded model each device has its share of weights, gradients, optimiser state and average; `gathered_gb` are
+    the weights and gradients of what is whole at a time.
+    """
 
     weights_gb: float
     gradients_gb: float
     optimizer_gb: float
     average_gb: float
     activations_gb: float
+    gathered_gb: float = 0.0
 
     @property
     def total_gb(self) -> float:
         """The sum of the parts."""
-        return self.weights_gb + self.gradients_gb + self.optimizer_gb + self.average_gb + self.activations_gb
+        state = self.weights_gb + self.gradients_gb + self.optimizer_gb + self.average_gb
+        return state + self.activations_gb + self.gathered_gb
 
 
 @lru_cache(maxsize=1 << 16)
@@ -302,6 +333,7 @@ def training_memory(
     dropout: bool = False,
     average: bool = False,
     checkpointed: bool = False,
+    num_shards: int = 1,
 ) -> TrainingMemory:
     """What fills the memory during one training step; the sum is a little more than is ever needed at once.
 
@@ -322,6 +354,7 @@ def training_memory(
         dropout: whether its masks are kept, counted as activations: a CPU keeps them so, CUDA in a byte each.
         average: whether a moving average of the weights is kept.
         checkpointed: whether blocks keep only what goes into them, and are computed again for the backward pass.
+        num_shards: among how many devices the model is sharded (see `models.shard`); 1 for one that each has whole.
 
     Raises:
         UnknownNameError: no such precision or optimiser.
@@ -334,7 +367,7 @@ def training_memory(
     if batch_size < 1:
         raise UserError(f"{a.family} {a.size}: batch_size is {batch_size}; it must be at least 1")
     cost = _cost(a)
-    weights_gb = 4 * cost.params / _BYTES_PER_GB
+    weights_gb = 4 * cost.params / num_shards / _BYTES_PER_GB
     kept = _checkpointed(a, dropout) if checkpointed else cost + _Cost(kept=num_dropped(a) * dropout)
     if precision == "float32":
         activations = batch_size * 4 * (kept.kept + kept.kept_wide)
@@ -343,7 +376,8 @@ def training_memory(
     return TrainingMemory(
         weights_gb=weights_gb,
         gradients_gb=weights_gb,
-        optimizer_gb=_optimizer_bytes(cost, optimizer) / _BYTES_PER_GB,
+        optimizer_gb=_optimizer_bytes(cost, optimizer) / num_shards / _BYTES_PER_GB,
         average_gb=weights_gb if average else 0.0,
         activations_gb=activations / _BYTES_PER_GB,
+        gathered_gb=2 * 4 * num_gathered(a) / _BYTES_PER_GB if num_shards > 1 else 0.0,
     )

@@ -67,6 +67,7 @@ def _train(work: Work) -> dict[str, Any]:
         checkpointed=work.manifest.checkpointed,
         compiled=work.manifest.compiled,
         peak_teraflops=work.manifest.peak_teraflops,
+        sharded=work.manifest.sharded,
     )
     work.agree_to_stop()
     ended = {

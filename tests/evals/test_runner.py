@@ -17,7 +17,7 @@ from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, eval_id
 from evals.runner import evaluate_checkpoint, write_null_rows
 from models.build import build_model
-from models.checkpoint import load_weights, save_checkpoint
+from models.checkpoint import load_weights, save_checkpoint, take_snapshot
 from models.errors import CheckpointError, UnknownNameError
 from models.ladder import architecture
 
@@ -65,9 +65,8 @@ def small_model(a=VIT):
 def checkpoint_dir(tmp_path_factory):
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return save_checkpoint(
-        tmp_path_factory.mktemp("cell"), 200, model=model, optimizer=optimizer, state={}, metrics=CHECKPOINT
-    )
+    root = tmp_path_factory.mktemp("cell")
+    return save_checkpoint(take_snapshot(root, 200, model=model, optimizer=optimizer, state={}, metrics=CHECKPOINT))
 
 
 def load(folder):

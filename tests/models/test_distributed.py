@@ -1,80 +1,15 @@
-"""Real processes over gloo; torch is slow to start, so a world of processes trains all its cells one after another."""
+"""Several processes train one model, whole in each of them."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from models.checkpoint import finalised_steps, step_folder
+from models.checkpoint import finalised_steps
 from models.distributed import World
 from models.recipe import Recipe
 from models.train import train
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# A rank that runs the cells it is given, in one world; each cell's records, and how it ended.
-RANK = """
-import json, sys
-from pathlib import Path
-import torch
-from models.distributed import World
-from models.recipe import Recipe
-from models.train import train
-from models.trunk import Trunk
-
-rank, size, port, listen_fd, folder, cells = json.loads(sys.argv[1])
-place = {"rank": rank, "size": size, "local_rank": rank, "host": "127.0.0.1", "port": port}
-
-def run(name, world):
-    cell, asked, records = cells[name], [], []
-    def should_stop():
-        asked.append(1)
-        if (rank, len(asked)) == tuple(cell.get("oom_at", ())):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return (rank, len(asked)) == tuple(cell.get("stop_at", ()))
-    try:
-        ended = train(
-            Recipe.model_validate(cell["recipe"]), Path(folder) / name, num_checkpoints=3, log=records.append,
-            should_stop=should_stop, micro_batch=cell.get("micro_batch"), world=world,
-            checkpointed=cell.get("checkpointed", False),
-            trunk=Trunk(folder=Path(folder) / "trunk", epochs=tuple(cell["lengths"])) if "lengths" in cell else None,
-        )
-        said = [ended.outcome, ended.step, ended.first_step]
-    except Exception as error:
-        said = [type(error).__name__, str(error), getattr(error, "failed_type", None)]
-    print(json.dumps({"cell": name, "ended": said, "records": records}), flush=True)
-    return said
-
-with World.formed(**place, listen_fd=listen_fd) as world:
-    for name in cells:
-        if run(name, world)[0] not in ("done", "diverged", "interrupted"):
-            sys.exit()  # the world is of no more use
-"""
-
-
-def recipe(family="vit", **axes):
-    return {
-        "family": family,
-        "size": "pico",
-        "dataset": "icons",
-        "image_size": 32,
-        "patch_size": None if family == "resnet" else 8,
-        "fraction": 0.01,
-        "batch_size": 31,
-        "epochs": 0.5,
-        "optimizer": "sgd",
-        "learning_rate": 0.05,
-        "head_learning_rate": 0.05,
-        "head_weight_decay": 0.03,
-    } | axes
-
+from tests.models.worlds import curve, largest_difference, recipe, run_world
 
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
 CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, ema=0.9)
@@ -112,26 +47,6 @@ def worlds(tmp_path_factory):
     return folder, {size: run_world(size, cells, folder) for size, cells in CELLS.items()}
 
 
-def run_world(size, cells, folder):
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        ranks = [stack.enter_context(start(rank, size, listener, folder, cells)) for rank in range(size)]
-        said = [process.communicate(timeout=400)[0].splitlines() for process in ranks]
-    return [{record["cell"]: record for record in map(json.loads, lines)} for lines in said]
-
-
-def start(rank, size, listener, folder, cells):
-    fd = listener.fileno() if rank == 0 else None
-    arguments = json.dumps([rank, size, listener.getsockname()[1], fd, str(folder), cells])
-    return subprocess.Popen(
-        [sys.executable, "-c", RANK, arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        pass_fds=() if fd is None else (fd,),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Trains a recipe in this process, once: its folder and records."""
@@ -146,22 +61,6 @@ def alone(tmp_path_factory):
         return done[key]
 
     return run
-
-
-def curve(records):
-    keys = ("step", "train_loss", "upstream_loss", "upstream_accuracy")
-    kept = [record for record in records if record["event"] in ("train", "checkpoint")]
-    return [{key: record[key] for key in keys if key in record} for record in kept]
-
-
-def weights(folder):
-    return load_file(step_folder(folder, finalised_steps(folder)[-1]) / "weights.safetensors")
-
-
-def largest_difference(folder, expected):
-    ours, theirs = weights(folder), weights(expected)
-    assert ours.keys() == theirs.keys()
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
 @pytest.mark.parametrize(

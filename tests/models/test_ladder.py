@@ -19,6 +19,7 @@ from models import ladder
 from models.build import build_model
 from models.errors import UnknownNameError, UserError
 from models.ladder import FAMILIES, LADDER, Architecture, Family
+from models.shard import blocks
 
 SAME = {"R50": "S", "R101": "M", "R152x2": "L", "R152x4": "g"}  # published names of ResNets that the ladder holds too
 NAMED = [(family, size) for family in FAMILIES for size in ladder.sizes(family) if size not in SAME]
@@ -532,3 +533,23 @@ def test_the_ladder_imports_neither_torch_nor_numpy() -> None:
     code = "import models.ladder, sys; print({'torch', 'timm', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("size", ["pico", "S", "10B"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sharded_model_gathers_what_is_outside_its_blocks_and_two_of_these(family: Family, size: str) -> None:
+    a = at_224(family, size)
+    model, _ = on_meta(a)
+    of_blocks = [count_params(block) for block in blocks(model)]
+    outside = count_params(model) - sum(of_blocks)
+    assert ladder.num_gathered(a) == min(count_params(model), outside + 2 * max(of_blocks))
+
+
+def test_sharding_divides_all_but_the_activations() -> None:
+    one, four = (ladder.training_memory(at_224("vit", "B"), 8, average=True, num_shards=shards) for shards in (1, 4))
+    for part in ("weights_gb", "gradients_gb", "optimizer_gb", "average_gb"):
+        assert getattr(four, part) == pytest.approx(getattr(one, part) / 4)
+    assert (four.activations_gb, one.gathered_gb) == (one.activations_gb, 0)
+    assert four.total_gb == pytest.approx(
+        (one.total_gb - one.activations_gb) / 4 + one.activations_gb + four.gathered_gb
+    )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.build import build_model
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from models.optim import make_optimizer, set_learning_rate
 from models.recipe import Recipe
 from models.train import recipe_architecture
@@ -81,7 +81,7 @@ def test_a_checkpoint_keeps_the_factors_and_the_momentum_in_their_own_precision(
     for p in models[0].parameters():
         p.grad = torch.randn_like(p)
     saved.step()
-    folder = save_checkpoint(tmp_path, 1, model=models[0], optimizer=saved, state={}, metrics={})
+    folder = save_checkpoint(take_snapshot(tmp_path, 1, model=models[0], optimizer=saved, state={}, metrics={}))
     load_checkpoint(folder, model=models[1], optimizer=loaded)
     ours, theirs = (optimizer.state_dict()["state"] for optimizer in (loaded, saved))
     keys = {"step", "exp_avg", "exp_avg_sq", "exp_avg_sq_r", "exp_avg_sq_c"}

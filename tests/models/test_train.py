@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from models.build import build_model
-from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder
+from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder, take_snapshot
 from models.data.order import epoch_order
 from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
@@ -414,7 +414,7 @@ def small():
 
 def save(root, small, step=1):
     model, optimizer = small
-    return save_checkpoint(root, step, model=model, optimizer=optimizer, state={}, metrics={})
+    return save_checkpoint(take_snapshot(root, step, model=model, optimizer=optimizer, state={}, metrics={}))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])

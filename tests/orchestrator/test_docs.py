@@ -52,6 +52,19 @@ def test_the_cluster_pages_examples_make_a_plan(tmp_path):
     assert load_profile(str(tmp_path / "cluster.toml")).driver.partition == "cpu"
 
 
+def test_the_cluster_page_shows_what_the_plan_says_of_a_large_cell(tmp_path):
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    profile, *_ = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (shown,) = re.findall(r"```\n(vit 10B .*?)```", page, re.DOTALL)
+    (tmp_path / "cluster.toml").write_text(profile)
+    grid = 'family = "vit"\nsize = "10B"\npatch_size = 14\nimage_size = 224\nbatch_size = 256\n'
+    cluster = '[cluster]\nprofile = "cluster.toml"\npartition = "gpu-h100"\n'
+    (tmp_path / "study.toml").write_text(
+        f'name = "large"\n[upstream]\ndataset = "icons"\n[grid]\n{grid}[downstream]\ntasks = ["mnist"]\n{cluster}'
+    )
+    assert shown in upshot("plan", cwd=tmp_path)
+
+
 def test_the_model_pages_study_names_a_timm_model():
     (study,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
     parsed = parse_study(tomllib.loads(study), Path("models.md"))

@@ -83,6 +83,7 @@ def test_a_wall_time_above_the_partitions_own_is_refused(tmp_path, monkeypatch):
         assert not small.store.root.exists()
 
 
-def test_a_cell_whose_state_does_not_fit_one_accelerator_is_refused(refused):
+def test_a_cell_that_does_not_fit_the_accelerators_that_there_are_is_refused(refused):
     ten_billion = ("grid.family=vit", "grid.size=10B", "grid.image_size=224", "grid.patch_size=14")
-    assert "cannot be sharded yet" in refused(GPU, *ten_billion, code=2)
+    said = refused(GPU + "max_nodes = 1\n", *ten_billion, code=2)
+    assert "GB on each of 1 accelerators of partition cpu, of whose 80 GB 72 can be planned" in said

@@ -9,8 +9,9 @@ from models.data.residence import fits_in_memory
 from models.memory import own_memory_gb
 from models.recipe import num_steps
 from orchestrator import drive, sizing
-from orchestrator.sizing import TIME_MARGIN, TIME_START_MIN, packed_cost, rounded_minutes, with_less_memory
+from orchestrator.sizing import packed_cost, rounded_minutes, with_less_memory
 from orchestrator.speeds import measure_speeds
+from orchestrator.spread import MEMORY_SHARE, TIME_MARGIN, TIME_START_MIN
 from slurm.cluster import Partition, Profile, ProfileError, local_profile
 from slurm.resources import LimitReachedError
 from tests.models.stored_images import examples, write_folder
@@ -184,16 +185,59 @@ def test_a_small_cell_has_one_accelerator_and_its_share_of_the_node(small):
     assert (one.num_nodes, one.accelerators, one.accelerator, one.num_cpus) == (1, 1, "gpu:h100", 8)
 
 
-def test_ten_billion_parameters_ask_for_many_accelerators_and_are_refused_before_anything_is_written(small):
-    plan = plan_of(small, sets=LARGE)
-    [large] = plan.cells
-    asked = large.train.resources
-    assert asked.num_accelerators * 80 > 160  # 16 bytes a parameter are 160 GB
-    assert asked.tasks_per_node == asked.accelerators
+def test_ten_billion_parameters_are_sharded_over_as_many_accelerators_as_hold_them(small):
+    [large] = plan_of(small, sets=LARGE).cells
+    asked, memory = large.train.resources, large.train.memory
+    assert (asked.num_nodes, asked.accelerators, asked.tasks_per_node) == (1, 8, 8)
     assert large.train.sharded
-    with pytest.raises(ValueError, match="cannot be sharded yet"):
-        drive.refuse_what_cannot_run(plan, CLUSTER)
+    assert large.train.over == ()
+    state_gb = 16 * large.params / 1e9  # weight, gradient and two moments, each in float32
+    assert memory.weights_gb + memory.gradients_gb + memory.optimizer_gb == pytest.approx(state_gb / 8)
+    assert memory.gathered_gb > 4 * large.params / 50 / 1e9  # a block of fifty, at least
+    assert large.train.memory_gb["total"] <= 80 * MEMORY_SHARE
+    assert large.train.micro_batch == 4 or large.train.micro_batch is None
+    # Eight processes copy their shards of a checkpoint to the host, not eight whole ones.
+    assert asked.mem_gb < 8 * 12 * large.params / 1e9
+    drive.refuse_what_cannot_run(plan_of(small, sets=LARGE), CLUSTER)
+
+
+def test_sharded_cells_spread_over_nodes(small):
+    [large] = trains(small, on(accelerator_memory_gb=24), LARGE)
+    assert large.resources.num_accelerators == 32
+    assert large.resources.num_nodes == 4
+    assert large.memory_gb["total"] <= 24 * MEMORY_SHARE
+
+
+def test_the_average_of_the_weights_is_sharded_too(small):
+    (plain,), (averaged,) = (trains(small, CLUSTER, LARGE + axes) for axes in ([], ["grid.ema=0.999"]))
+    assert averaged.memory.average_gb == pytest.approx(averaged.memory.weights_gb)
+    assert plain.memory.average_gb == 0
+
+
+@pytest.mark.parametrize("sets", [[], ["cluster.accelerators=4"]], ids=str)
+def test_shards_that_do_not_fit_are_refused_before_anything_is_written(small, sets):
+    profile = on(accelerator_memory_gb=24, max_nodes=1)
+    plan = plan_of(small, profile, LARGE + sets)
+    assert plan.cells[0].train.over == ("accelerator",)
+    num = 4 if sets else 8
+    with pytest.raises(ValueError, match=rf"GB on each of {num} accelerators .* of whose 24 GB 21.6"):
+        drive.refuse_what_cannot_run(plan, profile)
     assert not small.runs.exists()
+
+
+def test_shards_over_tpus_are_those_of_one_host(small):
+    profile = Profile(partitions={"tpu": TPU})
+    [fits] = trains(small, profile, [*LARGE, 'grid.size=["g"]'])
+    assert fits.sharded
+    assert (fits.resources.num_nodes, fits.resources.tasks_per_node, fits.resources.accelerators) == (1, 1, 4)
+    with pytest.raises(ValueError, match=r"GB on each of 4 accelerators of partition tpu"):
+        drive.refuse_what_cannot_run(plan_of(small, profile, LARGE), profile)
+
+
+def test_a_cell_that_fits_one_accelerator_is_not_sharded(small):
+    cost = trains(small, sets=["cluster.accelerators=8"])[0]
+    assert not cost.sharded
+    assert cost.memory.gathered_gb == 0
 
 
 def test_what_one_accelerator_does_not_end_within_one_wall_time_is_given_more(small):

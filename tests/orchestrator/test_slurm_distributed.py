@@ -28,8 +28,13 @@ pytestmark = pytest.mark.slurm
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process records of the cell: its losses and its measurements."""
-    small = SmallStudy(tmp_path_factory.mktemp("alone"))
-    upshot("submit", small.path, "--runs", small.runs, *ONE_CELL)
+    return run_alone(tmp_path_factory.mktemp("alone"), *ONE_CELL)
+
+
+def run_alone(folder, *words):
+    folder.mkdir(exist_ok=True)
+    small = SmallStudy(folder)
+    upshot("submit", small.path, "--runs", small.runs, *words)
     upshot("watch", small.path, "--runs", small.runs)
     return recorded(small)
 
@@ -50,11 +55,32 @@ def together(tmp_path, on_slurm):
     return small
 
 
-def check_as_alone(small, alone):
+def check_as_alone(small, alone, tolerance=1e-6):
     together = recorded(small)
     assert together.keys() == alone.keys()
     for key, values in alone.items():
-        assert together[key] == pytest.approx(values, abs=1e-6), key
+        assert together[key] == pytest.approx(values, abs=tolerance), key
+
+
+def test_what_no_accelerator_holds_is_sharded_over_two_nodes(tmp_path, on_slurm):
+    """The plan finds it: the cell's state alone is more than what is said to be an accelerator's memory."""
+    words = (*ONE_CELL, "--set", "grid.size=dim32-depth12", "--set", "grid.epochs=1")
+    alone = run_alone(tmp_path / "alone", *words)
+    small = SmallStudy(tmp_path)
+    (tmp_path / "mini.toml").write_text(PROFILE + "accelerator_memory_gb = 0.0031\nmax_nodes = 2\n")
+    small.path.write_text(small.path.read_text() + '[cluster]\nprofile = "mini.toml"\n')
+    [cell] = upshot_json("plan", small.path, "--runs", small.runs, *words)["cells"]
+    assert (cell["sharded"], cell["resources"]["train"]["num_nodes"]) == (True, 2)
+    assert "vit dim32-depth12 is sharded over 2 accelerators" in upshot(
+        "plan", small.path, "--runs", small.runs, *words
+    )
+    upshot("submit", small.path, "--runs", small.runs, *words)
+    assert "1 done" in upshot("watch", small.store.root, "--every", "0.5")
+    assert [m.sharded for m in small.store.manifests()] == [True, False]
+    [stored] = small.store.cells()
+    [start] = [r for r in read_records(small.store.train_log(stored.cell_id)).records if r["event"] == "start"]
+    assert start["world_size"] == 2
+    check_as_alone(small, alone, tolerance=1e-5)
 
 
 def test_two_nodes_train_a_cell_as_one_process_does(together, alone):
