@@ -19,8 +19,9 @@ import torch
 from models.build import build_model
 from models.ladder import train_flops
 from models.optim import make_optimizer
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
-from models.train import recipe_architecture, train
+from models.train import train
 
 NO_GPU = 3
 NUM_CLASSES = 688  # of the icons

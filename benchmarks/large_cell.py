@@ -73,8 +73,9 @@ def run_rank(rank: int, size: str, port: int, listen_fd: int | None, folder: str
     from dataclasses import asdict
 
     from models.distributed import World
+    from models.prepare import recipe_architecture
     from models.recipe import Recipe
-    from models.train import recipe_architecture, train
+    from models.train import train
 
     recipe = Recipe.model_validate(RECIPE | {"size": size})
     records: list[tuple[float, dict[str, object]]] = []

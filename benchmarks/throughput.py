@@ -107,7 +107,7 @@ def model_and_optimizer(family: str, pixels: int, size: str, batch: int):
     from models.build import build_model
     from models.device import pick_device
     from models.optim import make_optimizer
-    from models.train import recipe_architecture
+    from models.prepare import recipe_architecture
 
     pick_device()
     torch.manual_seed(0)

@@ -16,22 +16,22 @@ from typing import Any, Literal, Self
 import torch
 
 from models.augment import StepImages
-from models.average import averaged
 from models.build import build_model
 from models.checkpoint import RESUME, load_checkpoint, load_newest, load_weights, read_json, step_folder
 from models.data.corrupt import MAX_CORRUPT
-from models.device import Device, peak_memory_gb, pick_device
+from models.device import pick_device
 from models.distributed import World
-from models.errors import CorruptCheckpointError, UserError
-from models.ladder import Architecture, architecture, has_batch_norm, num_params, train_flops
-from models.optim import learning_rate_factor, make_optimizer, set_learning_rate
+from models.errors import CorruptCheckpointError
+from models.ladder import Architecture, has_batch_norm
+from models.optim import learning_rate_factor, set_learning_rate
 from models.origin import check_origins, origin
-from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
+from models.prepare import prepare
+from models.recipe import Recipe, checkpoint_steps, cooldown_start
+from models.records import checkpoint_metrics, peaks, start_record, train_record
 from models.saver import Saver
-from models.shard import sharded_average, sharded_model
-from models.step import Run, fast, parallel, synchronised, take_step
+from models.step import Run, take_step
 from models.trunk import Trunk, steps_to_leave, take_states
-from models.upstream import load_upstream, measure_upstream, training_images
+from models.upstream import measure_upstream, training_images
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -127,7 +127,7 @@ def train(
     """
     log = log if world.rank == 0 else _silent
     with world.failing_together():
-        run = _prepare(
+        run = prepare(
             recipe,
             micro_batch,
             max_corrupt,
@@ -143,7 +143,7 @@ def train(
         run.device.spread(run.model, run.optimizer)
         if run.average is not None:
             run.device.spread(run.average)
-        log(_start_record(run, state["step"]))
+        log(start_record(run, state["step"]))
         with Saver(folder, world, log, sharded=run.sharded) as saver:
             outcome, last = _loop(run, state, places, saver, should_stop)
     return TrainResult(
@@ -152,101 +152,8 @@ def train(
         first_step=state["step"],
         steps=places.steps,
         examples_seen=last * run.batch_size,
-        **_peaks(run),
+        **peaks(run),
     )
-
-
-def recipe_architecture(recipe: Recipe, num_classes: int) -> Architecture:
-    """The recipe's model with a head for `num_classes` upstream classes."""
-    return architecture(
-        recipe.family,
-        recipe.size,
-        image_size=recipe.image_size,
-        num_classes=num_classes,
-        patch_size=recipe.patch_size,
-    )
-
-
-def _prepare(
-    recipe: Recipe,
-    micro_batch: int | None,
-    max_corrupt: float,
-    world: World,
-    peak_teraflops: float | None,
-    *,
-    sharded: bool,
-    checkpointed: bool,
-    compiled: bool,
-) -> Run:
-    if micro_batch is not None and micro_batch < 1:
-        raise UserError(f"micro_batch: must be at least 1 image, or None, not {micro_batch}")
-    device = _common_device(world)
-    if device.compiles:  # torch-xla compiles by itself, and computes again what it has no memory for
-        checkpointed = compiled = False
-    data = load_upstream(recipe, max_corrupt=max_corrupt)
-    torch.manual_seed(recipe.seed)
-    arch = recipe_architecture(recipe, data.num_classes)
-    model, average = _build(recipe, arch, device, world, sharded=sharded, checkpointed=checkpointed)
-    forward = model if sharded else parallel(model, device, world)
-    num_images = len(data.train)
-    steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
-    _check_chips(device, world, batch)
-    return Run(
-        recipe=recipe,
-        data=data,
-        architecture=arch,
-        model=model,
-        forward=fast(forward) if compiled and not sharded else forward,
-        optimizer=make_optimizer(model, recipe, capturable=device.compiles),
-        average=average,
-        device=device,
-        world=world,
-        sharded=sharded,
-        num_steps=steps,
-        num_warmup=num_warmup_steps(recipe, num_steps=steps, steps_an_epoch=num_images // batch),
-        batch_size=batch,
-        peak_teraflops=peak_teraflops,
-        checkpointed=checkpointed,
-        micro_batch=min((micro_batch or batch) * device.num_chips, -(-batch // world.size)),
-    )
-
-
-def _check_chips(device: Device, world: World, batch: int) -> None:
-    if device.compiles and world.size > 1:
-        raise UserError(
-            f"{world.size} processes, but torch-xla trains a cell in one, on the chips of one host: give the cell at"
-            " most a host's accelerators"
-        )
-    if batch % device.num_chips:
-        raise UserError(
-            f"a batch of {batch} images cannot be split among the {device.num_chips} chips of {device.name}: let"
-            " batch_size be a multiple (a training set smaller than a batch is one batch)"
-        )
-
-
-def _build(
-    recipe: Recipe, arch: Architecture, device: Device, world: World, *, sharded: bool, checkpointed: bool
-) -> tuple[torch.nn.Module, torch.nn.Module | None]:
-    """(the model, the average of its weights or None), on the device."""
-
-    def build() -> torch.nn.Module:
-        model = build_model(arch, dropout=recipe.dropout, drop_path=recipe.drop_path, checkpointed=checkpointed)
-        return synchronised(model, device, world).train()
-
-    if sharded:
-        model = sharded_model(build, device.torch_device, world)
-        return model, None if recipe.ema is None else sharded_average(model, build, device.torch_device, world)
-    model = build().to(device.torch_device)
-    return model, None if recipe.ema is None else averaged(model)
-
-
-def _common_device(world: World) -> Device:
-    device = pick_device(world.local_rank)
-    num_cuda = world.sum(device.torch_device.type == "cuda")
-    if num_cuda not in (0, world.size):
-        raise RuntimeError(f"{num_cuda:.0f} of {world.size} processes found an accelerator; this one {device.name}")
-    device.reset_peak()
-    return device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,22 +206,6 @@ def _resume(run: Run, folder: Path, log: Log) -> dict[str, Any]:
 def _kept(run: Run) -> dict[str, Any]:
     """What a checkpoint holds of a run beside its state."""
     return {"model": run.model, "optimizer": run.optimizer, "average": run.average}
-
-
-def _start_record(run: Run, first_step: int) -> dict[str, Any]:
-    return {
-        "event": "start",
-        "step": first_step,
-        "num_steps": run.num_steps,
-        "batch_size": run.batch_size,
-        "micro_batch": run.micro_batch,
-        "world_size": run.world.size,
-        "num_train": len(run.data.train),
-        "num_classes": run.data.num_classes,
-        "params": num_params(run.architecture),
-        "device": run.device.name,
-        "accelerators": run.device.num_accelerators,
-    }
 
 
 @dataclass(slots=True)
@@ -404,16 +295,16 @@ def _report(run: Run, progress: _Progress, done: int, rate: float, places: _Plac
     loss = run.world.sum(float(progress.loss_sum)) / (done - progress.since)
     images_per_second = (done - progress.began_at) * run.batch_size / (time.perf_counter() - progress.began)
     norm = None if progress.gradient_norm is None else float(progress.gradient_norm)
-    record = _train_record(run, done, loss, rate, images_per_second)
+    record = train_record(run, done, loss, rate, images_per_second)
     saver.log(record | ({} if norm is None else {"gradient_norm": norm}))
     due = done in places.steps or done in places.shared
     measured = _measured(run, loss) if due else (None, loss)
     _tell_corrupt(run, done, saver.log)
     if run.world.any(not math.isfinite(measured[1])):
-        saver.log({"event": "diverged", **_metrics(run, done, loss, None, None)})
+        saver.log({"event": "diverged", **checkpoint_metrics(run, done, loss, None, None)})
         return False
     if due:
-        _leave_checkpoints(run, done, _metrics(run, done, loss, *measured), places, saver)
+        _leave_checkpoints(run, done, checkpoint_metrics(run, done, loss, *measured), places, saver)
     return True
 
 
@@ -445,41 +336,6 @@ def _measured(run: Run, loss: float) -> tuple[float | None, float]:
     if (run.world.rank > 0 and not run.sharded) or not math.isfinite(loss):
         return None, loss
     return measure_upstream(run.model if run.average is None else run.average, run.data, run.device)
-
-
-def _train_record(run: Run, step: int, loss: float, rate: float, images_per_second: float) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "event": "train",
-        "step": step,
-        "examples_seen": step * run.batch_size,
-        "train_loss": loss,
-        "learning_rate": run.recipe.learning_rate * rate,
-        "images_per_second": round(images_per_second, 1),
-    }
-    if run.peak_teraflops is not None:  # model FLOPs utilisation (arXiv 2204.02311, appendix B)
-        record["mfu"] = float(f"{train_flops(run.architecture) * images_per_second / (run.peak_teraflops * 1e12):.3g}")
-    return record
-
-
-def _metrics(run: Run, step: int, train_loss: float, accuracy: float | None, loss: float | None) -> dict[str, Any]:
-    return {
-        "step": step,
-        "examples_seen": step * run.batch_size,
-        "train_loss": train_loss,
-        "upstream_accuracy": accuracy,
-        "upstream_loss": loss,
-        "upstream_num_test": len(run.data.test),
-        "upstream_num_classes": run.data.num_classes,
-        "params": num_params(run.architecture),
-        "flops": train_flops(run.architecture) * step * run.batch_size,
-        "micro_batch": run.micro_batch,
-        "world_size": run.world.size,
-        **_peaks(run),
-    }
-
-
-def _peaks(run: Run) -> dict[str, float | None]:
-    return {"peak_memory_gb": peak_memory_gb(), "peak_accelerator_gb": run.device.peak_accelerator_gb()}
 
 
 def _silent(_: dict[str, Any]) -> None:

@@ -160,7 +160,7 @@ def _evaluate_step(work: Work, study: Study, step: int) -> int:
 
 def _subject(work: Work, study: Study, metrics: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation is about, as `evals.runner` takes it."""
-    from models.train import recipe_architecture
+    from models.prepare import recipe_architecture
 
     d = study.downstream
     return {

@@ -13,9 +13,10 @@ from models import saver
 from models.build import build_model
 from models.checkpoint import Snapshot, write
 from models.distributed import World
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
 from models.shard import sharded_model, whole
-from models.train import recipe_architecture, train
+from models.train import train
 from models.trunk import Trunk
 
 CELL_ENDS = ("done", "diverged", "interrupted")

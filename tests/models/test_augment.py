@@ -9,9 +9,10 @@ from models.augment import StepImages, draw_batch
 from models.build import build_model
 from models.data.order import epoch_order
 from models.device import Device
+from models.prepare import recipe_architecture
 from models.recipe import Axes, Recipe
 from models.step import micro_batches
-from models.train import recipe_architecture, train
+from models.train import train
 from models.upstream import load_upstream
 
 CPU = Device(torch.device("cpu"))

@@ -8,8 +8,9 @@ from models.average import averaged, update_average
 from models.build import build_model
 from models.checkpoint import finalised_steps, step_folder
 from models.device import pick_device
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
-from models.train import load_model, recipe_architecture, train
+from models.train import load_model, train
 from models.upstream import load_upstream, measure_upstream
 
 

@@ -4,8 +4,8 @@ import torch
 from models.build import build_model
 from models.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
 from models.optim import make_optimizer, set_learning_rate
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
-from models.train import recipe_architecture
 
 
 def recipe(**axes):

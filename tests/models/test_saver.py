@@ -14,9 +14,10 @@ from models.build import build_model
 from models.checkpoint import finalised_steps, load_checkpoint, save_checkpoint, step_folder
 from models.distributed import World
 from models.optim import make_optimizer
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
 from models.saver import Saver
-from models.train import recipe_architecture, train
+from models.train import train
 from tests.models.worlds import recipe
 
 

@@ -5,8 +5,9 @@ import pytest
 from models.build import build_model
 from models.checkpoint import finalised_steps, step_folder
 from models.ladder import FAMILIES, num_params
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
-from models.train import recipe_architecture, train
+from models.train import train
 from tests.models.worlds import curve, largest_difference, recipe, run_world, weights
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "head_learning_rate": 1e-3}

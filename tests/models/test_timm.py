@@ -15,9 +15,10 @@ from models.distributed import World
 from models.errors import UserError
 from models.ladder import Architecture, Family, measured
 from models.measure import measure
+from models.prepare import recipe_architecture
 from models.recipe import Recipe
 from models.step import synchronised
-from models.train import recipe_architecture, train
+from models.train import train
 from models.upstream import load_upstream
 from tests.models.test_ladder import count_params, kept_for_backward
 

@@ -18,11 +18,11 @@ from models.data.order import epoch_order
 from models.device import pick_device
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
 from models.optim import learning_rate_factor, make_optimizer, parameter_groups
+from models.prepare import recipe_architecture
 from models.recipe import Recipe, checkpoint_steps, cooldown_start, num_steps, num_warmup_steps
 from models.step import layer_seed, micro_batches
 from models.train import (
     load_model,
-    recipe_architecture,
     train,
 )
 from models.upstream import load_upstream, measure_upstream

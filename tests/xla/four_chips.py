@@ -17,7 +17,8 @@ from models.build import build_model
 from models.device import pick_device
 from models.errors import UserError
 from models.optim import make_optimizer, set_learning_rate
-from models.train import load_model, recipe_architecture
+from models.prepare import recipe_architecture
+from models.train import load_model
 from tests.xla.runs import Trained, last_checkpoint, recipe, run
 
 

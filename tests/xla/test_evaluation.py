@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.xla, pytest.mark.xdist_group("xla training")]
 @pytest.fixture(scope="session")
 def checkpoint(unbroken):
     """A family's last checkpoint, what was measured at it, and its architecture."""
-    from models.train import recipe_architecture
+    from models.prepare import recipe_architecture
 
     def of(family):
         last, metrics = last_checkpoint(unbroken(family).folder)

@@ -99,7 +99,7 @@ def test_checkpoints_go_from_one_environment_to_the_other_and_on(unbroken, first
 
 def test_several_processes_are_refused():
     from models.distributed import World
-    from models.train import _check_chips
+    from models.prepare import _check_chips
 
     with pytest.raises(UserError, match=r"2 processes, but torch-xla trains a cell in one"):
         _check_chips(pick_device(), World(size=2), 32)
