@@ -186,7 +186,7 @@ def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
     """
     packaged = not is_folder(recipe.dataset)
     images = 2 * residence.images_gb(info.num_examples, recipe.image_size, info.channels) if packaged else 0.0
-    per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema is not None else 0)
+    per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema else 0)
     return MEMORY_BASE_GB + images + per_parameter * params / 1e9
 
 
