@@ -208,6 +208,8 @@ def found_shards(dataset: str) -> tuple[Path, list[Path]]:
     folder, pattern = place_of(dataset)
     if pattern and not part_files.is_pattern(dataset) and not Path(dataset).expanduser().exists():
         raise DataError(f"{dataset}: no such file or folder")
+    if pattern and not is_shards(dataset):
+        raise DataError(f"{dataset}: is no tar shard, nor a pattern of some: it should end in .tar")
     found = part_files.matching(dataset) if pattern else part_files.files_in(folder, (".tar", *COMPRESSED))
     packed = [path for path in found if path.name.endswith(COMPRESSED)]
     if packed:
