@@ -93,8 +93,8 @@ class Axes(BaseModel):
     augreg: AugReg = "none"
     """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
     ema: Rate = 0.0
-    """Decay of an average of the weights over the steps, which is what is measured, upstream and downstream; with 0 there
-    is none."""
+    """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream;
+    0 for none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
