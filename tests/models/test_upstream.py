@@ -66,7 +66,7 @@ def batches(wanted, steps=range(4), **options):
     data = load_upstream(wanted, **options)
     with training_images(data, wanted, steps, world=ALONE, device=pick_device()) as coming:
         return [
-            (images.inputs(all_of(images), torch.device("cpu")), images.labels(all_of(images))) for images in coming
+            (images.inputs(all_of(images), pick_device()), images.labels(all_of(images))) for images in coming
         ]
 
 
@@ -125,7 +125,7 @@ def test_a_kept_image_is_read_once(places, few, tmp_path):
     for epoch in (0, 0):
         steps = range(epoch, a_epoch)
         with training_images(data, wanted, steps, world=ALONE, device=pick_device()) as coming:
-            seen.append([(images.inputs(all_of(images), torch.device("cpu")),) for images in coming])
+            seen.append([(images.inputs(all_of(images), pick_device()),) for images in coming])
         for path in (tmp_path / "gone").rglob("*.png"):
             path.unlink()
     assert equal(*seen)
@@ -183,7 +183,7 @@ def test_the_ranks_together_see_the_batch_of_one_process(places, size, axes):
         with training_images(data, wanted, range(2), world=world, device=device) as coming:
             for step, images in enumerate(coming):
                 place_P = np.array_split(all_of(images), size)[rank]
-                parts.append((step, images.inputs(place_P, device.torch_device), images.labels(place_P)))
+                parts.append((step, images.inputs(place_P, device), images.labels(place_P)))
     for step in range(2):
         mine = [part for part in parts if part[0] == step]
         assert torch.equal(torch.cat([x for _, x, _ in mine]), whole[step][0])
