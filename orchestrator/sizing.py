@@ -196,7 +196,7 @@ def _stored_gb(recipe: Recipe, info: SetInfo, split: Split, memory_gb: float) ->
         return 0.0
     num_images = kept(recipe.dataset, **recipe.subset)[0] + min(info.num_test, MAX_TEST)
     share = math.ceil(recipe.batch_size / max(1, split.accelerators))
-    return residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
+    return info.held_gb + residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
 
 
 def _train_cost(

@@ -119,6 +119,7 @@ class TableSet:
         self._ends = list(accumulate(self.shard_sizes))
         largest = max(table.chunk_bytes for table in self._tables)
         self.most_open = max(1, min(MOST_OPEN, ROOM_BYTES // max(1, largest)))
+        self.held_gb = min(self.most_open, len(chunks)) * largest / 1e9
         self._images = Recent(self._read_images, self.most_open)
         self.drawn_by_shard = False
 

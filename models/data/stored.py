@@ -52,6 +52,11 @@ class StoredSet(Protocol):
         ...
 
     @property
+    def held_gb(self) -> float:
+        """What a process holds at most of it: what is open, and where each image lies."""
+        ...
+
+    @property
     def drawn_by_shard(self) -> bool:
         """Whether a fraction of it is the same share of every shard: that needs no label."""
         ...
@@ -185,6 +190,7 @@ def described(s: StoredSet) -> SetInfo:
         num_classes=num_classes,
         image_size=width if width == height and same_size else None,
         channels=1 if all(mode == "L" for _, mode in headers) else 3,
+        held_gb=s.held_gb,
         title=Path(s.name).name,
         source=s.name,
     )

@@ -345,3 +345,13 @@ def test_malformed_lists_of_files(tmp_path, name, content):
     assert f"{tmp_path}/{name}: is not what save_to_disk writes" in refusal(tmp_path, describe)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     assert f"{tmp_path}/train/state.json: is not what save_to_disk writes" in refusal(tmp_path, describe)
+
+
+def test_a_plan_knows_what_row_groups_take_that_stay_open(tmp_path):
+    """Encoded images of a hundred row groups and more stay in memory."""
+    examples = [(image + bytes(200_000), label) for image, label in encoded()[:200]]
+    pq.write_table(table_of(examples), tmp_path / "all.parquet", row_group_size=4, compression="none")
+    planned_gb, s = describe(str(tmp_path)).held_gb, open_stored(str(tmp_path))
+    before = pa.total_allocated_bytes()
+    read_all(s)
+    assert planned_gb / 2 < (pa.total_allocated_bytes() - before) / 1e9 < 2 * planned_gb
