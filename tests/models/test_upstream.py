@@ -65,9 +65,7 @@ def batches(wanted, steps=range(4), **options):
     """[(uint8 images, labels)] of some steps, as one process gets them."""
     data = load_upstream(wanted, **options)
     with training_images(data, wanted, steps, world=ALONE, device=pick_device()) as coming:
-        return [
-            (images.inputs(all_of(images), pick_device()), images.labels(all_of(images))) for images in coming
-        ]
+        return [(images.inputs(all_of(images), pick_device()), images.labels(all_of(images))) for images in coming]
 
 
 def all_of(images):
