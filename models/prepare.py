@@ -99,9 +99,9 @@ def _build(
 
     if sharded:
         model = sharded_model(build, device.torch_device, world)
-        return model, None if recipe.ema is None else sharded_average(model, build, device.torch_device, world)
+        return model, sharded_average(model, build, device.torch_device, world) if recipe.ema else None
     model = build().to(device.torch_device)
-    return model, None if recipe.ema is None else averaged(model)
+    return model, averaged(model) if recipe.ema else None
 
 
 def _common_device(world: World) -> Device:

@@ -73,8 +73,8 @@ class Axes(BaseModel):
     runs of any length begin alike."""
     schedule: Schedule = "cosine"
     """How it falls from there: see `models.optim.learning_rate_factor`."""
-    clip_norm: Positive | None = None
-    """The most that the norm of all gradients may be in a step; longer ones are scaled down to it."""
+    clip_norm: NonNegative = 0.0
+    """The most that the norm of all gradients may be in a step; longer ones are scaled down to it. 0 clips nothing."""
     label_smoothing: Rate = 0.0
     dropout: Rate = 0.0
     """Of activations: in a ViT after the position embeddings and the blocks' dense layers, but not of queries, keys
@@ -92,8 +92,9 @@ class Axes(BaseModel):
     the model's resolution (an inception crop); without it the centre, of all of its height or width."""
     augreg: AugReg = "none"
     """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream."""
+    ema: Rate = 0.0
+    """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream;
+    0 for none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

@@ -122,7 +122,7 @@ def take_step(run: Run, step: int, images: StepImages) -> tuple[torch.Tensor, to
         loss = _accumulated(run, images, place_B)
     norm = _clipped(run)
     run.optimizer.step()
-    if run.average is not None and run.recipe.ema is not None:
+    if run.average is not None:
         update_average(run.average, run.model, decay=run.recipe.ema, step=step, scalar=run.device.scalar)
     return loss.detach(), norm
 
@@ -132,7 +132,7 @@ def _clipped(run: Run) -> torch.Tensor | None:
 
     It is that of the whole batch: micro-batches are added up and ranks averaged by now (arXiv 1211.5063, section 3.2).
     """
-    if run.recipe.clip_norm is None:
+    if not run.recipe.clip_norm:
         return None
     return whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.clip_norm))
 

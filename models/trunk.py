@@ -73,9 +73,7 @@ def take_states(trunk: Path, folder: Path, *, steps: Collection[int], before: in
             _link_whole(step_folder(trunk, step), step_folder(folder, step))
         if starts[-1] not in steps:
             _link_whole(step_folder(trunk, starts[-1]), step_folder(folder / RESUME, starts[-1]))
-    except (
-        FileNotFoundError
-    ):  # somebody cleans up: what is there now is whole, and the run takes the other steps itself
+    except FileNotFoundError:  # somebody cleans up: what is here now is whole, and the run takes the other steps itself
         return [step for step in taken if step_folder(folder, step).exists()]
     return taken
 
@@ -93,10 +91,13 @@ def _link_whole(source: Path, target: Path) -> None:
     try:
         shutil.copytree(source, draft, copy_function=_link)
         draft.rename(target)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if not target.exists():
-            raise
+        if target.exists():
+            return
+        if isinstance(error, shutil.Error) and not source.exists():  # copytree's own error for all that went wrong
+            raise FileNotFoundError(f"{source}: was removed while it was read") from error
+        raise
 
 
 def _link(source: str, target: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.errors import DataError, UserError
+from models.errors import DataError, StudyError, UserError
 from orchestrator.files import write_atomically
 from orchestrator.grid import Cell
 from orchestrator.identity import trunk_id
@@ -88,9 +88,13 @@ def unneeded_code(
 
 def unneeded_trunks(store: Store, trained: set[str]) -> list[Path]:
     """The trunks that no cell can go on from any more: all of theirs are trained, submitted yet or not."""
-    known = {cell.cell_id: cell for cell in (*store.submitted_cells(), *store.cells())}
+    trunks = sorted((store.root / "trunks").glob("*"))
+    try:
+        known = {cell.cell_id: cell for cell in (*store.submitted_cells(), *store.cells())} if trunks else {}
+    except StudyError:  # its images are gone or out of reach, so nobody knows which cells may still come
+        return []
     needed = {trunk_id(cell.recipe) for cell_id, cell in known.items() if cell_id not in trained}
-    return [path for path in sorted((store.root / "trunks").glob("*")) if path.name not in needed]
+    return [path for path in trunks if path.name not in needed]
 
 
 def _work(manifest: Manifest) -> Iterator[tuple[int, list[str]]]:

@@ -186,7 +186,7 @@ def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
     """
     packaged = not is_folder(recipe.dataset)
     images = 2 * residence.images_gb(info.num_examples, recipe.image_size, info.channels) if packaged else 0.0
-    per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema is not None else 0)
+    per_parameter = CHECKPOINT_BYTES + (AVERAGE_BYTES if recipe.ema else 0)
     return MEMORY_BASE_GB + images + per_parameter * params / 1e9
 
 
@@ -196,7 +196,7 @@ def _stored_gb(recipe: Recipe, info: SetInfo, split: Split, memory_gb: float) ->
         return 0.0
     num_images = kept(recipe.dataset, **recipe.subset)[0] + min(info.num_test, MAX_TEST)
     share = math.ceil(recipe.batch_size / max(1, split.accelerators))
-    return residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
+    return info.held_gb + residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
 
 
 def _train_cost(

@@ -136,7 +136,7 @@ def _memory(
         recipe.precision,
         recipe.optimizer,
         dropout=recipe.dropout > 0,
-        average=recipe.ema is not None,
+        average=recipe.ema > 0,
         checkpointed=checkpointed,
         num_shards=num_shards,
     )

@@ -24,7 +24,7 @@ head_weight_decay = [0.03, 3.0]
 seed = 0
 # Also: classes, images (in all, in place of a fraction), batch_size, image_size, optimizer ("adamw", "sgd",
 # "adafactor"), learning_rate, weight_decay, head_learning_rate, warmup, schedule ("cosine", "linear", "rsqrt"),
-# clip_norm, label_smoothing, dropout, drop_path, flip, mixup, ema, precision.
+# clip_norm, label_smoothing, dropout, drop_path, flip, mixup, crop, augreg, ema, precision.
 
 # Any timm model, in a [[grid]] table of its own: size = ["timm:convnext_tiny", "timm:resnetv2_50"]
 

@@ -12,12 +12,11 @@ import numpy as np
 
 from models.data import folders, hugging_face, packaged, shards
 from models.data.packaged import packaged_names, shipped
-from models.data.parts import draw_parts
+from models.data.parts import drawn_by_shard, kept_of_shards
 from models.data.sets import ImageSet, IntArray, LabelSet, SetInfo
-from models.data.splits import SplitRule, capped, split, split_rule, subset, subset_size
+from models.data.splits import SplitRule, capped, kept_classes, split, split_rule, subset, subset_size
 from models.data.stored import StoredSet, label_set
 from models.errors import DataError, UserError
-from models.recipe import Subset
 
 __all__ = [
     "ImageSet",
@@ -107,11 +106,29 @@ def kept(dataset: str, *, fraction: float, classes: float, images: int | None, s
     if images is None and fraction == classes == 1:
         info = describe(dataset)
         return info.num_train, info.num_classes
-    if shards.is_shards(dataset):
-        drawn: Subset = {"fraction": fraction, "classes": classes, "images": images, "seed": seed}
-        parts = draw_parts(shards.open_set(dataset), drawn)
-        return int(parts.train.shard_sizes.sum()), len(parts.classes)
-    return subset_size(_train_sizes(dataset), fraction=fraction, classes=classes, images=images, seed=seed)
+    if images is not None or not (is_folder(dataset) and shards.is_shards(dataset)):
+        return subset_size(_train_sizes(dataset), fraction=fraction, classes=classes, images=images, seed=seed)
+    if classes == 1:
+        return int(kept_of_shards(_shards(dataset), fraction, seed).sum()), len(_shards(dataset).classes)
+    kept_C = kept_classes(_train_sizes(dataset), classes=classes, seed=seed)
+    num_images = int(_drawn_sizes(dataset, fraction, seed)[kept_C].sum())
+    if not num_images:
+        raise UserError(f"{dataset}: fraction {fraction} leaves no image of the classes that are kept")
+    return num_images, len(kept_C)
+
+
+@lru_cache
+def _shards(dataset: str) -> shards.ShardSet:
+    return shards.open_set(dataset)
+
+
+@lru_cache
+def _drawn_sizes(dataset: str, fraction: float, seed: int) -> IntArray:
+    """How many images of each class there are in a share of every shard."""
+    labels_N = label_set(_shards(dataset)).labels_N
+    return np.bincount(
+        labels_N[drawn_by_shard(_shards(dataset), fraction, seed).indices()], minlength=labels_N.max() + 1
+    )
 
 
 @lru_cache

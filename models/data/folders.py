@@ -15,6 +15,7 @@ from models.data.sets import BoolArray, ImageSet, IntArray, LabelSet, PixelArray
 from models.data.splits import split
 from models.errors import DataError
 
+FILE_BYTES = 300  # that a path takes
 TRIED = 5  # first images of a class, some of which may be corrupt
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -33,6 +34,11 @@ class FolderSet:
     held_out_shards: frozenset[int] = frozenset()
     paths: list[Path]
     label_N: IntArray
+
+    @property
+    def held_gb(self) -> float:
+        """What all paths take."""
+        return FILE_BYTES * len(self.paths) / 1e9
 
     def read(self, index: int) -> tuple[bytes, int]:
         """(the file's bytes, its label); raises DataError where it is gone or may not be read."""
@@ -110,6 +116,7 @@ def _info(folder: str, changed_ns: int) -> SetInfo:  # noqa: ARG001 - a part of 
         num_classes=len(files.classes),
         image_size=width if width == height and len(set(sizes)) == 1 else None,
         channels=1 if mode == "L" else 3,
+        held_gb=FILE_BYTES * len(files.paths) / 1e9,
         title=Path(folder).name,
         source=folder,
     )

@@ -119,6 +119,7 @@ class TableSet:
         self._ends = list(accumulate(self.shard_sizes))
         largest = max(table.chunk_bytes for table in self._tables)
         self.most_open = max(1, min(MOST_OPEN, ROOM_BYTES // max(1, largest)))
+        self.held_gb = min(self.most_open, len(chunks)) * largest / 1e9
         self._images = Recent(self._read_images, self.most_open)
         self.drawn_by_shard = False
 
@@ -188,7 +189,7 @@ class TableSet:
         names = self._columns.names
         if pa.types.is_integer(column.type):
             labels_N = column.to_numpy().astype(np.int64)
-            names = names or tuple(map(str, range(int(labels_N.max(initial=0)) + 1)))
+            names = names or self._numerals(labels_N)
         else:
             names = names or tuple(sorted(pc.unique(column).to_pylist()))
             labels_N = pc.index_in(column, pa.array(names)).fill_null(-1).to_numpy().astype(np.int64)
@@ -197,6 +198,16 @@ class TableSet:
         none_N = np.zeros(len(labels_N), dtype=np.bool_)
         refuse_untrained_classes(self.name, names, labels_N, none_N if held_out_N is None else held_out_N)
         return names, labels_N
+
+    def _numerals(self, labels_N: IntArray) -> tuple[str, ...]:
+        """Names of classes that have numbers only; raises DataError where these are no numbers of classes."""
+        largest = int(labels_N.max(initial=0))
+        if largest >= len(labels_N):
+            raise DataError(
+                f"{self.place(int(labels_N.argmax()))}: column {self._columns.label!r} holds {largest}, but there are"
+                f" {len(labels_N)} rows only, so these are no numbers of classes: name the right column 'label'"
+            )
+        return tuple(map(str, range(largest + 1)))
 
     def _label_column(self, table: _Table) -> pa.ChunkedArray:
         """The labels of one file: int64, or text."""

@@ -27,6 +27,7 @@ from models.data.shard_index import (
     known_labels,
     listed_sizes,
     name_in,
+    refuse_other_classes,
     told_classes,
 )
 from models.data.shards import found_shards
@@ -118,6 +119,7 @@ class _Index:
         self._sizes = listed_sizes(folder)
         self.labels = known_labels(folder)
         indexed = indexed_classes(folder) or ()
+        refuse_other_classes(folder, told, indexed)
         self._kind: type[int | str] | None = None if not indexed else int if indexed == _numerals(len(indexed)) else str
         self._numbers = {name: number for number, name in enumerate(told or (indexed if self._kind is str else ()))}
         self._num_classes = len(indexed)
@@ -173,7 +175,7 @@ class _Index:
             _replace(self._folder / LABELS, lambda draft: pq.write_table(self._table(), draft, compression="zstd"))
             sizes = {name_in(self._folder, shard): size for shard, size in sorted(self._sizes.items())}
             _replace(self._folder / SIZES, lambda draft: draft.write_text(json.dumps(sizes, indent=0) + "\n"))
-        except PermissionError as error:
+        except OSError as error:
             raise DataError(
                 f"{self._folder}: cannot be written to ({error}): name another folder by --output"
             ) from error

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.data.sets import IntArray
+from models.data.sets import BoolArray, IntArray
 from models.data.splits import capped, split, subset
 from models.data.stored import StoredSet, label_set
 from models.errors import UserError
@@ -110,7 +110,9 @@ def _listed(stored: StoredSet, drawn: Subset) -> Parts:
     labels_N, (train_all, test_all) = listed.labels_N, split(listed)
     by_shard = stored.drawn_by_shard and drawn["images"] is None
     of_classes = subset(labels_N, train_all, **(drawn | {"fraction": 1.0} if by_shard else drawn))
-    train = np.intersect1d(of_classes, _drawn(stored, drawn).train.indices()) if by_shard else of_classes
+    train = of_classes
+    if by_shard:
+        train = np.intersect1d(of_classes, drawn_by_shard(stored, drawn["fraction"], drawn["seed"]).indices())
     if not len(train):
         raise UserError(f"{stored.name}: fraction {drawn['fraction']} leaves no image of the classes that are kept")
     classes = np.unique(labels_N[of_classes])
@@ -124,32 +126,46 @@ def _list(stored: StoredSet, idx: IntArray) -> ListedPart:
 
 
 def _drawn(stored: StoredSet, drawn: Subset) -> Parts:
-    sizes = np.array(stored.shard_sizes, dtype=np.int64)
-    held_out = np.isin(np.arange(len(sizes)), list(stored.held_out_shards))
-    num_train, num_test = _kept_of_shards(stored, drawn), _capped_of_shards(np.where(held_out, sizes, 0))
-
-    def part(kept: IntArray, which: int, seed: int) -> DrawnPart:
-        def draw(shard: int) -> IntArray:
-            return np.sort(np.random.RandomState([seed, which, shard]).permutation(sizes[shard])[: kept[shard]])
-
-        return DrawnPart(np.cumsum(sizes) - sizes, kept, draw)
-
+    num_test = _capped_of_shards(np.where(_held_out(stored), np.array(stored.shard_sizes, dtype=np.int64), 0))
     return Parts(
-        train=part(num_train, _TRAIN, drawn["seed"]),
-        test=part(num_test, _TEST, 0),
+        train=drawn_by_shard(stored, drawn["fraction"], drawn["seed"]),
+        test=_part(stored, num_test, _TEST, 0),
         classes=np.arange(len(stored.classes)),
     )
 
 
-def _kept_of_shards(stored: StoredSet, drawn: Subset) -> IntArray:
-    """How many images of each shard are trained on: a share of each, rounded up or down."""
+def drawn_by_shard(stored: StoredSet, fraction: float, seed: int) -> DrawnPart:
+    """The same share of every shard that is trained on."""
+    return _part(stored, kept_of_shards(stored, fraction, seed), _TRAIN, seed)
+
+
+def _part(stored: StoredSet, kept: IntArray, which: int, seed: int) -> DrawnPart:
+    """So many images of each shard."""
     sizes = np.array(stored.shard_sizes, dtype=np.int64)
-    train = np.where(np.isin(np.arange(len(sizes)), list(stored.held_out_shards)), 0, sizes)
-    rounding = np.random.RandomState([drawn["seed"], _TRAIN]).random_sample(len(sizes))
-    kept: IntArray = np.minimum(np.floor(drawn["fraction"] * train + rounding).astype(np.int64), train)
+
+    def draw(shard: int) -> IntArray:
+        return np.sort(np.random.RandomState([seed, which, shard]).permutation(sizes[shard])[: kept[shard]])
+
+    return DrawnPart(np.cumsum(sizes) - sizes, kept, draw)
+
+
+def kept_of_shards(stored: StoredSet, fraction: float, seed: int) -> IntArray:
+    """How many images of each shard are trained on: a share of each, rounded up or down.
+
+    Raises:
+        UserError: none.
+    """
+    sizes = np.where(_held_out(stored), 0, np.array(stored.shard_sizes, dtype=np.int64))
+    rounding = np.random.RandomState([seed, _TRAIN]).random_sample(len(sizes))
+    kept: IntArray = np.minimum(np.floor(fraction * sizes + rounding).astype(np.int64), sizes)
     if not kept.any():
-        raise UserError(f"{stored.name}: fraction {drawn['fraction']} leaves none of {train.sum():,} images")
+        raise UserError(f"{stored.name}: fraction {fraction} leaves none of {sizes.sum():,} images")
     return kept
+
+
+def _held_out(stored: StoredSet) -> BoolArray:
+    """Of every shard, whether it is."""
+    return np.isin(np.arange(len(stored.shard_sizes)), list(stored.held_out_shards))
 
 
 def _capped_of_shards(sizes: IntArray) -> IntArray:

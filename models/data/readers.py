@@ -70,6 +70,8 @@ class ArrayReader:
 class StoredReader:
     """Images of a stored set; a corrupt one is counted, and the next readable one of its shard stands for it.
 
+    Where none of its shard can be read, that is one of the next shard that has some.
+
     Args:
         stored: the set.
         part: the part of it.
@@ -115,17 +117,22 @@ class StoredReader:
             image_HWC[:] = views.changed(image_HWC, place)
             return label
         named = self._stored.place(self._part.index(position))
-        raise DataError(f"{named}: cannot be read, nor can any other image of its shard")
+        raise DataError(f"{named}: cannot be read, nor can any other image")
 
     def _candidates(self, position: int) -> Iterator[int]:
-        """The position, those after it in its shard and those before it; not the ones known to be corrupt."""
-        shard = int(np.searchsorted(self._ends, position, side="right"))
-        size = int(self._part.shard_sizes[shard])
-        first = int(self._ends[shard]) - size
-        for more in range(size):
-            candidate = first + (position - first + more) % size
-            if not len(self._corrupt) or self._part.index(candidate) not in self._corrupt:
-                yield candidate
+        """The position, those after it in its shard and those before it, then those of the next shards.
+
+        Not the ones known to be corrupt. In the next shards too it begins as far from the first image, so that not one
+        image stands for all of a shard.
+        """
+        sizes, own = self._part.shard_sizes, int(np.searchsorted(self._ends, position, side="right"))
+        within = position - int(self._ends[own] - sizes[own])
+        for shard in (*range(own, len(sizes)), *range(own)):
+            size = int(sizes[shard])
+            for more in range(size):
+                candidate = int(self._ends[shard]) - size + (within + more) % size
+                if not len(self._corrupt) or self._part.index(candidate) not in self._corrupt:
+                    yield candidate
 
     def _read(self, position: int, place: int, views: Views, image_HWC: PixelArray) -> int:
         """The label, after `image_HWC` holds the image before its operations; memory has it or gets it."""

@@ -39,7 +39,10 @@ class ImageSet(LabelSet):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetInfo:
-    """Numbers and origin of a set; `num_train`, `num_test` are those of `split`, `image_size` None: sizes differ."""
+    """Numbers and origin of a set; `num_train`, `num_test` are those of `split`, `image_size` None: sizes differ.
+
+    `held_gb` is what a process that reads it image by image holds beside decoded images.
+    """
 
     name: str
     num_examples: int
@@ -48,6 +51,7 @@ class SetInfo:
     num_classes: int
     image_size: int | None
     channels: int
+    held_gb: float = 0.0
     num_groups: int = 1
     title: str = ""
     source: str = ""

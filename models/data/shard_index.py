@@ -95,12 +95,17 @@ def class_names(folder: Path) -> tuple[str, ...] | None:
         DataError: the file is malformed, or tells other classes than the index.
     """
     told, indexed = told_classes(folder), indexed_classes(folder)
+    refuse_other_classes(folder, told, indexed)
+    return told or indexed
+
+
+def refuse_other_classes(folder: Path, told: tuple[str, ...] | None, indexed: tuple[str, ...] | None) -> None:
+    """Raises DataError where the index of `folder` numbers other classes than a list tells."""
     numbered = indexed == tuple(map(str, range(len(indexed or ()))))  # numbers may get names afterwards
     if told and indexed and told != indexed and (not numbered or len(told) < len(indexed)):
         raise DataError(
-            f"{folder}: its list of classes and {LABELS} differ: remove {LABELS} and run `upshot data index {folder}`"
+            f"{folder}: its list of classes and {LABELS} differ: remove {LABELS} and run `upshot data index`"
         )
-    return told or indexed
 
 
 def told_classes(folder: Path) -> tuple[str, ...] | None:

@@ -32,7 +32,8 @@ from models.data.stored import Recent, described, refuse_untrained_classes
 from models.errors import DataError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-MOST_OPEN = 256  # of each a file descriptor and about 100 bytes an example
+MOST_OPEN = 256  # of each a file descriptor and what is known of its examples
+EXAMPLE_BYTES = 160  # of that
 MOST_COUNTED = 32  # shards whose headers are read just to count them, where no file tells the sizes
 
 
@@ -56,6 +57,7 @@ class ShardSet:
         self._open = Recent(open_shard, MOST_OPEN)
         self.shard_sizes = self._sizes()
         self._ends = list(accumulate(self.shard_sizes))
+        self.held_gb = EXAMPLE_BYTES * sum(sorted(self.shard_sizes)[-MOST_OPEN:]) / 1e9
         self.held_out_shards = (
             frozenset(range(len(train), len(self._paths))) if held_out else whole_shards(name, self.shard_sizes)
         )
@@ -208,6 +210,8 @@ def found_shards(dataset: str) -> tuple[Path, list[Path]]:
     folder, pattern = place_of(dataset)
     if pattern and not part_files.is_pattern(dataset) and not Path(dataset).expanduser().exists():
         raise DataError(f"{dataset}: no such file or folder")
+    if pattern and not is_shards(dataset):
+        raise DataError(f"{dataset}: is no tar shard, nor a pattern of some: it should end in .tar")
     found = part_files.matching(dataset) if pattern else part_files.files_in(folder, (".tar", *COMPRESSED))
     packed = [path for path in found if path.name.endswith(COMPRESSED)]
     if packed:

@@ -151,6 +151,13 @@ def subset_size(
     return int(np.clip(num_C, 1, size_C)[kept_C].sum()), num_classes
 
 
+def kept_classes(size_C: IntArray, *, classes: float, seed: int) -> IntArray:
+    """Which classes `subset` keeps, ascending, of classes of these sizes, which may be 0; raises the same."""
+    present = np.flatnonzero(size_C)
+    kept: IntArray = present[_drawn_classes(len(present), 1.0, classes, seed, None)[0]]
+    return kept
+
+
 def _drawn_classes(
     num: int, fraction: float, classes: float, seed: int, images: int | None
 ) -> tuple[BoolArray, NDArray[np.float64]]:

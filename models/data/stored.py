@@ -52,6 +52,11 @@ class StoredSet(Protocol):
         ...
 
     @property
+    def held_gb(self) -> float:
+        """What a process holds at most of it: what is open, and where each image lies."""
+        ...
+
+    @property
     def drawn_by_shard(self) -> bool:
         """Whether a fraction of it is the same share of every shard: that needs no label."""
         ...
@@ -170,10 +175,11 @@ def _headers(s: StoredSet, num: int) -> list[tuple[tuple[int, int], Mode]]:
 
 def described(s: StoredSet) -> SetInfo:
     """The numbers of the set; looks at the headers of its first images, which tell the size where all are alike."""
-    num_test = sum(s.shard_sizes[shard] for shard in s.held_out_shards)
-    if not s.held_out_shards:
-        num_test = len(split(label_set(s))[1])
-    num = sum(s.shard_sizes)
+    num, num_test, num_classes = sum(s.shard_sizes), sum(s.shard_sizes[i] for i in s.held_out_shards), len(s.classes)
+    if not s.drawn_by_shard:  # labels are known, and a class may be named of which there is no image
+        labelled = label_set(s)
+        train_idx, test_idx = split(labelled)
+        num_test, num_classes = len(test_idx), len(np.unique(labelled.labels_N[train_idx]))
     headers = _headers(s, min(num, SAMPLED))
     (width, height), same_size = headers[0][0], len({size for size, _ in headers}) == 1
     return SetInfo(
@@ -181,9 +187,10 @@ def described(s: StoredSet) -> SetInfo:
         num_examples=num,
         num_train=num - num_test,
         num_test=num_test,
-        num_classes=len(s.classes),
+        num_classes=num_classes,
         image_size=width if width == height and same_size else None,
         channels=1 if all(mode == "L" for _, mode in headers) else 3,
+        held_gb=s.held_gb,
         title=Path(s.name).name,
         source=s.name,
     )

@@ -21,6 +21,7 @@ from typing import Any
 from models.errors import UserError
 from models.ladder.shapes import Architecture
 
+_START_S, _MODEL_S = 600, 120  # a child process is given so long to start, and so much more for each model
 _FORMAT = 1  # of what is kept; a change of what is measured makes it one more
 
 
@@ -97,16 +98,21 @@ def _ask_child(architectures: list[Architecture]) -> list[dict[str, Any]]:
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     # Shapes alone are looked at: no accelerator is taken, and no plug-in of torch's is loaded that would take one.
     environment = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "models.measure"],
-        input=json.dumps([asdict(a) for a in architectures]),
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        check=False,
-    )
+    names = ", ".join(sorted({a.size for a in architectures}))
+    limit_s = _START_S + _MODEL_S * len(architectures)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "models.measure"],
+            input=json.dumps([asdict(a) for a in architectures]),
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"timm {names}: could not be measured within {limit_s:g} seconds") from error
     if done.returncode != 0:
-        names = ", ".join(sorted({a.size for a in architectures}))
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise UserError(f"timm {names}: could not be measured (exit code {done.returncode}):\n{last}")
     answers: list[dict[str, Any]] = json.loads(done.stdout)

@@ -58,7 +58,7 @@ def test_images_are_mixed_with_their_partners_by_one_share():
         assert sorted(batch.partner_B) == list(range(64))
         of_partners = INPUTS_NCHW[INDEX_B][batch.partner_B]
         expected = batch.share * INPUTS_NCHW[INDEX_B] + (1 - batch.share) * of_partners
-        assert seen(batch) == pytest.approx(expected, abs=1e-5)
+        assert np.allclose(seen(batch), expected, atol=1e-5)
         shares.append(batch.share)
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)).
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)

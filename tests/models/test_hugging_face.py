@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.data import describe, kept, load_images, load_labels, open_stored, split
+from models.data.parts import draw_parts
 from models.errors import DataError
 from tests.models.encoded import CLASSES, encoded
 
@@ -253,6 +254,24 @@ def test_a_table_of_one_class_or_of_no_rows(tmp_path):
 # --- broken files -----------------------------------------------------------------------------------------------------
 
 
+def test_a_class_without_an_image_is_none_of_the_plan_nor_of_the_training(tmp_path):
+    numbered_from_1 = pa.array([label + 1 for _, label in encoded()[:200]])
+    table = pa.table({"image": [content for content, _ in encoded()[:200]], "label": numbered_from_1})
+    pq.write_table(table, tmp_path / "all.parquet", row_group_size=20)
+    whole = {"fraction": 1.0, "classes": 1.0, "images": None, "seed": 0}
+    drawn = draw_parts(open_stored(str(tmp_path)), whole)
+    assert len(drawn.classes) == describe(str(tmp_path)).num_classes == len(CLASSES)
+    assert kept(str(tmp_path), **whole) == (len(drawn.train.indices()), len(CLASSES))
+
+
+def test_numbers_that_are_none_of_classes_are_refused(tmp_path):
+    """The only whole numbers of a table may be anything; there is not memory for so many names."""
+    table = pa.table({"image": [content for content, _ in encoded()[:20]], "id": range(10**11, 10**11 + 20)})
+    pq.write_table(table, tmp_path / "all.parquet")
+    message = refusal(tmp_path, describe)
+    assert message.startswith(f"{tmp_path}/all.parquet: row 19: column 'id' holds 100000000019, but there are 20 rows")
+
+
 @pytest.mark.parametrize("length", [0, 3, 1000, -1])
 def test_parquet_that_is_cut_short(tmp_path, length):
     write_hub(tmp_path)
@@ -272,7 +291,7 @@ def test_parquet_with_damaged_data(tmp_path):
 
 def test_a_pattern_without_files_and_other_folders(tmp_path):
     assert "no file has a name like this" in refusal(f"{tmp_path}/*.parquet", describe)
-    assert "neither tar shards nor tables" in refusal(tmp_path)
+    assert "has 0 class folders" in refusal(tmp_path)
     write_hub(tmp_path)
     assert "read image by image" in refusal(tmp_path, load_images)
 
@@ -326,3 +345,13 @@ def test_malformed_lists_of_files(tmp_path, name, content):
     assert f"{tmp_path}/{name}: is not what save_to_disk writes" in refusal(tmp_path, describe)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     assert f"{tmp_path}/train/state.json: is not what save_to_disk writes" in refusal(tmp_path, describe)
+
+
+def test_a_plan_knows_what_row_groups_take_that_stay_open(tmp_path):
+    """Encoded images of a hundred row groups and more stay in memory."""
+    examples = [(image + bytes(200_000), label) for image, label in encoded()[:200]]
+    pq.write_table(table_of(examples), tmp_path / "all.parquet", row_group_size=4, compression="none")
+    planned_gb, s = describe(str(tmp_path)).held_gb, open_stored(str(tmp_path))
+    before = pa.total_allocated_bytes()
+    read_all(s)
+    assert planned_gb / 2 < (pa.total_allocated_bytes() - before) / 1e9 < 2 * planned_gb

@@ -496,6 +496,10 @@ def test_shares_of_classes_and_images_need_the_list_and_fractions_are_the_same_b
     of_few = draw_parts(open_stored(str(flat)), whole | {"fraction": 0.5, "classes": 0.5})
     assert set(of_few.train.indices()) == {i for i in half if labels.labels_N[i] in of_few.classes}
     assert kept(str(flat), **whole | {"fraction": 0.5, "classes": 0.5}) == (len(of_few.train.indices()), 3)
+    few, seeds = (0.03, 0.1, 0.9), range(5)
+    for change in [{"classes": c, "fraction": f, "seed": s} for c in few for f in few for s in seeds]:
+        part = draw_parts(open_stored(str(flat)), whole | change)
+        assert kept(str(flat), **whole | change) == (len(part.train.indices()), len(part.classes))
     for change in ({"classes": 0.5}, {"images": 50}):
         idx = subset(labels.labels_N, split(labels)[0], **whole | change)
         assert kept(str(flat), **whole | change) == (len(idx), len(np.unique(labels.labels_N[idx])))
@@ -510,6 +514,25 @@ def test_an_index_names_classes_by_what_the_labels_are(tmp_path):
         assert read_all(open_stored(str(tmp_path / name))) == encoded()[:240]
     classes_file(tmp_path / "numbers")
     assert open_stored(str(tmp_path / "numbers")).classes == CLASSES  # numbers may get names afterwards
+
+
+def test_an_index_is_not_gone_on_with_once_classes_have_other_numbers(tmp_path):
+    write_shards(tmp_path, kind="name")
+    (tmp_path / "00011.tar").rename(tmp_path / "later")
+    write_index(str(tmp_path))
+    before = (tmp_path / "labels.parquet").read_bytes()
+    (tmp_path / "later").rename(tmp_path / "00011.tar")
+    (tmp_path / "classes.txt").write_text("\n".join(reversed(CLASSES)))
+    assert "its list of classes and labels.parquet differ" in refusal(tmp_path, write_index)
+    assert (tmp_path / "labels.parquet").read_bytes() == before
+
+
+def test_an_index_is_of_tar_files_and_lies_in_a_folder(flat, tmp_path):
+    other = tmp_path / "notes.txt"
+    other.write_text("no tar")
+    assert "it should end in .tar" in refusal(other, write_index)
+    assert "cannot be written to" in refusal(flat, lambda dataset: write_index(dataset, other))
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_indexing_again_reads_what_is_new_alone(tmp_path):

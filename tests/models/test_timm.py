@@ -202,3 +202,10 @@ def test_architectures_of_timm_have_no_shape_of_their_own() -> None:
     assert a == Architecture(
         family="timm", size="test_vit", image_size=32, in_channels=3, num_classes=10, width=0, depth=0
     )
+
+
+def test_a_measurement_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "_START_S", 0.01)
+    monkeypatch.setattr(measured, "_MODEL_S", 0)
+    with pytest.raises(UserError, match=r"timm test_vit2: could not be measured within 0.01 seconds"):
+        ladder.measure([named("test_vit2", image_size=64, num_classes=77)])

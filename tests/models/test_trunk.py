@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from models import trunk
 from models.checkpoint import finalised_steps, step_folder
 from models.recipe import Recipe, checkpoint_steps, cooldown_start
 from models.train import train
@@ -175,6 +176,19 @@ def test_of_many_that_leave_a_state_at_once_one_does_and_all_can_take_it(tmp_pat
     assert took == [[result.step]] * 16
     for i in range(16):
         assert all_bytes(tmp_path / f"{i}") == all_bytes(tmp_path / "made")
+
+
+def test_a_state_that_is_removed_while_it_is_taken_is_none(tmp_path, monkeypatch):
+    run(recipe(1.0), tmp_path / "short", shared(tmp_path, 1.0))
+
+    def link(source, target, link=trunk._link):
+        shutil.rmtree(tmp_path / "trunk", ignore_errors=True)  # as `upshot clean` may, between two files
+        link(source, target)
+
+    monkeypatch.setattr(trunk, "_link", link)
+    assert take_states(tmp_path / "trunk", tmp_path / "long", steps=(30,), before=24) == []
+    assert finalised_steps(tmp_path / "long" / "resume") == []
+    assert not list((tmp_path / "long").rglob(".draft-*"))
 
 
 def test_states_outlive_their_first_place_and_a_run_that_is_done_takes_none(tmp_path):

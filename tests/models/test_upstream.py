@@ -295,6 +295,22 @@ def test_corrupt_images_do_not_move_the_others(few, tmp_path):
     assert equal(found, batches(recipe(folder), range(6), max_corrupt=0.05))
 
 
+def test_where_no_image_of_a_shard_can_be_read_others_of_the_next_stand_for_them(few, tmp_path):
+    """As where a small fraction leaves one image of a shard, and that one is corrupt."""
+    damaged = [(label, b"torn" if 40 <= number < 48 else png) for number, (label, png) in enumerate(few)]
+    table = write_table(tmp_path / "damaged.parquet", damaged, 8)
+    wanted = recipe(table)
+    found = batches(wanted, range(6), max_corrupt=0.05)
+    healthy = batches(recipe(write_table(tmp_path / "healthy.parquet", few, 8)), range(6))
+    differing = [
+        image.numpy().tobytes()
+        for (ours, _), (theirs, _) in zip(found, healthy, strict=True)
+        for image in ours[(ours != theirs).flatten(1).any(1)]
+    ]
+    assert 1 < len(set(differing)) == len(differing) <= 8
+    assert equal(found, batches(wanted, range(6), max_corrupt=0.05))
+
+
 def test_too_many_corrupt_images_are_an_error_that_names_them(few, tmp_path):
     folder = write_folder(tmp_path / "photos", few)
     broken = break_some(tmp_path / "photos", 5)

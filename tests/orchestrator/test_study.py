@@ -103,6 +103,8 @@ def test_a_scalar_patch_size_is_for_those_that_have_patches(tmp_path):
         (["grid.size=pico"], "size", {"pico"}),
         (["grid.seed=3"], "seed", {3}),
         (["grid.flip=[false, true]"], "flip", {False, True}),
+        (["grid.ema=[0, 0.9]"], "ema", {0.0, 0.9}),
+        (["grid.clip_norm=[0, 1.5]"], "clip_norm", {0.0, 1.5}),
         (["grid.head_weight_decay=[3.0]"], "head_weight_decay", {3.0}),
     ],
 )
@@ -127,7 +129,7 @@ def test_overrides_stand_in_the_text_that_is_kept(tmp_path):
         (STUDY.replace('"nano"', '"nanno"'), ["grid.size", "nanno", "Did you mean 'nano'", "family 'vit'"]),
         (STUDY.replace('"resnet"', '"resnt"'), ["grid.family", "Did you mean 'resnet'"]),
         (STUDY.replace("[grid]", '[grid]\nschedule = "rsqr"'), ["grid.schedule", "Did you mean 'rsqrt'"]),
-        (STUDY.replace("[grid]", "[grid]\nclip_norm = 0"), ["grid.clip_norm", "greater than 0"]),
+        (STUDY.replace("[grid]", "[grid]\nclip_norm = -1"), ["grid.clip_norm", "greater than or equal to 0"]),
         (STUDY.replace("[grid]", "[grid]\ndropout = 1"), ["grid.dropout", "less than 1"]),
         (STUDY.replace("[grid]", "[grid]\ndrop_path = -0.1"), ["grid.drop_path", "greater than or equal to 0"]),
         (STUDY.replace("[grid]", "[grid]\nflip = 1"), ["grid.flip", "valid boolean"]),

@@ -93,7 +93,7 @@ GIVEN = {
         "the weights are of another model: only one of the two has head",
     ),
     2: ("another optimiser", {"optimizer": "adamw"}, "optimizer adamw there, sgd here"),
-    3: ("no average", {"ema": None}, "ema None there, 0.9 here"),
+    3: ("no average", {"ema": 0.0}, "ema 0.0 there, 0.9 here"),
 }
 
 
