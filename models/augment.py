@@ -67,13 +67,13 @@ def draw_batch(position_B: Indices, recipe: Axes, step: int, *, num_streams: int
 
 def _draw_views(num_images: int, recipe: Axes, step: int) -> Views | None:
     num_operations, magnitude, _ = AUGREG[recipe.augreg]
-    if recipe.crop is None and not num_operations:
+    if not recipe.crop and not num_operations:
         return None
     generator = np.random.default_rng((recipe.seed, step, VIEWS))
     crop_BK = generator.random((num_images, DRAWS_OF_A_CROP))
     operations_BLK = generator.random((num_images, num_operations, DRAWS_OF_AN_OPERATION))
     return Views(
-        crop_BK=None if recipe.crop is None else crop_BK,
+        crop_BK=crop_BK if recipe.crop else None,
         least_area=recipe.crop or 1.0,
         operations_BLK=operations_BLK if num_operations else None,
         magnitude=magnitude,

@@ -87,9 +87,9 @@ class Axes(BaseModel):
     mixup: NonNegative = 0.0
     """Each image and its label are mixed with another of the batch by a share from Beta(mixup, mixup); 0 mixes nothing
     (arXiv 1710.09412). The training loss is then that of the mixed labels."""
-    crop: Share | None = None
+    crop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Each step sees a random part of an image, of this share of its area at least and 3/4 to 4/3 as wide as high, at
-    the model's resolution (an inception crop); without it the centre, of all of its height or width."""
+    the model's resolution (an inception crop); at 0 the centre, of all of its height or width."""
     augreg: AugReg = "none"
     """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
     ema: Rate = 0.0

@@ -18,7 +18,7 @@ from models.data.order import Order, make_order
 from models.data.parts import Part, draw_parts
 from models.data.pixels import resize
 from models.data.readers import ArrayReader, Reader, StoredReader
-from models.data.residence import fits_in_memory
+from models.data.residence import MEASURED_IMAGES, fits_in_memory
 from models.data.sets import IntArray
 from models.device import Device
 from models.distributed import World
@@ -26,7 +26,6 @@ from models.feed import step_images
 from models.memory import own_memory_gb
 from models.recipe import Recipe, num_steps
 
-EVAL_BATCH = 512
 NO_LABEL = -100  # what torch's cross-entropy leaves out
 
 
@@ -76,7 +75,7 @@ def _packaged(recipe: Recipe) -> UpstreamData:
     test = test_all[np.isin(images.labels_N[test_all], classes)]
     labels = np.searchsorted(classes, images.labels_N[kept])
     train: Resident | Reader
-    if recipe.crop is None and recipe.augreg == "none":
+    if not recipe.crop and recipe.augreg == "none":
         pixels_NHWC = resize(images.images_NHWC[kept], recipe.image_size)
         train = Resident(torch.from_numpy(pixels_NHWC), torch.from_numpy(labels))
     else:
@@ -149,13 +148,13 @@ def measure_upstream(model: torch.nn.Module, data: UpstreamData, device: Device)
     training = model.training
     model.eval()
     correct, losses, num_test = [], [], len(data.test)
-    starts = range(0, num_test, EVAL_BATCH)
-    batches = (Batch(position_B=np.arange(start, min(start + EVAL_BATCH, num_test))) for start in starts)
+    starts = range(0, num_test, MEASURED_IMAGES)
+    batches = (Batch(position_B=np.arange(start, min(start + MEASURED_IMAGES, num_test))) for start in starts)
     with _images(data.test, batches, World.alone(), device) as batches_of_test:
         for images in batches_of_test:
             place_B = torch.arange(len(images))
-            y_B = device.put(device.filled(images.labels(place_B.numpy()), EVAL_BATCH, NO_LABEL))
-            logits_BC = model(images.inputs(device.filled(place_B, EVAL_BATCH).numpy(), device)).float()
+            y_B = device.put(device.filled(images.labels(place_B.numpy()), MEASURED_IMAGES, NO_LABEL))
+            logits_BC = model(images.inputs(device.filled(place_B, MEASURED_IMAGES).numpy(), device)).float()
             correct.append((logits_BC.argmax(1) == y_B).sum())
             losses.append(functional.cross_entropy(logits_BC, y_B, reduction="sum"))
             device.end_step()

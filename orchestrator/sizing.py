@@ -194,9 +194,10 @@ def _stored_gb(recipe: Recipe, info: SetInfo, split: Split, memory_gb: float) ->
     """Memory of one training process of `memory_gb` for the images of a stored set."""
     if not is_folder(recipe.dataset):
         return 0.0
-    num_images = kept(recipe.dataset, **recipe.subset)[0] + min(info.num_test, MAX_TEST)
+    num_train, num_test = kept(recipe.dataset, **recipe.subset)[0], min(info.num_test, MAX_TEST)
     share = math.ceil(recipe.batch_size / max(1, split.accelerators))
-    return info.held_gb + residence.upstream_gb(num_images, recipe.image_size, share=share, memory_gb=memory_gb)
+    images = residence.upstream_gb(num_train, num_test, recipe.image_size, share=share, memory_gb=memory_gb)
+    return info.held_gb + images
 
 
 def _train_cost(

@@ -181,7 +181,7 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudyFile:
     document = tomlkit.parse(text)
     for override in overrides:
         _override(document, override, path)
-    _make_absolute(document, path.resolve().parent)
+    _make_absolute(document, path)
     text = tomlkit.dumps(document)
     return StudyFile(parse_study(tomllib.loads(text), path), text, path)
 
@@ -354,18 +354,25 @@ def _override(document: tomlkit.TOMLDocument, override: str, path: Path) -> None
     table[last] = value
 
 
-def _make_absolute(document: tomlkit.TOMLDocument, folder: Path) -> None:
+def _make_absolute(document: tomlkit.TOMLDocument, path: Path) -> None:
     upstream: Any = document.get("upstream")
     if isinstance(upstream, Mapping) and _is_path(upstream.get("dataset")):
-        upstream["dataset"] = str(folder / Path(upstream["dataset"]).expanduser())  # type: ignore[index]  # a tomlkit table
+        upstream["dataset"] = _absolute(path, upstream["dataset"])  # type: ignore[index]  # a tomlkit table
     cluster: Any = document.get("cluster")
     if isinstance(cluster, Mapping) and str(cluster.get("profile", "local")) != "local":
-        cluster["profile"] = str(folder / Path(str(cluster["profile"])).expanduser())  # type: ignore[index]  # a tomlkit table
+        cluster["profile"] = _absolute(path, str(cluster["profile"]))  # type: ignore[index]  # a tomlkit table
     downstream: Any = document.get("downstream")
     if isinstance(downstream, Mapping) and isinstance(downstream.get("tasks"), list):
         for i, task in enumerate(downstream["tasks"]):
             if _is_path(task):
-                downstream["tasks"][i] = str(folder / Path(task).expanduser())
+                downstream["tasks"][i] = _absolute(path, task)
+
+
+def _absolute(path: Path, name: str) -> str:
+    try:
+        return str(path.resolve().parent / Path(name).expanduser())
+    except RuntimeError as error:
+        raise StudyError(f"{path}: {name}: there is no such user: {error}") from error
 
 
 def _is_path(name: object) -> bool:

@@ -10,6 +10,7 @@ RESIDENT_SHARE: Final = 0.5  # of a process's memory that its images may fill
 
 AHEAD_IMAGES: Final = 512  # that are prepared beyond the step in work, but one step's at least
 MAX_AHEAD: Final = 8  # steps
+MEASURED_IMAGES: Final = 512  # of the held-out part that are measured at a time
 
 
 def images_gb(num_images: float, image_size: int, channels: int = CHANNELS) -> float:
@@ -27,12 +28,14 @@ def num_ahead(num_images: int) -> int:
     return max(1, min(MAX_AHEAD, AHEAD_IMAGES // max(1, num_images)))
 
 
-def upstream_gb(num_images: float, image_size: int, *, share: int, memory_gb: float) -> float:
+def upstream_gb(num_train: int, num_test: int, image_size: int, *, share: int, memory_gb: float) -> float:
     """What a process of so much memory needs for the images of a stored set, of which a step takes it a `share`.
 
     Where it keeps them, that is as much as makes it find that they fit.
     """
-    at_work_gb = images_gb(share * (2 + num_ahead(share)), image_size)
+    measured = min(num_test, MEASURED_IMAGES * (2 + num_ahead(MEASURED_IMAGES)))  # while the next steps wait
+    at_work_gb = images_gb(measured + share * (2 + num_ahead(share)), image_size)
+    num_images = num_train + num_test
     if not fits_in_memory(num_images, image_size, memory_gb):
         return at_work_gb
     return max(at_work_gb + images_gb(num_images, image_size), images_gb(num_images, image_size) / RESIDENT_SHARE)

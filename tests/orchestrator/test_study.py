@@ -229,6 +229,11 @@ def test_a_missing_file_says_how_to_make_one(tmp_path):
         load_study(tmp_path / "none.toml")
 
 
+def test_a_path_of_a_user_that_is_not_there_is_an_error_in_words(tmp_path):
+    message = refusal(tmp_path, STUDY.replace('"icons"', '"~nobody-of-this-name/photos"'))
+    assert "study.toml: ~nobody-of-this-name/photos: there is no such user" in message
+
+
 def test_relative_paths_are_seen_from_the_study_file(tmp_path):
     text = STUDY.replace('"icons"', '"./pictures"') + '[cluster]\nprofile = "mini.toml"\n'
     study = load(tmp_path, text).study
