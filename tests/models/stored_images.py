@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from models.data import load_images
+from tests.models.encoded import write_tar
 
 loaded = lru_cache(load_images)
 
@@ -45,18 +45,12 @@ def write_shards(folder, found, num_shards, num_held_out=1):
     mixed = np.random.RandomState(1).permutation(len(found))
     for shard, numbers in enumerate(np.array_split(mixed, num_shards)):
         name = "train" if shard < num_shards - num_held_out else "val"
-        with tarfile.open(folder / f"{name}-{shard:06}.tar", "w") as tar:
-            for number in numbers:
-                label, png = found[number]
-                add(tar, f"{number:06}.png", png)
-                add(tar, f"{number:06}.cls", str(classes.index(label)).encode())
+        members = []
+        for number in numbers:
+            label, png = found[number]
+            members += [(f"{number:06}.png", png), (f"{number:06}.cls", str(classes.index(label)).encode())]
+        write_tar(folder / f"{name}-{shard:06}.tar", members)
     return str(folder)
-
-
-def add(tar, name, data):
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
 
 
 def write_table(path, found, rows_a_group):
