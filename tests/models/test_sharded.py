@@ -18,7 +18,7 @@ AXES = {
     "mixer-adamw": recipe("mixer", ema=0.9, **ADAMW),
     "bfloat16": recipe(precision="bfloat16"),
 }
-CHAIN = recipe(ema=0.9, clip_norm=0.5)
+CHAIN = recipe(ema=0.9, clip_norm=0.5, epochs=0.7)
 INITIAL = {f"initial-{family}": {"initial": recipe(family)} for family in FAMILIES}
 
 

@@ -20,7 +20,7 @@ from orchestrator.study import load_study
 from slurm import jobs
 from slurm.cluster import Partition, Profile, ProfileError, load_profile
 from slurm.resources import Resources
-from slurm.submit import parameters, submit_array
+from slurm.submit import SAY_NODE, parameters, submit_array
 from tests.orchestrator.conftest import SMALL_STUDY, SmallStudy
 from tests.orchestrator.upshot_command import UPSHOT, upshot
 from tests.private_slurm import wait_until
@@ -230,7 +230,7 @@ def test_names_reach_no_shell_unquoted(tmp_path, nasty, where):
         assert (done.returncode, done.stderr) == (0, b"")
     assert [path.name for path in tmp_path.iterdir()] == ["job.sh"]
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert commands == ["export SUBMITIT_EXECUTOR=slurm", "true"]
+    assert commands == [SAY_NODE, "export SUBMITIT_EXECUTOR=slurm", "true"]
 
 
 @pytest.mark.parametrize("where", ["partition", "account", "qos", "comment"])
