@@ -9,7 +9,7 @@ from models.checkpoint import finalised_steps
 from models.distributed import World
 from models.recipe import Recipe
 from models.train import train
-from tests.models.worlds import curve, largest_difference, recipe, run_world
+from tests.models.worlds import curve, largest_difference, recipe, run_worlds
 
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
 CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, ema=0.9)
@@ -42,9 +42,7 @@ CELLS = {
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """What every rank of both worlds printed, by size, rank and cell, and where it was written."""
-    folder = tmp_path_factory.mktemp("worlds")
-    return folder, {size: run_world(size, cells, folder) for size, cells in CELLS.items()}
+    return run_worlds(CELLS, tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.fixture(scope="module")

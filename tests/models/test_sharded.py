@@ -8,7 +8,7 @@ from models.ladder import FAMILIES, num_params
 from models.prepare import recipe_architecture
 from models.recipe import Recipe
 from models.train import train
-from tests.models.worlds import curve, largest_difference, recipe, run_world, weights
+from tests.models.worlds import curve, largest_difference, recipe, run_worlds, weights
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "head_learning_rate": 1e-3}
 AXES = {
@@ -48,9 +48,7 @@ CELLS = {
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """What every rank of both worlds printed, by size, rank and cell, and where it was written."""
-    folder = tmp_path_factory.mktemp("worlds")
-    return folder, {size: run_world(size, cells, folder) for size, cells in CELLS.items()}
+    return run_worlds(CELLS, tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.fixture(scope="module")

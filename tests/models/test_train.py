@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 
@@ -26,6 +25,7 @@ from models.train import (
     train,
 )
 from models.upstream import load_upstream, measure_upstream
+from tests.models.killed import is_checkpoint, train_until
 
 DEADLINE_S = 120
 
@@ -73,28 +73,12 @@ def assert_close(given, expected):
 # AdamW divides a gradient by its own size, so rounding alone moves a weight whose gradient is 0 but for rounding.
 SGD = {"optimizer": "sgd", "learning_rate": 0.05}
 
-TRAIN_IN_A_PROCESS = """
-import json, sys
-from pathlib import Path
-from models.recipe import Recipe
-from models.train import train
-log = lambda record: print(json.dumps(record), flush=True)
-train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=8, log=log)
-"""
-
 
 @pytest.mark.parametrize(("family", "optimizer"), [("vit", "adamw"), ("mixer", "sgd"), ("resnet", "adamw")])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, family, optimizer):
     wanted = recipe(family, optimizer=optimizer)
     run(wanted, tmp_path / "unbroken", 8)
-    command = [sys.executable, "-c", TRAIN_IN_A_PROCESS, wanted.model_dump_json(), str(tmp_path / "killed")]
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        for line in process.stdout:
-            if json.loads(line)["event"] == "checkpoint":
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+    train_until(is_checkpoint, wanted, tmp_path / "killed", num_checkpoints=8)
     done = finalised_steps(tmp_path / "killed")
     assert 0 < len(done) < 8
     _, records = run(wanted, tmp_path / "killed", 8)

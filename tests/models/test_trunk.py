@@ -1,19 +1,15 @@
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 
 from models import trunk
 from models.checkpoint import finalised_steps, step_folder
 from models.recipe import Recipe, checkpoint_steps, cooldown_start
 from models.train import train
 from models.trunk import Trunk, leave_state, steps_to_leave, take_states
+from tests.models.killed import train_until
 
 LENGTHS = (1.0, 2.0, 3.0)
 PER_EPOCH = 10
@@ -112,34 +108,14 @@ def test_one_that_stopped_goes_on_from_whoever_came_further(tmp_path):
     assert run(recipe(3.0), tmp_path / "long", shared(tmp_path, 3.0))[0].first_step == 30  # and no further back
 
 
-IN_A_PROCESS = """
-import json, sys
-from pathlib import Path
-from models.recipe import Recipe
-from models.train import train
-from models.trunk import Trunk
-trunk = Trunk(folder=Path(sys.argv[3]), epochs=(3.0,))
-log = lambda record: print(json.dumps(record), flush=True)
-train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=1, log=log, trunk=trunk)
-"""
-
-
 def test_a_run_that_was_killed_in_its_cooldown_has_left_its_state(tmp_path):
     wanted = recipe(2.0)
-    command = [
-        sys.executable,
-        "-c",
-        IN_A_PROCESS,
-        wanted.model_dump_json(),
-        *map(str, (tmp_path / "2", tmp_path / "trunk")),
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        for line in process.stdout:
-            if json.loads(line).get("step") == starts()[1] + 1:
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+
+    def is_in_its_cooldown(record):
+        return record.get("step") == starts()[1] + 1
+
+    trunk = (tmp_path / "trunk", [3.0])
+    train_until(is_in_its_cooldown, wanted, tmp_path / "2", num_checkpoints=1, trunk=trunk)
     assert finalised_steps(tmp_path / "trunk") == [starts()[1]]
     for epochs in (2.0, 3.0):
         result, _ = run(recipe(epochs), tmp_path / f"{epochs:g}", shared(tmp_path, epochs))

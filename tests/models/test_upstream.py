@@ -3,9 +3,6 @@
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -24,8 +21,9 @@ from models.feed import needed_places, num_threads
 from models.recipe import Axes, Recipe
 from models.train import train
 from models.upstream import load_upstream, training_images
+from tests.models.killed import is_checkpoint, train_until
 from tests.models.stored_images import encoded, examples, write_folder, write_shards, write_table
-from tests.models.test_distributed import largest_difference, run_world
+from tests.models.worlds import largest_difference, run_world
 
 ALONE = World.alone()
 
@@ -141,27 +139,10 @@ def test_every_shard_is_trained_on_but_those_that_are_held_out(places):
     assert data.order.num_streams == 4
 
 
-KILLED = """
-import json, sys
-from pathlib import Path
-from models.recipe import Recipe
-from models.train import train
-log = lambda record: print(json.dumps(record), flush=True)
-train(Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), num_checkpoints=8, log=log)
-"""
-
-
 def test_a_killed_run_over_shards_resumes_to_the_same_bits(places, tmp_path, no_memory):
     wanted = recipe(places["shards"], flip=True, crop=0.3, augreg="medium2")
     train(wanted, tmp_path / "unbroken", num_checkpoints=8, log=lambda _: None)
-    command = [sys.executable, "-c", KILLED, wanted.model_dump_json(), str(tmp_path / "killed")]
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        for line in process.stdout:
-            if json.loads(line)["event"] == "checkpoint":
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+    train_until(is_checkpoint, wanted, tmp_path / "killed", num_checkpoints=8)
     assert 0 < len(finalised_steps(tmp_path / "killed")) < 8
     records = []
     train(wanted, tmp_path / "killed", num_checkpoints=8, log=records.append)

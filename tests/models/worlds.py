@@ -33,6 +33,11 @@ def recipe(family="vit", **axes):
     } | axes
 
 
+def run_worlds(cells, folder):
+    """(where it was written, what every rank printed by size of its world, rank and cell)."""
+    return folder, {size: run_world(size, of_size, folder) for size, of_size in cells.items()}
+
+
 def run_world(size, cells, folder):
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
