@@ -11,7 +11,7 @@ from models.ladder import Architecture, architecture
 from models.optim import make_optimizer
 from models.recipe import Recipe, num_steps, num_warmup_steps
 from models.shard import sharded_average, sharded_model
-from models.step import Run, fast, parallel, synchronised
+from models.step import Run, compiled_forward, parallel, synchronised
 from models.upstream import load_upstream
 
 
@@ -60,7 +60,7 @@ def prepare(
         data=data,
         architecture=arch,
         model=model,
-        forward=fast(forward) if compiled and not sharded else forward,
+        forward=compiled_forward(forward) if compiled and not sharded else forward,
         optimizer=make_optimizer(model, recipe, capturable=device.compiles),
         average=average,
         device=device,

@@ -82,7 +82,7 @@ def parallel(model: torch.nn.Module, device: Device, world: World) -> torch.nn.M
     return DistributedDataParallel(model, device_ids=devices)
 
 
-def fast(forward: torch.nn.Module) -> torch.nn.Module:
+def compiled_forward(forward: torch.nn.Module) -> torch.nn.Module:
     """The same, compiled at its first call; the model itself stays as it is, for measuring and saving.
 
     Each number of images in a forward pass is compiled by itself: there are at most two, those of unequal pieces.
