@@ -5,8 +5,9 @@ No torch here: the login node reads these to see which evaluations a study still
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal, get_args
 
 import polars as pl
@@ -15,16 +16,93 @@ from models.errors import UnknownNameError, UserError
 
 Layers = Literal["all", "last"]
 
-METHODS: Final[dict[str, str]] = {
-    "ridge": (
-        "ridge on frozen float32 features, standardised by the shots, bias feature 100, targets -1/+1; "
-        "lambda from 2^-10..2^19 by leave-one-out squared error on the shots, the smallest on ties"
+Training = Literal["shots", "all", "vtab1k"]
+"""Which training images a protocol fits to: some draws of a few of every class, all of them, or VTAB-1k's 800 and 200
+(arXiv 1910.04867), of which the 200 choose."""
+
+Kind = Literal["ridge", "logistic", "knn", "finetune"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """What a protocol's name stands for.
+
+    `sentence` goes into the results' `method` column. A `fixed_draw` leaves nothing to chance, so there is one draw;
+    of methods that are dear for every layer there are the pre-logits features alone (`last_layer`).
+    """
+
+    kind: Kind
+    training: Training
+    sentence: str
+    fixed_draw: bool = False
+    last_layer: bool = False
+
+
+_RIDGE: Final = "ridge on frozen float32 features, standardised by the shots, bias feature 100, targets -1/+1; "
+_LOGISTIC: Final = "multinomial logistic regression with an L2 penalty on frozen float32 features, standardised; "
+_KNN: Final = "k nearest neighbours by cosine similarity of frozen float32 features, votes weighted by exp(s / 0.07); "
+_FINETUNE: Final = "by the BiT-HyperRule (arXiv 1912.11370): SGD, momentum 0.9, no weight decay, from a head of zeros; "
+_LOO: Final = "lambda from 2^-10..2^19 by leave-one-out squared error on the shots, the smallest on ties"
+
+PROTOCOLS: Final[dict[str, Method]] = {
+    "ridge": Method(kind="ridge", training="shots", sentence=_RIDGE + _LOO),
+    "ridge-fixed": Method(kind="ridge", training="shots", sentence=_RIDGE + "lambda 2^10"),
+    "big_vision": Method(
+        kind="ridge",
+        training="shots",
+        sentence=_RIDGE + "1e-5 added to standard deviations, lambda 2^10, as in big_vision's fewshot_lsr.py",
     ),
-    "ridge-fixed": (
-        "ridge on frozen float32 features, standardised by the shots, bias feature 100, targets -1/+1; lambda 2^10"
+    "scenic": Method(
+        kind="ridge",
+        training="shots",
+        fixed_draw=True,
+        sentence=_RIDGE
+        + "1e-5 added to standard deviations, the first images of each class, as in scenic's fewshot_utils.py; "
+        + _LOO
+        + " (scenic chooses it on test accuracies)",
+    ),
+    "logistic": Method(
+        kind="logistic", training="shots", sentence=_LOGISTIC + "penalty by cross-validation on the shots"
+    ),
+    "knn": Method(kind="knn", training="shots", sentence=_KNN + "k of 1, 3, 5, 10, 20 by leave-one-out on the shots"),
+    "finetune": Method(
+        kind="finetune", training="shots", last_layer=True, sentence="all weights trained " + _FINETUNE + "500 steps"
+    ),
+    "finetune-head": Method(
+        kind="finetune", training="shots", last_layer=True, sentence="the head alone trained " + _FINETUNE + "500 steps"
+    ),
+    "linear": Method(
+        kind="logistic",
+        training="all",
+        fixed_draw=True,
+        last_layer=True,
+        sentence=_LOGISTIC + "all training images, penalty by a tenth of them that is held out",
+    ),
+    "knn-all": Method(
+        kind="knn",
+        training="all",
+        fixed_draw=True,
+        last_layer=True,
+        sentence=_KNN + "all training images, k of 1, 3, 5, 10, 20 by leave-one-out",
+    ),
+    "vtab1k-linear": Method(
+        kind="logistic",
+        training="vtab1k",
+        fixed_draw=True,
+        last_layer=True,
+        sentence=_LOGISTIC + "1,000 training images, penalty by the 200 of VTAB-1k",
+    ),
+    "vtab1k-finetune": Method(
+        kind="finetune",
+        training="vtab1k",
+        fixed_draw=True,
+        last_layer=True,
+        sentence="all weights trained "
+        + _FINETUNE
+        + "1,000 training images, learning rate and steps by the 200 of VTAB-1k",
     ),
 }
-"""Protocols by name, with the sentence that goes into the results' `method` column."""
+"""Protocols by name."""
 
 REVISION: Final = 1
 """Raised when a protocol's numbers change, so that files of the old method are not taken for the new one's."""
@@ -48,11 +126,35 @@ RESULT_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "last_layer": pl.Boolean,
     "regularisation": pl.Float64,
     "downstream_accuracy": pl.Float64,
+    "downstream_class_accuracy": pl.Float64,
     "downstream_num_test": pl.Int64,
+    "downstream_duplicates": pl.Int64,
     "method": pl.String,
     "reason": pl.String,
 }
-"""The measured columns, in order. `layer` counts from 0; the last one, `num_layers` - 1, is the pre-logits features."""
+"""The measured columns, in order. `layer` counts from 0; the last one, `num_layers` - 1, is the pre-logits features.
+
+`shots` is null where a protocol fits to all training images or to VTAB-1k's. `regularisation` is what was chosen on
+training images: lambda, the penalty, k, or the learning rate. `downstream_class_accuracy` is the mean over the classes
+that have test images; `downstream_duplicates` counts the test images whose pixels are those of a training image that
+the probe was fitted to.
+"""
+
+MEASURES_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
+    "cell_id": pl.String,
+    "step": pl.Int64,
+    "examples_seen": pl.Int64,
+    "layer": pl.Int64,
+    "label": pl.String,
+    "quantity": pl.String,
+    "value": pl.Float64,
+    "num_images": pl.Int64,
+    "reason": pl.String,
+}
+"""What a checkpoint is on the held-out upstream images: a row a quantity, of a layer or a class where it is of one."""
+
+UPSTREAM_REVISION: Final = 1
+"""As `REVISION`, of the measures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +162,11 @@ class Protocol:
     """How a checkpoint is judged on a task.
 
     Args:
-        name: a key of `METHODS`.
+        name: a key of `PROTOCOLS`.
         shots: images a class; kept ascending and without repeats, so that the order they were given in does not matter.
-        draws: how many times the shots are drawn.
-        layers: every probed layer, or the pre-logits features alone.
+            Protocols that fit to other training images have none.
+        draws: how many times the shots are drawn; one where nothing is left to chance.
+        layers: every probed layer, or the pre-logits features alone, as all there are of some protocols.
 
     Raises:
         UnknownNameError: no protocol has that name.
@@ -76,20 +179,27 @@ class Protocol:
     layers: Layers = "all"
 
     def __post_init__(self) -> None:
-        if self.name not in METHODS:
-            raise UnknownNameError("protocol", self.name, METHODS)
-        if not self.shots or not all(_is_count(shot) for shot in self.shots):
+        if self.name not in PROTOCOLS:
+            raise UnknownNameError("protocol", self.name, PROTOCOLS)
+        takes_shots = self.method.training == "shots"
+        if takes_shots and (not self.shots or not all(_is_count(shot) for shot in self.shots)):
             raise UserError(f"shots: {list(self.shots)!r} given, one or more whole numbers from 1 up needed")
         if not _is_count(self.draws):
             raise UserError(f"draws: {self.draws!r} given, a whole number from 1 up needed")
         if self.layers not in get_args(Layers):
             raise UserError(f"layers: {self.layers!r} given, 'all' or 'last' needed")
-        object.__setattr__(self, "shots", tuple(sorted(set(self.shots))))
+        object.__setattr__(self, "shots", tuple(sorted(set(self.shots))) if takes_shots else ())
+        object.__setattr__(self, "draws", 1 if self.method.fixed_draw else self.draws)
+        object.__setattr__(self, "layers", "last" if self.method.last_layer else self.layers)
 
     @property
-    def method(self) -> str:
-        """What the results' `method` column says."""
-        return METHODS[self.name]
+    def method(self) -> Method:
+        """What it does."""
+        return PROTOCOLS[self.name]
+
+    def combinations(self) -> Iterator[tuple[int | None, int]]:
+        """(shots, draw) of every probe of a layer; shots are None where there are none."""
+        return product(self.shots or (None,), range(self.draws))
 
     def eval_id(self, task: str) -> str:
         """12 hexadecimal digits that depend on the task's name, on every field, and on `REVISION`."""
@@ -101,17 +211,17 @@ class Protocol:
             "draws": self.draws,
             "layers": self.layers,
         }
-        content = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        return _digest(identity)
 
 
-def eval_id(task: str, protocol: str, shots: Sequence[int], draws: int, layers: Layers) -> str:
-    """The name, without its suffix, of the parquet file that holds this evaluation of a checkpoint.
+def upstream_eval_id(*, by_class: bool) -> str:
+    """The name, without its suffix, of the parquet file that holds the upstream measures of a checkpoint."""
+    return f"upstream-{_digest({'revision': UPSTREAM_REVISION, 'by_class': by_class})}"
 
-    Raises:
-        UserError: what `Protocol` raises.
-    """
-    return Protocol(name=protocol, shots=tuple(shots), draws=draws, layers=layers).eval_id(task)
+
+def _digest(identity: dict[str, object]) -> str:
+    content = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _is_count(value: object) -> bool:

@@ -69,8 +69,10 @@ class _Subject:
             "last_layer": layer == self.num_layers - 1,
             "regularisation": result.regularisation,
             "downstream_accuracy": result.accuracy,
+            "downstream_class_accuracy": result.class_accuracy,
             "downstream_num_test": num_test,
-            "method": self.spec.method,
+            "downstream_duplicates": None,
+            "method": self.spec.method.sentence,
             "reason": result.reason,
         }
 

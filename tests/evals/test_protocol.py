@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.protocol import METHODS, RESULT_SCHEMA, Protocol, eval_id
+from evals.protocol import MEASURES_SCHEMA, PROTOCOLS, RESULT_SCHEMA, Protocol, upstream_eval_id
 from models.errors import UnknownNameError, UserError
 
 ROOT = Path(__file__).parents[2]
-PROTOCOLS = st.builds(
+EVALUATIONS = st.builds(
     Protocol,
-    name=st.sampled_from(sorted(METHODS)),
+    name=st.sampled_from(sorted(PROTOCOLS)),
     shots=st.lists(st.integers(1, 50), min_size=1, max_size=4).map(tuple),
     draws=st.integers(1, 5),
     layers=st.sampled_from(["all", "last"]),
@@ -22,21 +23,35 @@ PROTOCOLS = st.builds(
 
 
 def test_ids_are_those_of_stored_studies():
-    assert eval_id("mnist", "ridge", (1, 5, 10, 25), 3, "all") == "0ef888fe892d"
-    assert eval_id("mnist", "ridge-fixed", [10], 1, "last") == "ca934c63ce2b"
+    assert Protocol().eval_id("mnist") == "0ef888fe892d"
+    fixed = Protocol(name="ridge-fixed", shots=(10,), draws=1, layers="last")
+    assert fixed.eval_id("mnist") == "ca934c63ce2b"
 
 
-@given(st.text(max_size=8), st.text(max_size=8), PROTOCOLS, PROTOCOLS)
+@given(st.text(max_size=8), st.text(max_size=8), EVALUATIONS, EVALUATIONS)
 def test_an_id_is_shared_exactly_by_equal_evaluations(task, other_task, protocol, other_protocol):
     same = task == other_task and protocol == other_protocol
     assert (protocol.eval_id(task) == other_protocol.eval_id(other_task)) == same
 
 
-@given(PROTOCOLS, st.randoms())
+@given(EVALUATIONS, st.randoms())
 def test_the_order_and_repeats_of_shots_do_not_matter(protocol, random):
-    shots = [*protocol.shots, protocol.shots[0]]
+    shots = [*protocol.shots, *protocol.shots[:1]]
     random.shuffle(shots)
-    assert eval_id("t", protocol.name, shots, protocol.draws, protocol.layers) == protocol.eval_id("t")
+    assert replace(protocol, shots=tuple(shots)).eval_id("t") == protocol.eval_id("t")
+
+
+@given(EVALUATIONS)
+def test_a_protocol_has_the_shots_draws_and_layers_that_it_fits_to(protocol):
+    method, pairs = PROTOCOLS[protocol.name], list(protocol.combinations())
+    assert (protocol.shots == ()) == (method.training != "shots")
+    assert len(pairs) == max(1, len(protocol.shots)) * protocol.draws
+    assert not method.fixed_draw or protocol.draws == 1
+    assert not method.last_layer or protocol.layers == "last"
+
+
+def test_other_measures_have_other_ids():
+    assert upstream_eval_id(by_class=True) != upstream_eval_id(by_class=False)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +78,9 @@ def test_an_unknown_protocol_names_the_nearest():
         Protocol(name="ridge-fixd")
 
 
-def test_the_schema_makes_a_table():
-    assert pl.DataFrame(schema=RESULT_SCHEMA).columns == list(RESULT_SCHEMA)
+def test_the_schemas_make_tables():
+    for schema in (RESULT_SCHEMA, MEASURES_SCHEMA):
+        assert pl.DataFrame(schema=schema).columns == list(schema)
 
 
 def test_the_login_node_needs_no_torch_for_it():

@@ -14,7 +14,7 @@ from evals import runner
 from evals.datasets import TaskData, load_task
 from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
-from evals.protocol import RESULT_SCHEMA, eval_id
+from evals.protocol import RESULT_SCHEMA, Protocol
 from evals.runner import evaluate_checkpoint, write_null_rows
 from models.build import build_model
 from models.checkpoint import load_weights, save_checkpoint, take_snapshot
@@ -103,7 +103,8 @@ def table(checkpoint_dir, tmp_path_factory):
 
 def test_a_file_a_task_under_its_id(checkpoint_dir, tmp_path):
     written = evaluate(checkpoint_dir, tmp_path / "evals" / "step_00000200", tasks=["digits", "rare digits"])
-    expected = [eval_id(task, "ridge", (1, 5), 2, "all") for task in ("digits", "rare digits")]
+    protocol = Protocol(shots=(1, 5), draws=2)
+    expected = [protocol.eval_id(task) for task in ("digits", "rare digits")]
     assert [path.name for path in written] == [f"{name}.parquet" for name in expected]
     assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(path.name for path in written)
 
@@ -297,7 +298,9 @@ def test_images_that_no_draw_uses_are_not_encoded(checkpoint_dir, tmp_path):
 def test_a_job_that_dies_keeps_the_tasks_it_had_and_leaves_no_draft(checkpoint_dir, tmp_path):
     with pytest.raises(UnknownNameError, match="digitz"):
         evaluate(checkpoint_dir, tmp_path, tasks=["digits", "digitz"])
-    assert [path.name for path in tmp_path.iterdir()] == [f"{eval_id('digits', 'ridge', (1, 5), 2, 'all')}.parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == [
+        f"{Protocol(shots=(1, 5), draws=2).eval_id('digits')}.parquet"
+    ]
 
 
 def test_a_full_disk_leaves_nothing_half_written(checkpoint_dir, tmp_path, monkeypatch):
