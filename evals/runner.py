@@ -1,26 +1,21 @@
-"""From a checkpoint to rows of the results table: one parquet file a task, written whole or not at all.
-
-Shape suffixes: N images, H and W pixels, C channels, D features.
-"""
+"""From a checkpoint to rows of the results table: a parquet file a task and protocol, written whole or not at all."""
 
 import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 from torch import nn
 
 from evals import datasets
 from evals.datasets import TaskData
-from evals.features import extract_features
-from evals.fewshot import FIXED_LAMBDA, LAMBDAS, Features, FewShotError, Integers, ProbeResult, draw_shots, probe
-from evals.protocol import RESULT_SCHEMA, Layers, Protocol
+from evals.judge import Judge, Judged
+from evals.protocol import MEASURES_SCHEMA, RESULT_SCHEMA, Protocol, upstream_eval_id
 from models.errors import CheckpointError
 from models.ladder import Architecture, layer_elements, num_layers
 
@@ -30,7 +25,6 @@ MAX_BATCH: Final = 128
 ACTIVATION_BYTES: Final = 2**30
 """What the pooled-from block outputs of one batch may take, since one pass holds those of every layer."""
 
-_LAMBDAS: Final = {"ridge": LAMBDAS, "ridge-fixed": (FIXED_LAMBDA,)}
 _CHECKPOINT_COLUMNS: Final = (
     "params",
     "flops",
@@ -45,219 +39,197 @@ _CHECKPOINT_COLUMNS: Final = (
 Row = dict[str, object]
 LoadModel = Callable[[Path], nn.Module]
 LoadTask = Callable[[str, int], TaskData]
+MeasureUpstream = Callable[[nn.Module, int], list[Row]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
-    """What is judged, and how: the columns that all rows of a checkpoint share."""
-
-    cell_id: str
-    checkpoint: Mapping[str, Any]
-    spec: Protocol
-    num_layers: int
-
-    def row(self, task: str, *, shots: int, draw: int, layer: int, result: ProbeResult, num_test: int | None) -> Row:
-        return {
-            "cell_id": self.cell_id,
-            **{name: _finite_or_none(self.checkpoint[name]) for name in _CHECKPOINT_COLUMNS},
-            "task": task,
-            "protocol": self.spec.name,
-            "shots": shots,
-            "draw": draw,
-            "layer": layer,
-            "num_layers": self.num_layers,
-            "last_layer": layer == self.num_layers - 1,
-            "regularisation": result.regularisation,
-            "downstream_accuracy": result.accuracy,
-            "downstream_class_accuracy": result.class_accuracy,
-            "downstream_num_test": num_test,
-            "downstream_duplicates": None,
-            "method": self.spec.method.sentence,
-            "reason": result.reason,
-        }
-
-    def combinations(self) -> Iterator[tuple[int, int, int]]:
-        """(shots, draw, layer) of every row of a task."""
-        layers = range(self.num_layers - 1 if self.spec.layers == "last" else 0, self.num_layers)
-        return product(self.spec.shots, range(self.spec.draws), layers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Encoded:
-    """Features by layer: of the training images that some draw has, at the indices `used`, and of all test images."""
-
-    used: Integers
-    train: Sequence[Features]
-    test: Sequence[Features]
-
-
-def evaluate_checkpoint(
-    checkpoint_dir: Path,
-    output_dir: Path,
-    *,
-    cell_id: str,
-    architecture: Architecture,
-    checkpoint: Mapping[str, Any],
-    tasks: Sequence[str],
-    protocol: str = "ridge",
-    shots: Sequence[int] = (1, 5, 10, 25),
-    draws: int = 3,
-    layers: Layers = "all",
-    load_model: LoadModel,
-    load_task: LoadTask = datasets.load_task,
-) -> list[Path]:
-    """The files that were written: `output_dir`/<eval_id>.parquet for every task that had none yet.
-
-    A file has one row for every shot count, draw and layer. Shots that a class of the task has too few images for, and
-    features that are not finite, give rows with a null accuracy and the reason. A checkpoint whose upstream loss is not
-    finite gives null rows only (`write_null_rows`), and no model is loaded. Tasks are written one by one, so a job that
-    is killed keeps what it had.
+class Subject:
+    """What is judged: the columns that all rows of a checkpoint share.
 
     Args:
-        checkpoint_dir: what `load_model` is called with, once, when something is missing.
-        output_dir: made when it is not there.
         cell_id: goes into every row.
         architecture: of the checkpoint's model.
         checkpoint: `step`, `examples_seen`, `upstream_accuracy`, `upstream_loss`, `upstream_num_test`,
             `upstream_num_classes`, `params` and `flops` (training FLOPs up to this checkpoint); others are ignored.
             Numbers that are not finite become null.
-        tasks: their names.
-        protocol: "ridge" or "ridge-fixed".
-        shots: images a class.
-        draws: how many times they are drawn.
-        layers: "all", or "last" for the pre-logits features alone.
-        load_model: gives the model, on the device where it is to run.
-        load_task: gives a task's images, by its name and the side in pixels that the model takes.
 
     Raises:
-        UserError: an unknown task or protocol, images that are missing, a checkpoint without one of its numbers.
+        CheckpointError: one of these numbers is not there.
+    """
+
+    cell_id: str
+    architecture: Architecture
+    checkpoint: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        absent = [name for name in _CHECKPOINT_COLUMNS if name not in self.checkpoint]
+        if absent:
+            raise CheckpointError(f"cell {self.cell_id}: the checkpoint's metrics lack {', '.join(absent)}")
+
+    @property
+    def num_layers(self) -> int:
+        """The pre-logits features are one layer more than the blocks."""
+        return num_layers(self.architecture) + 1
+
+    @property
+    def batch_size(self) -> int:
+        """Images a forward pass."""
+        return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, layer_elements(self.architecture)))))
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether its upstream loss is known not to be a number."""
+        loss = self.checkpoint["upstream_loss"]
+        return loss is not None and not math.isfinite(loss)
+
+    def row(self, task: str, protocol: Protocol, shots: int | None, draw: int, layer: int, judged: Judged) -> Row:
+        """One of the results table, but for the number of test images."""
+        return {
+            "cell_id": self.cell_id,
+            **{name: _finite_or_none(self.checkpoint[name]) for name in _CHECKPOINT_COLUMNS},
+            "task": task,
+            "protocol": protocol.name,
+            "shots": shots,
+            "draw": draw,
+            "layer": layer,
+            "num_layers": self.num_layers,
+            "last_layer": layer == self.num_layers - 1,
+            "regularisation": judged.regularisation,
+            "downstream_accuracy": judged.accuracy,
+            "downstream_class_accuracy": judged.class_accuracy,
+            "downstream_duplicates": judged.duplicates,
+            "method": protocol.method.sentence,
+            "reason": judged.reason,
+        }
+
+    def measure(self, row: Row) -> Row:
+        """One of the measures' table."""
+        shared = {name: self.checkpoint[name] for name in ("step", "examples_seen")}
+        return {"cell_id": self.cell_id, **shared, **row}
+
+
+def evaluate_checkpoint(
+    checkpoint_dir: Path,
+    output_dir: Path,
+    subject: Subject,
+    *,
+    tasks: Sequence[str],
+    protocols: Sequence[Protocol],
+    load_model: LoadModel,
+    load_task: LoadTask = datasets.load_task,
+    upstream: MeasureUpstream | None = None,
+    by_class: bool = False,
+) -> list[Path]:
+    """The files that were written: of every task and protocol that had none yet, and of the upstream measures.
+
+    They are `output_dir`/<eval_id>.parquet, with a row for every shot count, draw and layer. Protocols share the
+    forward passes of a task. Shots that a class of the task has too few images for, and features that are not finite,
+    give rows with a null accuracy and the reason. A checkpoint whose upstream loss is not finite gives null rows only,
+    and no model is loaded. Tasks are written one by one, so a job that is killed keeps what it had.
+
+    Args:
+        checkpoint_dir: what `load_model` is called with, once, when something is missing.
+        output_dir: made when it is not there.
+        subject: whose checkpoint it is.
+        tasks: their names.
+        protocols: how each is judged.
+        load_model: gives the model, on the device where it is to run.
+        load_task: gives a task's images, by its name and the side in pixels that the model takes.
+        upstream: gives the rows of the upstream measures, for the model and images a forward pass; None for none.
+        by_class: whether these are of each class too.
+
+    Raises:
+        UserError: an unknown task, images that are missing.
         OSError: a file could not be written.
     """
-    spec = Protocol(name=protocol, shots=tuple(shots), draws=draws, layers=layers)
-    subject = _subject(cell_id, architecture, checkpoint, spec)
-    missing = _missing(output_dir, tasks, spec)
-    loss = checkpoint["upstream_loss"]
-    if loss is not None and not math.isfinite(loss):
-        return [_write_rows(path, _null_rows(subject, task, _diverged(checkpoint))) for task, path in missing]
-    if not missing:
-        return []
-    model = load_model(checkpoint_dir)
-    return [
-        _write_rows(path, _judge(subject, architecture, model, task, load_task(task, architecture.image_size)))
-        for task, path in missing
-    ]
+    if subject.has_diverged:
+        return write_null_rows(
+            output_dir, subject, tasks=tasks, protocols=protocols, upstream=upstream is not None, by_class=by_class
+        )
+    model = cache(lambda: load_model(checkpoint_dir))
+    written = []
+    measures = _upstream_path(output_dir, by_class)
+    if upstream is not None and not measures.exists():
+        rows = [subject.measure(row) for row in upstream(model(), subject.batch_size)]
+        written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
+    for task, missing in _missing(output_dir, tasks, protocols).items():
+        data = load_task(task, subject.architecture.image_size)
+        written += _judge(subject, model(), task, data, missing)
+    return written
 
 
 def write_null_rows(
     output_dir: Path,
+    subject: Subject,
     *,
-    cell_id: str,
-    architecture: Architecture,
-    checkpoint: Mapping[str, Any],
     tasks: Sequence[str],
-    protocol: str = "ridge",
-    shots: Sequence[int] = (1, 5, 10, 25),
-    draws: int = 3,
-    layers: Layers = "all",
+    protocols: Sequence[Protocol],
+    upstream: bool = False,
+    by_class: bool = False,
     reason: str | None = None,
 ) -> list[Path]:
     """The files that were written, as by `evaluate_checkpoint`, every accuracy null: divergence is a result too.
 
-    The arguments are those of `evaluate_checkpoint`; `reason` says why there is no accuracy, "diverged at step N" when
-    it is not given.
+    `reason` says why there is no accuracy, "diverged at step N" when it is not given.
 
     Raises:
-        UserError: an unknown protocol, or a checkpoint without one of its numbers.
         OSError: a file could not be written.
     """
-    spec = Protocol(name=protocol, shots=tuple(shots), draws=draws, layers=layers)
-    subject = _subject(cell_id, architecture, checkpoint, spec)
-    reason = reason if reason is not None else _diverged(checkpoint)
-    return [_write_rows(path, _null_rows(subject, task, reason)) for task, path in _missing(output_dir, tasks, spec)]
+    reason = reason if reason is not None else f"diverged at step {subject.checkpoint['step']}"
+    judged, written = Judged(reason=reason), []
+    measures = _upstream_path(output_dir, by_class)
+    if upstream and not measures.exists():
+        row: Row = {"quantity": "accuracy", "reason": reason}
+        written.append(_write_rows(measures, [subject.measure(row)], MEASURES_SCHEMA))
+    for task, missing in _missing(output_dir, tasks, protocols).items():
+        for protocol, path in missing.items():
+            first = 0 if protocol.layers == "all" else subject.num_layers - 1
+            rows = [
+                subject.row(task, protocol, shots, draw, layer, judged)
+                for shots, draw in protocol.combinations()
+                for layer in range(first, subject.num_layers)
+            ]
+            written.append(_write_rows(path, rows, RESULT_SCHEMA))
+    return written
 
 
-def _subject(cell_id: str, architecture: Architecture, checkpoint: Mapping[str, Any], spec: Protocol) -> _Subject:
-    absent = [name for name in _CHECKPOINT_COLUMNS if name not in checkpoint]
-    if absent:
-        raise CheckpointError(f"cell {cell_id}: the checkpoint's metrics lack {', '.join(absent)}")
-    # The pre-logits features are one layer more than the blocks.
-    return _Subject(cell_id=cell_id, checkpoint=checkpoint, spec=spec, num_layers=num_layers(architecture) + 1)
+def _upstream_path(output_dir: Path, by_class: bool) -> Path:
+    return output_dir / f"{upstream_eval_id(by_class=by_class)}.parquet"
 
 
-def _missing(output_dir: Path, tasks: Sequence[str], spec: Protocol) -> list[tuple[str, Path]]:
-    paths = {task: output_dir / f"{spec.eval_id(task)}.parquet" for task in tasks}
-    return [(task, path) for task, path in paths.items() if not path.exists()]
+def _missing(output_dir: Path, tasks: Sequence[str], protocols: Sequence[Protocol]) -> dict[str, dict[Protocol, Path]]:
+    """By task, the protocols that have no file there, with its path."""
+    paths = {
+        task: {protocol: output_dir / f"{protocol.eval_id(task)}.parquet" for protocol in protocols} for task in tasks
+    }
+    missing = {task: {p: path for p, path in of_task.items() if not path.exists()} for task, of_task in paths.items()}
+    return {task: of_task for task, of_task in missing.items() if of_task}
 
 
-def _diverged(checkpoint: Mapping[str, Any]) -> str:
-    return f"diverged at step {checkpoint['step']}"
+def _judge(
+    subject: Subject, model: nn.Module, task: str, data: TaskData, missing: Mapping[Protocol, Path]
+) -> Iterator[Path]:
+    judge = Judge(
+        model=model, data=data, task=task, num_layers=subject.num_layers, batch_size=subject.batch_size
+    )
+    results = judge.results(list(missing))
+    num_test = len(data.test.labels_N)
+    for protocol, path in missing.items():
+        rows = [
+            subject.row(task, protocol, probed.fit.shots, probed.fit.draw, probed.layer, judged)
+            | {"downstream_num_test": num_test}
+            for probed, judged in results.items()
+            if probed.fit.protocol == protocol
+        ]
+        yield _write_rows(path, rows, RESULT_SCHEMA)
 
 
 def _finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _null_rows(subject: _Subject, task: str, reason: str) -> Iterator[Row]:
-    for shots, draw, layer in subject.combinations():
-        yield subject.row(task, shots=shots, draw=draw, layer=layer, result=ProbeResult(reason=reason), num_test=None)
-
-
-def _judge(subject: _Subject, architecture: Architecture, model: nn.Module, task: str, data: TaskData) -> Iterator[Row]:
-    drawn, reasons = _draw_all(task, data, subject.spec)
-    encoded = _encode(subject, architecture, model, data, drawn) if drawn else None
-    for shots, draw, layer in subject.combinations():
-        if encoded is None or shots in reasons:
-            result = ProbeResult(reason=reasons[shots])
-        else:
-            index_N = drawn[shots, draw]
-            result = probe(
-                encoded.train[layer][np.searchsorted(encoded.used, index_N)],
-                data.train_labels_N[index_N],
-                encoded.test[layer],
-                data.test_labels_N,
-                num_classes=len(data.classes),
-                lambdas=_LAMBDAS[subject.spec.name],
-            )
-        yield subject.row(task, shots=shots, draw=draw, layer=layer, result=result, num_test=len(data.test_labels_N))
-
-
-def _draw_all(task: str, data: TaskData, spec: Protocol) -> tuple[dict[tuple[int, int], Integers], dict[int, str]]:
-    """Indices by (shots, draw), and the reason by shots that cannot be judged."""
-    if len(data.test_labels_N) == 0:
-        return {}, dict.fromkeys(spec.shots, f"task {task!r} has no test images")
-    drawn: dict[tuple[int, int], Integers] = {}
-    reasons: dict[int, str] = {}
-    for shots in spec.shots:
-        try:
-            for draw in range(spec.draws):
-                drawn[shots, draw] = draw_shots(task, data.train_labels_N, classes=data.classes, shots=shots, draw=draw)
-        except FewShotError as error:
-            reasons[shots] = str(error)
-    return drawn, reasons
-
-
-def _encode(
-    subject: _Subject,
-    architecture: Architecture,
-    model: nn.Module,
-    data: TaskData,
-    drawn: Mapping[tuple[int, int], Integers],
-) -> _Encoded:
-    used_N = np.unique(np.concatenate(list(drawn.values())))
-    train, test = (
-        extract_features(model, images_NHWC, batch_size=_batch_size(architecture))
-        for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
-    )
-    assert len(test) == subject.num_layers, f"{len(test)} layers encoded, {subject.num_layers} expected"
-    return _Encoded(used=used_N, train=train, test=test)
-
-
-def _batch_size(a: Architecture) -> int:
-    return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, layer_elements(a)))))
-
-
-def _write_rows(path: Path, rows: Iterator[Row]) -> Path:
-    table = pl.DataFrame(list(rows), schema=RESULT_SCHEMA, orient="row")
+def _write_rows(path: Path, rows: Sequence[Row], schema: Mapping[str, type[pl.DataType]]) -> Path:
+    table = pl.DataFrame(rows, schema=schema, orient="row")
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name does not end in .parquet, so that no reader takes a draft for a result.
     draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")

@@ -10,12 +10,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 
-from evals import runner
-from evals.datasets import TaskData, load_task
+from evals.datasets import ArrayImages, TaskData, load_task
 from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, Protocol
-from evals.runner import evaluate_checkpoint, write_null_rows
+from evals.runner import MAX_BATCH, Subject, evaluate_checkpoint, write_null_rows
 from models.build import build_model
 from models.checkpoint import load_weights, save_checkpoint, take_snapshot
 from models.errors import CheckpointError, UnknownNameError
@@ -48,10 +47,8 @@ def digit_task(name, image_size=32):
     elif name != "digits":
         raise UnknownNameError("task", name, ["digits", "rare digits"])
     return TaskData(
-        train_images_NHWC=images_NHWC[train],
-        train_labels_N=digits.target[train].astype(np.int64),
-        test_images_NHWC=images_NHWC[500:700],
-        test_labels_N=digits.target[500:700].astype(np.int64),
+        train=ArrayImages(images_NHWC[train], digits.target[train].astype(np.int64)),
+        test=ArrayImages(images_NHWC[500:700], digits.target[500:700].astype(np.int64)),
         classes=tuple(str(c) for c in range(10)),
     )
 
@@ -80,17 +77,13 @@ def not_to_be_called(*arguments):
 
 
 def evaluate(checkpoint_dir, output_dir, **changes):
-    options = {
-        "cell_id": "0123456789abcdef",
-        "architecture": VIT,
-        "checkpoint": CHECKPOINT,
-        "tasks": ["digits"],
-        "shots": (1, 5),
-        "draws": 2,
-        "load_model": load,
-        "load_task": digit_task,
-    }
-    return evaluate_checkpoint(checkpoint_dir, output_dir, **options | changes)
+    subject = {"cell_id": "0123456789abcdef", "architecture": VIT, "checkpoint": CHECKPOINT}
+    protocol = {"shots": (1, 5), "draws": 2, "layers": "all"}
+    for wanted in (subject, protocol):
+        wanted |= {name: changes.pop(name) for name in wanted.keys() & changes.keys()}
+    protocols = [Protocol(name=name, **protocol) for name in changes.pop("protocols", ["ridge"])]
+    options = {"tasks": ["digits"], "protocols": protocols, "load_model": load, "load_task": digit_task}
+    return evaluate_checkpoint(checkpoint_dir, output_dir, Subject(**subject), **options | changes)
 
 
 @pytest.fixture(scope="module")
@@ -130,21 +123,21 @@ def test_accuracies_are_those_of_scikit_learn_on_the_same_features(table):
     data = digit_task("digits")
     train, test = (
         extract_features(small_model(), images, batch_size=50)
-        for images in (data.train_images_NHWC, data.test_images_NHWC)
+        for images in (data.train.images_NHWC, data.test.images_NHWC)
     )
     rows = table.filter(pl.col("task") == "digits", pl.col("shots") > 1)
     assert len(rows) == 2 * 2 * 3
     for row in rows.iter_rows(named=True):
-        index_N = draw_shots("digits", data.train_labels_N, classes=data.classes, shots=row["shots"], draw=row["draw"])
+        index_N = draw_shots("digits", data.train.labels_N, classes=data.classes, shots=row["shots"], draw=row["draw"])
         shots_ND, test_ND = train[row["layer"]][index_N].astype(float), test[row["layer"]].astype(float)
         mean_D, std_D = shots_ND.mean(axis=0), shots_ND.std(axis=0)
         x_ND, test_ND = (
             np.pad((f - mean_D) / std_D, ((0, 0), (0, 1)), constant_values=100) for f in (shots_ND, test_ND)
         )
-        judge = RidgeClassifierCV(alphas=LAMBDAS, fit_intercept=False).fit(x_ND, data.train_labels_N[index_N])
+        judge = RidgeClassifierCV(alphas=LAMBDAS, fit_intercept=False).fit(x_ND, data.train.labels_N[index_N])
         assert row["regularisation"] == judge.alpha_
         # Batches of another size round otherwise; one image in 200 may change sides.
-        assert row["downstream_accuracy"] == pytest.approx(judge.score(test_ND, data.test_labels_N), abs=0.0051)
+        assert row["downstream_accuracy"] == pytest.approx(judge.score(test_ND, data.test.labels_N), abs=0.0051)
 
 
 def test_real_digits_are_learnt_and_more_shots_help(table):
@@ -175,13 +168,8 @@ def test_a_task_too_small_for_any_shots_is_null_throughout(checkpoint_dir, tmp_p
 def test_a_task_without_test_images_is_null_throughout(checkpoint_dir, tmp_path):
     def without_test_images(name, image_size):
         data = digit_task(name, image_size)
-        return TaskData(
-            train_images_NHWC=data.train_images_NHWC,
-            train_labels_N=data.train_labels_N,
-            test_images_NHWC=data.test_images_NHWC[:0],
-            test_labels_N=data.test_labels_N[:0],
-            classes=data.classes,
-        )
+        nothing = ArrayImages(data.test.images_NHWC[:0], data.test.labels_N[:0])
+        return TaskData(train=data.train, test=nothing, classes=data.classes)
 
     (path,) = evaluate(checkpoint_dir, tmp_path, load_task=without_test_images)
     rows = pl.read_parquet(path)
@@ -215,7 +203,7 @@ def test_the_last_layer_alone_has_the_numbers_it_has_among_all(checkpoint_dir, t
 
 
 def test_the_fixed_lambda_is_fixed(checkpoint_dir, tmp_path):
-    (path,) = evaluate(checkpoint_dir, tmp_path, protocol="ridge-fixed")
+    (path,) = evaluate(checkpoint_dir, tmp_path, protocols=["ridge-fixed"])
     rows = pl.read_parquet(path)
     assert rows["regularisation"].unique().to_list() == [1024.0]
     assert rows["protocol"].unique().to_list() == ["ridge-fixed"]
@@ -253,14 +241,15 @@ def test_a_diverged_checkpoint_is_a_result_without_numbers(checkpoint_dir, tmp_p
 
 def test_null_rows_without_a_checkpoint(tmp_path):
     never_measured = CHECKPOINT | {"upstream_loss": None, "upstream_accuracy": None, "upstream_num_test": None}
-    arguments = {"cell_id": "c", "architecture": VIT, "checkpoint": never_measured, "tasks": ["a", "b"], "draws": 1}
-    written = write_null_rows(tmp_path, **arguments)
+    subject = Subject(cell_id="c", architecture=VIT, checkpoint=never_measured)
+    arguments = {"tasks": ["a", "b"], "protocols": [Protocol(draws=1)]}
+    written = write_null_rows(tmp_path, subject, **arguments)
     rows = pl.read_parquet(written)
     assert rows["task"].unique().sort().to_list() == ["a", "b"]
     assert rows["reason"].unique().to_list() == ["diverged at step 200"]
     assert len(rows) == 2 * 4 * 3
-    assert write_null_rows(tmp_path, **arguments) == []
-    (other,) = write_null_rows(tmp_path, **arguments | {"tasks": ["c"]}, reason="cancelled")
+    assert write_null_rows(tmp_path, subject, **arguments) == []
+    (other,) = write_null_rows(tmp_path, subject, **arguments | {"tasks": ["c"]}, reason="cancelled")
     assert pl.read_parquet(other)["reason"].unique().to_list() == ["cancelled"]
 
 
@@ -278,7 +267,7 @@ def test_packaged_tasks_are_loaded_by_name_at_the_size_of_the_model(tmp_path, ch
     options = {"architecture": a, "load_model": lambda folder: small_model(a), "load_task": load_task}
     (path,) = evaluate(checkpoint_dir, tmp_path, tasks=["cells"], shots=(10, 1000), **options)
     rows = pl.read_parquet(path)
-    assert rows["downstream_num_test"].unique().to_list() == [len(load_task("cells").test_labels_N)]
+    assert rows["downstream_num_test"].unique().to_list() == [len(load_task("cells").test.labels_N)]
     assert rows.filter(shots=10)["downstream_accuracy"].min() > 1 / 6
     assert rows.filter(shots=1000)["downstream_accuracy"].is_null().all()
 
@@ -329,10 +318,10 @@ def test_metrics_that_lack_a_column_are_refused_by_name(checkpoint_dir, tmp_path
 
 def test_an_unknown_protocol_is_refused_before_anything_is_loaded(checkpoint_dir, tmp_path):
     with pytest.raises(UnknownNameError, match="protocol"):
-        evaluate(checkpoint_dir, tmp_path, protocol="rigde", load_model=not_to_be_called)
+        evaluate(checkpoint_dir, tmp_path, protocols=["rigde"], load_model=not_to_be_called)
 
 
 def test_large_models_get_smaller_batches():
     huge = architecture("vit", "10B", image_size=224, num_classes=1000)
-    batch = runner._batch_size(huge)
-    assert 1 <= batch < runner.MAX_BATCH == runner._batch_size(VIT)
+    of_huge, of_small = (Subject(cell_id="c", architecture=a, checkpoint=CHECKPOINT).batch_size for a in (huge, VIT))
+    assert 1 <= of_huge < of_small == MAX_BATCH
