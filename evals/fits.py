@@ -36,7 +36,7 @@ class Fit:
 
 
 def fits_of(task: str, labels_N: Integers, classes: Sequence[str], protocol: Protocol) -> Iterator[Fit]:
-    """A protocol's probes, in the order of `Protocol.combinations`; of each `task` the same ones in every checkpoint."""
+    """A protocol's probes, in the order of `Protocol.combinations`; the same ones in every checkpoint."""
     for shots, draw in protocol.combinations():
         try:
             index_F, chooses_F = _training_images(task, labels_N, classes, protocol, shots, draw)

@@ -7,9 +7,9 @@ millions of test images. Fine-tuned copies of the model see training and test im
 Shape suffixes: N images, B images of a batch, F images that a probe is fitted to, D features, C classes.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import tee
 
 import numpy as np
 from torch import nn
@@ -113,7 +113,7 @@ class Judge:
         of_all_layers = [fit.index_F for fit in fits if fit.protocol.layers == "all"]
         if of_all_layers:
             early_N = np.unique(np.concatenate(of_all_layers))
-            wanted = {layer: early_N for layer in range(self.num_layers - 1)} | wanted
+            wanted = dict.fromkeys(range(self.num_layers - 1), early_N) | wanted
         rows = FeatureRows(wanted)
         hashes_N = np.zeros(len(self.data.train.labels_N), dtype=np.uint64)
         for index_B, images_BHWC, features in self._encoded(self.data.train, used_N, rows.layers):
@@ -134,11 +134,17 @@ class Judge:
         self, images: Images, index_N: Integers, layers: Sequence[int]
     ) -> Iterator[tuple[Integers, Pixels, dict[int, FloatRows]]]:
         """(indices, images, features by layer) of each batch; every image passes through the model once."""
-        for_model, for_hashes = tee(images.batches(index_N, self.batch_size))
+        waiting: deque[Pixels] = deque()  # itertools.tee would hold 57 batches
+
+        def noted() -> Iterator[Pixels]:
+            for images_BHWC in images.batches(index_N, self.batch_size):
+                waiting.append(images_BHWC)
+                yield images_BHWC
+
         which: Layers = "last" if len(layers) == 1 else "all"
         start = 0
-        for encoded in encode(self.model, for_model, batch_size=self.batch_size, layers=which):
-            images_BHWC = next(for_hashes)
+        for encoded in encode(self.model, noted(), batch_size=self.batch_size, layers=which):
+            images_BHWC = waiting.popleft()
             index_B = index_N[start : start + len(images_BHWC)]
             start += len(images_BHWC)
             yield index_B, images_BHWC, dict(zip(layers, encoded.layers, strict=True))

@@ -5,7 +5,8 @@ Shape suffixes: B images of a batch, F images that a probe is fitted to, D featu
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol as Shape
+from typing import Final
+from typing import Protocol as Shape
 
 import numpy as np
 
@@ -48,9 +49,7 @@ def hits(predicted_B: Integers, labels_B: Integers, num_classes: int) -> Integer
 
 def _ridge(lambdas: Sequence[float], std_offset: float | None) -> Callable[[Fit, Features, Integers, int], Probe]:
     def fit_it(_: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Ridge:
-        return fit_ridge(
-            features_FD, labels_F, num_classes=num_classes, lambdas=lambdas, std_offset=std_offset
-        )
+        return fit_ridge(features_FD, labels_F, num_classes=num_classes, lambdas=lambdas, std_offset=std_offset)
 
     return fit_it
 

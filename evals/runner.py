@@ -209,9 +209,7 @@ def _missing(output_dir: Path, tasks: Sequence[str], protocols: Sequence[Protoco
 def _judge(
     subject: Subject, model: nn.Module, task: str, data: TaskData, missing: Mapping[Protocol, Path]
 ) -> Iterator[Path]:
-    judge = Judge(
-        model=model, data=data, task=task, num_layers=subject.num_layers, batch_size=subject.batch_size
-    )
+    judge = Judge(model=model, data=data, task=task, num_layers=subject.num_layers, batch_size=subject.batch_size)
     results = judge.results(list(missing))
     num_test = len(data.test.labels_N)
     for protocol, path in missing.items():

@@ -1,0 +1,176 @@
+"""Shape suffixes: N images, B images of a batch, H and W pixels, C channels or classes."""
+
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from evals import feature_rows
+from evals.datasets import ArrayImages, TaskData
+from evals.features import encode
+from evals.fewshot import draw_shots, fit_ridge
+from evals.judge import Judge
+from evals.protocol import Protocol
+from models.build import build_model
+from models.data import load_images
+from models.ladder import architecture
+
+VIT = architecture("vit", "pico", image_size=32, num_classes=5, patch_size=8)
+CLASSES = 5
+SHOTS = Protocol(shots=(1, 5), draws=2)
+
+
+def patches_task(num_train=200, num_test=300):
+    """Real textures of five classes, shuffled."""
+    s = load_images("patches")
+    index_N = np.flatnonzero(s.labels_N < CLASSES)
+    index_N = np.random.RandomState(0).permutation(index_N)[: num_train + num_test]
+    train, test = index_N[:num_train], index_N[num_train:]
+    return TaskData(
+        train=ArrayImages(s.images_NHWC[train], s.labels_N[train]),
+        test=ArrayImages(s.images_NHWC[test], s.labels_N[test]),
+        classes=s.classes[:CLASSES],
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_model(VIT).eval()
+
+
+def judge(model, data, *protocols, batch_size=64, task="patches"):
+    results = Judge(model=model, data=data, task=task, num_layers=3, batch_size=batch_size).results(protocols)
+    return {(p.fit.protocol.name, p.fit.shots, p.fit.draw, p.layer): judged for p, judged in results.items()}
+
+
+def features_of(model, images_NHWC):
+    return [
+        np.concatenate(layer)
+        for layer in zip(*(e.layers for e in encode(model, [images_NHWC], batch_size=999, layers="all")), strict=True)
+    ]
+
+
+def test_accuracies_are_those_of_each_probe_alone(model):
+    data = patches_task()
+    data = TaskData(
+        train=data.train, test=ArrayImages(*of_classes(data.test, [40, 30, 20, 10, 0])), classes=data.classes
+    )
+    results = judge(model, data, SHOTS)
+    train, test = features_of(model, data.train.images_NHWC), features_of(model, data.test.images_NHWC)
+    assert list(results) == [("ridge", *pair, layer) for pair in SHOTS.combinations() for layer in range(3)]
+    for (_, shots, draw, layer), judged in results.items():
+        index_N = draw_shots("patches", data.train.labels_N, classes=data.classes, shots=shots, draw=draw)
+        ridge = fit_ridge(train[layer][index_N], data.train.labels_N[index_N], num_classes=CLASSES)
+        predicted_N = ridge.predict(test[layer])
+        assert judged.regularisation == ridge.regularisation
+        # Batches of another size round otherwise; one image in 100 may change sides.
+        assert judged.accuracy == pytest.approx(accuracy_score(data.test.labels_N, predicted_N), abs=0.011)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the probe may predict the class that no test image is of
+            expected = balanced_accuracy_score(data.test.labels_N, predicted_N)
+        assert judged.class_accuracy == pytest.approx(expected, abs=0.051)
+
+
+def of_classes(images, num_C):
+    """So many images of each class."""
+    index_N = np.concatenate([np.flatnonzero(images.labels_N == label)[:num] for label, num in enumerate(num_C)])
+    return images.images_NHWC[index_N], images.labels_N[index_N]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 300])
+def test_batches_of_another_size_change_nothing_but_rounding(model, batch_size):
+    data = patches_task()
+    expected, found = judge(model, data, SHOTS), judge(model, data, SHOTS, batch_size=batch_size)
+    for key, judged in expected.items():
+        assert found[key].accuracy == pytest.approx(judged.accuracy, abs=1.01 / 300)
+        assert found[key].regularisation == judged.regularisation
+
+
+def test_the_order_of_test_images_does_not_matter(model):
+    data = patches_task()
+    order_N = np.random.RandomState(1).permutation(300)
+    shuffled = ArrayImages(data.test.images_NHWC[order_N], data.test.labels_N[order_N])
+    other = judge(model, TaskData(train=data.train, test=shuffled, classes=data.classes), SHOTS)
+    for key, judged in judge(model, data, SHOTS).items():
+        assert other[key].accuracy == pytest.approx(judged.accuracy, abs=1.01 / 300)
+        assert other[key].regularisation == judged.regularisation
+
+
+def test_nothing_is_chosen_by_test_labels(model):
+    data = patches_task()
+    wrong = ArrayImages(data.test.images_NHWC, (data.test.labels_N + 1) % CLASSES)
+    other = judge(model, TaskData(train=data.train, test=wrong, classes=data.classes), SHOTS)
+    for key, judged in judge(model, data, SHOTS).items():
+        assert other[key].regularisation == judged.regularisation
+        assert other[key].accuracy <= 1 - judged.accuracy + 1e-9
+
+
+def test_protocols_share_the_forward_passes(model):
+    data, seen = patches_task(), []
+    hook = model.patch_embed.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    try:
+        judge(
+            model, data, SHOTS, *(Protocol(name=name, shots=(1, 5), draws=2) for name in ("ridge-fixed", "big_vision"))
+        )
+    finally:
+        hook.remove()
+    drawn = [draw_shots("patches", data.train.labels_N, classes=data.classes, shots=5, draw=draw) for draw in range(2)]
+    assert sum(seen) == 300 + len(np.unique(np.concatenate(drawn)))
+
+
+def test_test_images_that_a_probe_was_fitted_to_are_counted(model):
+    data = patches_task()
+    shots = draw_shots("patches", data.train.labels_N, classes=data.classes, shots=5, draw=0)
+    planted = shots[:3]
+    test = ArrayImages(
+        np.concatenate([data.test.images_NHWC, data.train.images_NHWC[planted]]),
+        np.concatenate([data.test.labels_N, data.train.labels_N[planted]]),
+    )
+    results = judge(model, TaskData(train=data.train, test=test, classes=data.classes), SHOTS)
+    of_draw = {
+        (shots, draw): draw_shots("patches", data.train.labels_N, classes=data.classes, shots=shots, draw=draw)
+        for shots, draw in SHOTS.combinations()
+    }
+    for (_, shots, draw, _), judged in results.items():
+        assert judged.duplicates == np.isin(planted, of_draw[shots, draw]).sum()
+    assert {judged.duplicates for (_, shots, draw, _), judged in results.items() if (shots, draw) == (5, 0)} == {3}
+
+
+def test_features_in_a_file_give_the_same_numbers(model, monkeypatch):
+    data = patches_task()
+    expected = judge(model, data, SHOTS)
+    monkeypatch.setattr(feature_rows, "SPILL_BYTES", 0)
+    assert judge(model, data, SHOTS) == expected
+
+
+class WatchedImages(ArrayImages):
+    """Counts the batches that are held at once."""
+
+    def __init__(self, images):
+        super().__init__(images.images_NHWC, images.labels_N)
+        self.alive, self.most = weakref.WeakSet(), 0
+
+    def batches(self, index_N, batch_size):
+        for images_BHWC in super().batches(index_N, batch_size):
+            batch = images_BHWC.view(Batch)
+            self.alive.add(batch)
+            self.most = max(self.most, len(self.alive))
+            yield batch
+            del batch
+
+
+class Batch(np.ndarray):
+    """An array that can be watched."""
+
+    __hash__ = object.__hash__
+
+
+def test_test_images_are_not_held(model):
+    data = patches_task()
+    watched = WatchedImages(data.test)
+    judge(model, TaskData(train=data.train, test=watched, classes=data.classes), SHOTS, batch_size=10)
+    assert watched.most <= 4
