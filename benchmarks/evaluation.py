@@ -34,6 +34,7 @@ def twelve_tasks(family: str, size: str) -> None:
     import torch
 
     from evals.datasets import load_task
+    from evals.encoding import Encoder
     from evals.judge import Judge
     from evals.protocol import Protocol
     from evals.tasks import names
@@ -44,6 +45,7 @@ def twelve_tasks(family: str, size: str) -> None:
     torch.manual_seed(0)
     a = architecture(family, size, image_size=32, num_classes=700, patch_size=None if family == "resnet" else 8)
     model, data = build_model(a).eval(), {task: load_task(task, 32) for task in names()}
+    encoder = Encoder(model=lambda: model, num_layers=num_layers(a) + 1, batch_size=BATCH)
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     seen: list[int] = []
 
@@ -53,8 +55,7 @@ def twelve_tasks(family: str, size: str) -> None:
         wanted = [Protocol(name=name, **SHOTS) for name in names]
         start = time.perf_counter()
         for task, images in data.items():
-            judge = Judge(model=model, data=images, task=task, num_layers=num_layers(a) + 1, batch_size=BATCH)
-            judge.results(wanted)
+            Judge(encoder=encoder, data=images, task=task).results(wanted)
         taken = time.perf_counter() - start
         hook.remove()
         return taken, sum(seen)
@@ -91,6 +92,7 @@ def many_images(num: int) -> None:
     from timm.models.mlp_mixer import MlpMixer
 
     from evals.datasets import ArrayImages, TaskData
+    from evals.encoding import Encoder
     from evals.judge import Judge
     from evals.protocol import Protocol
 
@@ -102,9 +104,9 @@ def many_images(num: int) -> None:
     shots_NHWC = rng.randint(0, 256, (25 * CLASSES, 32, 32, 3), dtype=np.uint8)
     train = ArrayImages(shots_NHWC, np.repeat(np.arange(CLASSES), 25))
     data = TaskData(train=train, test=Noise(num), classes=tuple(map(str, range(CLASSES))))
-    judge = Judge(model=model.eval(), data=data, task="noise", num_layers=LAYERS, batch_size=BATCH)
+    encoder = Encoder(model=lambda: model.eval(), num_layers=LAYERS, batch_size=BATCH)
     before_gib, start = memory_gib(), time.perf_counter()
-    judge.results([Protocol(**SHOTS)])
+    Judge(encoder=encoder, data=data, task="noise").results([Protocol(**SHOTS)])
     print(time.perf_counter() - start, before_gib, memory_gib())
 
 

@@ -7,21 +7,19 @@ millions of test images. Fine-tuned copies of the model see training and test im
 Shape suffixes: N images, B images of a batch, F images that a probe is fitted to, D features, C classes.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
-from evals.datasets import Hashes, Images, Pixels, TaskData, pixel_hashes
-from evals.feature_rows import FeatureRows, FloatRows
-from evals.features import encode
+from evals.datasets import Hashes, Pixels, TaskData, pixel_hashes
+from evals.encoding import Encoder
+from evals.feature_rows import FeatureRows
 from evals.fewshot import Integers
 from evals.finetune import SETTINGS, finetune
 from evals.fits import Fit, fits_of
 from evals.probes import LayerProbes, Score, hits
-from evals.protocol import Layers, Protocol
+from evals.protocol import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +47,11 @@ class Probed:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judge:
-    """A model (a timm model, on any device, in evaluation mode) and the images of a task.
+    """What encodes images, and those of a task, whose name decides the draws."""
 
-    `task` is its name, which decides the draws; `num_layers` is how many layers `encode` gives; `batch_size` counts the
-    images of a forward pass.
-    """
-
-    model: nn.Module
+    encoder: Encoder
     data: TaskData
     task: str
-    num_layers: int
-    batch_size: int
 
     def results(self, protocols: Sequence[Protocol]) -> Mapping[Probed, Judged]:
         """Of every probe, in the order of protocols, shots, draws and layers.
@@ -74,15 +66,15 @@ class Judge:
             reason = fit.reason if len(self.data.test.labels_N) else f"task {self.task!r} has no test images"
             if reason:
                 found |= dict.fromkeys(self._probed(fit), Judged(reason=reason))
-        todo = [fit for fit in fits if Probed(fit, self.num_layers - 1) not in found]
+        todo = [fit for fit in fits if Probed(fit, self.encoder.num_layers - 1) not in found]
         found |= self._frozen([fit for fit in todo if fit.protocol.method.kind != "finetune"])
         for fit in todo:
             if fit.protocol.method.kind == "finetune":
-                found[Probed(fit, self.num_layers - 1)] = self._finetuned(fit)
+                found[Probed(fit, self.encoder.num_layers - 1)] = self._finetuned(fit)
         return {probed: found[probed] for fit in fits for probed in self._probed(fit)}
 
     def _layers(self, fit: Fit) -> range:
-        return range(0 if fit.protocol.layers == "all" else self.num_layers - 1, self.num_layers)
+        return range(0 if fit.protocol.layers == "all" else self.encoder.num_layers - 1, self.encoder.num_layers)
 
     def _probed(self, fit: Fit) -> list[Probed]:
         return [Probed(fit, layer) for layer in self._layers(fit)]
@@ -109,51 +101,32 @@ class Judge:
     def _training_features(self, fits: Sequence[Fit]) -> tuple[FeatureRows, Hashes]:
         """Features of the images in use, and the hash of each of these at its place among all training images."""
         used_N = np.unique(np.concatenate([fit.index_F for fit in fits]))
-        wanted = {self.num_layers - 1: used_N}
+        wanted = {self.encoder.num_layers - 1: used_N}
         of_all_layers = [fit.index_F for fit in fits if fit.protocol.layers == "all"]
         if of_all_layers:
             early_N = np.unique(np.concatenate(of_all_layers))
-            wanted = dict.fromkeys(range(self.num_layers - 1), early_N) | wanted
+            wanted = dict.fromkeys(range(self.encoder.num_layers - 1), early_N) | wanted
         rows = FeatureRows(wanted)
         hashes_N = np.zeros(len(self.data.train.labels_N), dtype=np.uint64)
-        for index_B, images_BHWC, features in self._encoded(self.data.train, used_N, rows.layers):
-            hashes_N[index_B] = pixel_hashes(images_BHWC)
-            rows.take(index_B, features)
+        for batch in self.encoder.batches("train", self.data.train, used_N, rows.layers):
+            hashes_N[batch.index_B] = batch.hashes_B
+            rows.take(batch.index_B, batch.features)
         return rows, hashes_N
 
     def _see_test_images(self, probes: Mapping[int, LayerProbes], duplicates: "_Duplicates") -> None:
         labels_N = self.data.test.labels_N
         for of_layer in probes.values():
             of_layer.ready()
-        for index_B, images_BHWC, features in self._encoded(self.data.test, np.arange(len(labels_N)), list(probes)):
-            duplicates.see(pixel_hashes(images_BHWC))
-            for layer, features_BD in features.items():
-                probes[layer].see(features_BD, labels_N[index_B])
-
-    def _encoded(
-        self, images: Images, index_N: Integers, layers: Sequence[int]
-    ) -> Iterator[tuple[Integers, Pixels, dict[int, FloatRows]]]:
-        """(indices, images, features by layer) of each batch; every image passes through the model once."""
-        waiting: deque[Pixels] = deque()  # itertools.tee would hold 57 batches
-
-        def noted() -> Iterator[Pixels]:
-            for images_BHWC in images.batches(index_N, self.batch_size):
-                waiting.append(images_BHWC)
-                yield images_BHWC
-
-        which: Layers = "last" if len(layers) == 1 else "all"
-        start = 0
-        for encoded in encode(self.model, noted(), batch_size=self.batch_size, layers=which):
-            images_BHWC = waiting.popleft()
-            index_B = index_N[start : start + len(images_BHWC)]
-            start += len(images_BHWC)
-            yield index_B, images_BHWC, dict(zip(layers, encoded.layers, strict=True))
+        for batch in self.encoder.batches("test", self.data.test, np.arange(len(labels_N)), list(probes)):
+            duplicates.see(batch.hashes_B)
+            for layer, features_BD in batch.features.items():
+                probes[layer].see(features_BD, labels_N[batch.index_B])
 
     # --- fine-tuning -------------------------------------------------------------------------------------------------
 
     def _finetuned(self, fit: Fit) -> Judged:
         tuned = finetune(
-            self.model,
+            self.encoder.model(),
             self.data.train,
             fit.index_F,
             num_classes=len(self.data.classes),
@@ -161,7 +134,9 @@ class Judge:
             seed=fit.draw,
             chooses_F=fit.chooses_F,
         )
-        train_hashes = [pixel_hashes(images) for images in self.data.train.batches(fit.index_F, self.batch_size)]
+        train_hashes = [
+            pixel_hashes(images) for images in self.data.train.batches(fit.index_F, self.encoder.batch_size)
+        ]
         duplicates = _Duplicates({fit: np.concatenate(train_hashes)})
         hits_C = np.zeros(len(self.data.classes), dtype=np.int64)
         for labels_B, images_BHWC in self._test_batches():
@@ -174,7 +149,7 @@ class Judge:
     def _test_batches(self) -> Iterator[tuple[Integers, Pixels]]:
         labels_N = self.data.test.labels_N
         start = 0
-        for images_BHWC in self.data.test.batches(np.arange(len(labels_N)), self.batch_size):
+        for images_BHWC in self.data.test.batches(np.arange(len(labels_N)), self.encoder.batch_size):
             yield labels_N[start : start + len(images_BHWC)], images_BHWC
             start += len(images_BHWC)
 

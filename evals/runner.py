@@ -1,11 +1,12 @@
 """From a checkpoint to rows of the results table: a parquet file a task and protocol, written whole or not at all."""
 
+import hashlib
 import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from evals import datasets
 from evals.datasets import TaskData
+from evals.encoding import Encoder
 from evals.judge import Judge, Judged
 from evals.protocol import MEASURES_SCHEMA, RESULT_SCHEMA, Protocol, upstream_eval_id
 from models.errors import CheckpointError
@@ -119,6 +121,7 @@ def evaluate_checkpoint(
     load_task: LoadTask = datasets.load_task,
     upstream: MeasureUpstream | None = None,
     by_class: bool = False,
+    keep_features: bool = False,
 ) -> list[Path]:
     """The files that were written: of every task and protocol that had none yet, and of the upstream measures.
 
@@ -137,6 +140,8 @@ def evaluate_checkpoint(
         load_task: gives a task's images, by its name and the side in pixels that the model takes.
         upstream: gives the rows of the upstream measures, for the model and images a forward pass; None for none.
         by_class: whether these are of each class too.
+        keep_features: whether the features stay in `output_dir`/features-<task's digest>, so that protocols that are
+            asked for later need no model.
 
     Raises:
         UserError: an unknown task, images that are missing.
@@ -146,15 +151,17 @@ def evaluate_checkpoint(
         return write_null_rows(
             output_dir, subject, tasks=tasks, protocols=protocols, upstream=upstream is not None, by_class=by_class
         )
-    model = cache(lambda: load_model(checkpoint_dir))
+    model = cache(partial(load_model, checkpoint_dir))
     written = []
     measures = _upstream_path(output_dir, by_class)
     if upstream is not None and not measures.exists():
         rows = [subject.measure(row) for row in upstream(model(), subject.batch_size)]
         written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
     for task, missing in _missing(output_dir, tasks, protocols).items():
-        data = load_task(task, subject.architecture.image_size)
-        written += _judge(subject, model(), task, data, missing)
+        kept = _features_folder(output_dir, task) if keep_features else None
+        encoder = Encoder(model=model, num_layers=subject.num_layers, batch_size=subject.batch_size, folder=kept)
+        judge = Judge(encoder=encoder, data=load_task(task, subject.architecture.image_size), task=task)
+        written += _judge(subject, judge, missing)
     return written
 
 
@@ -206,15 +213,17 @@ def _missing(output_dir: Path, tasks: Sequence[str], protocols: Sequence[Protoco
     return {task: of_task for task, of_task in missing.items() if of_task}
 
 
-def _judge(
-    subject: Subject, model: nn.Module, task: str, data: TaskData, missing: Mapping[Protocol, Path]
-) -> Iterator[Path]:
-    judge = Judge(model=model, data=data, task=task, num_layers=subject.num_layers, batch_size=subject.batch_size)
+def _features_folder(output_dir: Path, task: str) -> Path:
+    """Named by a digest, since the name of a task may be a path."""
+    return output_dir / f"features-{hashlib.sha256(task.encode()).hexdigest()[:12]}"
+
+
+def _judge(subject: Subject, judge: Judge, missing: Mapping[Protocol, Path]) -> Iterator[Path]:
     results = judge.results(list(missing))
-    num_test = len(data.test.labels_N)
+    num_test = len(judge.data.test.labels_N)
     for protocol, path in missing.items():
         rows = [
-            subject.row(task, protocol, probed.fit.shots, probed.fit.draw, probed.layer, judged)
+            subject.row(judge.task, protocol, probed.fit.shots, probed.fit.draw, probed.layer, judged)
             | {"downstream_num_test": num_test}
             for probed, judged in results.items()
             if probed.fit.protocol == protocol

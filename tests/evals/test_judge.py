@@ -1,5 +1,6 @@
 """Shape suffixes: N images, B images of a batch, H and W pixels, C channels or classes."""
 
+import itertools
 import warnings
 import weakref
 
@@ -10,12 +11,14 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from evals import feature_rows
 from evals.datasets import ArrayImages, TaskData
+from evals.encoding import Encoder
 from evals.features import encode
 from evals.fewshot import draw_shots, fit_ridge
 from evals.judge import Judge
 from evals.protocol import Protocol
 from models.build import build_model
 from models.data import load_images
+from models.errors import DataError
 from models.ladder import architecture
 
 VIT = architecture("vit", "pico", image_size=32, num_classes=5, patch_size=8)
@@ -42,15 +45,15 @@ def model():
     return build_model(VIT).eval()
 
 
-def judge(model, data, *protocols, batch_size=64, task="patches"):
-    results = Judge(model=model, data=data, task=task, num_layers=3, batch_size=batch_size).results(protocols)
+def judge(model, data, *protocols, batch_size=64, task="patches", folder=None):
+    encoder = Encoder(model=lambda: model, num_layers=3, batch_size=batch_size, folder=folder)
+    results = Judge(encoder=encoder, data=data, task=task).results(protocols)
     return {(p.fit.protocol.name, p.fit.shots, p.fit.draw, p.layer): judged for p, judged in results.items()}
 
 
 def features_of(model, images_NHWC):
     return [
-        np.concatenate(layer)
-        for layer in zip(*(e.layers for e in encode(model, [images_NHWC], batch_size=999, layers="all")), strict=True)
+        np.concatenate(layer) for layer in zip(*encode(model, [images_NHWC], batch_size=999, layers="all"), strict=True)
     ]
 
 
@@ -174,3 +177,48 @@ def test_test_images_are_not_held(model):
     watched = WatchedImages(data.test)
     judge(model, TaskData(train=data.train, test=watched, classes=data.classes), SHOTS, batch_size=10)
     assert watched.most <= 4
+
+
+def not_to_be_called():
+    raise AssertionError("the model is not needed")
+
+
+def test_kept_features_answer_other_protocols_without_the_model(model, tmp_path):
+    data, other = patches_task(), Protocol(name="ridge-fixed", shots=(5,), draws=2, layers="last")
+    judge(model, data, SHOTS, folder=tmp_path)
+    encoder = Encoder(model=not_to_be_called, num_layers=3, batch_size=50, folder=tmp_path)
+    found = Judge(encoder=encoder, data=data, task="patches").results([other])
+    expected = Judge(encoder=Encoder(model=lambda: model, num_layers=3, batch_size=64), data=data, task="patches")
+    assert list(found.values()) == list(expected.results([other]).values())
+
+
+def test_kept_features_that_do_not_suffice_are_replaced(model, tmp_path):
+    data, more = patches_task(), Protocol(shots=(10,), draws=2)
+    judge(model, data, SHOTS, folder=tmp_path)
+    assert judge(model, data, more, folder=tmp_path) == judge(model, data, more)
+    assert judge(not_to_be_called, data, more, folder=tmp_path) == judge(model, data, more)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+
+
+def test_an_evaluation_that_dies_keeps_no_features(model, tmp_path):
+    data = patches_task()
+
+    class Broken(ArrayImages):
+        def batches(self, index_N, batch_size):
+            yield from itertools.islice(super().batches(index_N, batch_size), 2)
+            raise DataError("photos/3.jpg: cut short")
+
+    broken = Broken(data.test.images_NHWC, data.test.labels_N)
+    with pytest.raises(DataError, match="cut short"):
+        judge(model, TaskData(train=data.train, test=broken, classes=data.classes), SHOTS, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    assert judge(model, data, SHOTS, folder=tmp_path) == judge(model, data, SHOTS)
+
+
+def test_damaged_features_are_named(model, tmp_path):
+    data = patches_task()
+    judge(model, data, SHOTS, folder=tmp_path)
+    path = tmp_path / "test" / "layer_001.npy"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"layer_001\.npy.*delete"):
+        judge(model, data, SHOTS, folder=tmp_path)

@@ -325,3 +325,19 @@ def test_large_models_get_smaller_batches():
     huge = architecture("vit", "10B", image_size=224, num_classes=1000)
     of_huge, of_small = (Subject(cell_id="c", architecture=a, checkpoint=CHECKPOINT).batch_size for a in (huge, VIT))
     assert 1 <= of_huge < of_small == MAX_BATCH
+
+
+def test_features_that_were_kept_answer_another_protocol_without_the_model(checkpoint_dir, tmp_path):
+    evaluate(checkpoint_dir, tmp_path, keep_features=True)
+    (path,) = evaluate(
+        checkpoint_dir, tmp_path, keep_features=True, protocols=["ridge-fixed"], load_model=not_to_be_called
+    )
+    (expected,) = evaluate(checkpoint_dir, tmp_path / "other", protocols=["ridge-fixed"])
+    assert pl.read_parquet(path).equals(pl.read_parquet(expected))
+
+
+def test_protocols_have_a_file_each(checkpoint_dir, tmp_path):
+    written = evaluate(checkpoint_dir, tmp_path, protocols=["ridge", "ridge-fixed"])
+    assert [pl.read_parquet(path)["protocol"].unique().to_list() for path in written] == [["ridge"], ["ridge-fixed"]]
+    written[0].unlink()
+    assert evaluate(checkpoint_dir, tmp_path, protocols=["ridge", "ridge-fixed"]) == written[:1]
