@@ -17,7 +17,7 @@ import polars as pl
 from torch import nn
 
 from evals import datasets
-from evals.datasets import TaskData
+from evals.datasets import Images, TaskData
 from evals.features import extract_features
 from evals.fewshot import FIXED_LAMBDA, LAMBDAS, Features, FewShotError, Integers, ProbeResult, draw_shots, probe
 from evals.protocol import RESULT_SCHEMA, Layers, Protocol
@@ -212,25 +212,25 @@ def _judge(subject: _Subject, architecture: Architecture, model: nn.Module, task
             index_N = drawn[shots, draw]
             result = probe(
                 encoded.train[layer][np.searchsorted(encoded.used, index_N)],
-                data.train_labels_N[index_N],
+                data.train.labels_N[index_N],
                 encoded.test[layer],
-                data.test_labels_N,
+                data.test.labels_N,
                 num_classes=len(data.classes),
                 lambdas=_LAMBDAS[subject.spec.name],
             )
-        yield subject.row(task, shots=shots, draw=draw, layer=layer, result=result, num_test=len(data.test_labels_N))
+        yield subject.row(task, shots=shots, draw=draw, layer=layer, result=result, num_test=len(data.test.labels_N))
 
 
 def _draw_all(task: str, data: TaskData, spec: Protocol) -> tuple[dict[tuple[int, int], Integers], dict[int, str]]:
     """Indices by (shots, draw), and the reason by shots that cannot be judged."""
-    if len(data.test_labels_N) == 0:
+    if len(data.test.labels_N) == 0:
         return {}, dict.fromkeys(spec.shots, f"task {task!r} has no test images")
     drawn: dict[tuple[int, int], Integers] = {}
     reasons: dict[int, str] = {}
     for shots in spec.shots:
         try:
             for draw in range(spec.draws):
-                drawn[shots, draw] = draw_shots(task, data.train_labels_N, classes=data.classes, shots=shots, draw=draw)
+                drawn[shots, draw] = draw_shots(task, data.train.labels_N, classes=data.classes, shots=shots, draw=draw)
         except FewShotError as error:
             reasons[shots] = str(error)
     return drawn, reasons
@@ -244,12 +244,18 @@ def _encode(
     drawn: Mapping[tuple[int, int], Integers],
 ) -> _Encoded:
     used_N = np.unique(np.concatenate(list(drawn.values())))
+    test_N = np.arange(len(data.test.labels_N))
     train, test = (
-        extract_features(model, images_NHWC, batch_size=_batch_size(architecture))
-        for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
+        _features(model, images, index_N, _batch_size(architecture))
+        for images, index_N in ((data.train, used_N), (data.test, test_N))
     )
     assert len(test) == subject.num_layers, f"{len(test)} layers encoded, {subject.num_layers} expected"
     return _Encoded(used=used_N, train=train, test=test)
+
+
+def _features(model: nn.Module, images: Images, index_N: Integers, batch_size: int) -> list[Features]:
+    batches = [extract_features(model, b, batch_size=batch_size) for b in images.batches(index_N, batch_size)]
+    return [np.concatenate(layer) for layer in zip(*batches, strict=True)]
 
 
 def _batch_size(a: Architecture) -> int:

@@ -15,6 +15,13 @@ from models.errors import DataError, UnknownNameError
 
 loaded, loaded_task = lru_cache(load_images), lru_cache(load_task)  # of packaged sets, which no test changes
 
+
+
+def all_images(images):
+    """Every image of a part, in order."""
+    return np.concatenate(list(images.batches(np.arange(len(images.labels_N)), 100)))
+
+
 TEST_PARTS = {
     "mnist": "a214303495eaa39e",
     "digits": "07dda8276eef46c0",
@@ -36,27 +43,27 @@ LETTERS = ["hiragana", "katakana", "greek", "kanji"]
 def test_task_is_as_registered(name):
     t, d = task(name), loaded_task(name)
 
-    assert (len(d.train_labels_N), len(d.test_labels_N)) == (t.num_train, t.num_test)
-    assert d.train_images_NHWC.shape[1:] == d.test_images_NHWC.shape[1:]
-    assert d.train_images_NHWC.shape[3] == (3 if name == "landcover" else 1)
-    assert np.bincount(d.train_labels_N, minlength=t.num_classes).min() == t.max_shots
+    assert (len(d.train.labels_N), len(d.test.labels_N)) == (t.num_train, t.num_test)
+    assert all_images(d.train).shape[1:] == all_images(d.test).shape[1:]
+    assert all_images(d.train).shape[3] == (3 if name == "landcover" else 1)
+    assert np.bincount(d.train.labels_N, minlength=t.num_classes).min() == t.max_shots
     assert len(d.classes) == t.num_classes
-    assert set(d.test_labels_N) == set(range(t.num_classes)), "a class is not tested"
+    assert set(d.test.labels_N) == set(range(t.num_classes)), "a class is not tested"
 
 
 @pytest.mark.parametrize("name", names())
 def test_test_part_is_pinned(name):
     """Results of other test images are not comparable: a change of these is a new task, under a new name."""
     d = loaded_task(name)
-    content = d.test_images_NHWC.tobytes() + d.test_labels_N.tobytes()
+    content = all_images(d.test).tobytes() + d.test.labels_N.tobytes()
     assert hashlib.sha256(content).hexdigest()[:16] == TEST_PARTS[name]
 
 
 @pytest.mark.parametrize("name", names())
 def test_no_test_image_is_trained_on(name):
     d = loaded_task(name)
-    train = {hashlib.sha256(image.tobytes()).digest() for image in d.train_images_NHWC}
-    assert not any(hashlib.sha256(image.tobytes()).digest() in train for image in d.test_images_NHWC)
+    train = {hashlib.sha256(image.tobytes()).digest() for image in all_images(d.train)}
+    assert not any(hashlib.sha256(image.tobytes()).digest() in train for image in all_images(d.test))
 
 
 @pytest.mark.parametrize("name", [*LETTERS, "noto_script", "patches", "landcover"])
@@ -64,7 +71,7 @@ def test_no_group_stands_on_both_sides(name):
     s, d = loaded(name), loaded_task(name)
     group_of = {image.tobytes(): group for image, group in zip(s.images_NHWC, s.groups_N, strict=True)}
     train, test = (
-        {group_of[image.tobytes()] for image in images} for images in (d.train_images_NHWC, d.test_images_NHWC)
+        {group_of[image.tobytes()] for image in images} for images in (all_images(d.train), all_images(d.test))
     )
     assert not train & test
 
@@ -72,7 +79,7 @@ def test_no_group_stands_on_both_sides(name):
 @pytest.mark.parametrize("name", names())
 def test_test_part_has_the_classes_in_proportion(name):
     d, s = loaded_task(name), loaded(name)
-    tested, whole = (np.bincount(labels) / len(labels) for labels in (d.test_labels_N, s.labels_N))
+    tested, whole = (np.bincount(labels) / len(labels) for labels in (d.test.labels_N, s.labels_N))
     # The cells of the map grid, whole, each hold few classes: land cover can only come near.
     assert np.abs(tested - whole).max() < (0.06 if name == "landcover" else 0.015)
 
@@ -81,21 +88,21 @@ def test_test_part_has_the_classes_in_proportion(name):
 def test_labels_belong_to_the_images(name):
     """The nearest class mean of raw pixels is right far above chance, from one part to the other."""
     d = loaded_task(name)
-    train_ND, test_ND = (x.reshape(len(x), -1).astype(float) for x in (d.train_images_NHWC, d.test_images_NHWC))
-    means_CD = np.stack([train_ND[d.train_labels_N == c].mean(0) for c in range(len(d.classes))])
+    train_ND, test_ND = (x.reshape(len(x), -1).astype(float) for x in (all_images(d.train), all_images(d.test)))
+    means_CD = np.stack([train_ND[d.train.labels_N == c].mean(0) for c in range(len(d.classes))])
     distance_NC = (means_CD**2).sum(1) - 2 * test_ND @ means_CD.T
-    assert np.mean(distance_NC.argmin(1) == d.test_labels_N) > 0.6
+    assert np.mean(distance_NC.argmin(1) == d.test.labels_N) > 0.6
 
 
 def test_task_may_be_given_as_such():
     a, b = load_task(task("cells")), load_task("cells")
-    assert np.array_equal(a.test_images_NHWC, b.test_images_NHWC)
+    assert np.array_equal(all_images(a.test), all_images(b.test))
 
 
 def test_images_are_resized():
     d = load_task("cells", 16)
-    assert d.train_images_NHWC.shape == (322, 16, 16, 1)
-    assert d.test_images_NHWC.shape == (326, 16, 16, 1)
+    assert all_images(d.train).shape == (322, 16, 16, 1)
+    assert all_images(d.test).shape == (326, 16, 16, 1)
 
 
 def test_unknown_task():
@@ -114,18 +121,18 @@ def photos(tmp_path):
 
 def test_folder_as_a_task(photos):
     d = load_task(photos, 8)
-    assert d.train_images_NHWC.shape == (18, 8, 8, 3)
-    assert d.test_images_NHWC.shape == (2, 8, 8, 3)
+    assert all_images(d.train).shape == (18, 8, 8, 3)
+    assert all_images(d.test).shape == (2, 8, 8, 3)
     assert d.classes == ("blue", "red")
-    assert np.array_equal(d.train_images_NHWC[:, 0, 0, 0] > 100, d.train_labels_N == 1)
+    assert np.array_equal(all_images(d.train)[:, 0, 0, 0] > 100, d.train.labels_N == 1)
 
 
 def test_folder_of_mixed_sizes_gets_the_usual_one(photos):
     Image.new("RGB", (13, 12)).save(f"{photos}/blue/0.png")
-    assert load_task(photos).train_images_NHWC.shape == (18, 224, 224, 3)
+    assert all_images(load_task(photos).train).shape == (18, 224, 224, 3)
 
 
 def test_unreadable_image_of_a_folder_task(photos):
     Path(photos, "red", "3.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"3\.png: not a readable image"):
-        load_task(photos, 8)
+        all_images(load_task(photos, 8).train)

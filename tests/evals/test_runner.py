@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 
 from evals import runner
-from evals.datasets import TaskData, load_task
+from evals.datasets import ArrayImages, TaskData, load_task
 from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, Protocol
@@ -48,10 +48,8 @@ def digit_task(name, image_size=32):
     elif name != "digits":
         raise UnknownNameError("task", name, ["digits", "rare digits"])
     return TaskData(
-        train_images_NHWC=images_NHWC[train],
-        train_labels_N=digits.target[train].astype(np.int64),
-        test_images_NHWC=images_NHWC[500:700],
-        test_labels_N=digits.target[500:700].astype(np.int64),
+        train=ArrayImages(images_NHWC[train], digits.target[train].astype(np.int64)),
+        test=ArrayImages(images_NHWC[500:700], digits.target[500:700].astype(np.int64)),
         classes=tuple(str(c) for c in range(10)),
     )
 
@@ -130,21 +128,21 @@ def test_accuracies_are_those_of_scikit_learn_on_the_same_features(table):
     data = digit_task("digits")
     train, test = (
         extract_features(small_model(), images, batch_size=50)
-        for images in (data.train_images_NHWC, data.test_images_NHWC)
+        for images in (data.train.images_NHWC, data.test.images_NHWC)
     )
     rows = table.filter(pl.col("task") == "digits", pl.col("shots") > 1)
     assert len(rows) == 2 * 2 * 3
     for row in rows.iter_rows(named=True):
-        index_N = draw_shots("digits", data.train_labels_N, classes=data.classes, shots=row["shots"], draw=row["draw"])
+        index_N = draw_shots("digits", data.train.labels_N, classes=data.classes, shots=row["shots"], draw=row["draw"])
         shots_ND, test_ND = train[row["layer"]][index_N].astype(float), test[row["layer"]].astype(float)
         mean_D, std_D = shots_ND.mean(axis=0), shots_ND.std(axis=0)
         x_ND, test_ND = (
             np.pad((f - mean_D) / std_D, ((0, 0), (0, 1)), constant_values=100) for f in (shots_ND, test_ND)
         )
-        judge = RidgeClassifierCV(alphas=LAMBDAS, fit_intercept=False).fit(x_ND, data.train_labels_N[index_N])
+        judge = RidgeClassifierCV(alphas=LAMBDAS, fit_intercept=False).fit(x_ND, data.train.labels_N[index_N])
         assert row["regularisation"] == judge.alpha_
         # Batches of another size round otherwise; one image in 200 may change sides.
-        assert row["downstream_accuracy"] == pytest.approx(judge.score(test_ND, data.test_labels_N), abs=0.0051)
+        assert row["downstream_accuracy"] == pytest.approx(judge.score(test_ND, data.test.labels_N), abs=0.0051)
 
 
 def test_real_digits_are_learnt_and_more_shots_help(table):
@@ -175,13 +173,8 @@ def test_a_task_too_small_for_any_shots_is_null_throughout(checkpoint_dir, tmp_p
 def test_a_task_without_test_images_is_null_throughout(checkpoint_dir, tmp_path):
     def without_test_images(name, image_size):
         data = digit_task(name, image_size)
-        return TaskData(
-            train_images_NHWC=data.train_images_NHWC,
-            train_labels_N=data.train_labels_N,
-            test_images_NHWC=data.test_images_NHWC[:0],
-            test_labels_N=data.test_labels_N[:0],
-            classes=data.classes,
-        )
+        none = ArrayImages(data.test.images_NHWC[:0], data.test.labels_N[:0])
+        return TaskData(train=data.train, test=none, classes=data.classes)
 
     (path,) = evaluate(checkpoint_dir, tmp_path, load_task=without_test_images)
     rows = pl.read_parquet(path)
@@ -278,7 +271,7 @@ def test_packaged_tasks_are_loaded_by_name_at_the_size_of_the_model(tmp_path, ch
     options = {"architecture": a, "load_model": lambda folder: small_model(a), "load_task": load_task}
     (path,) = evaluate(checkpoint_dir, tmp_path, tasks=["cells"], shots=(10, 1000), **options)
     rows = pl.read_parquet(path)
-    assert rows["downstream_num_test"].unique().to_list() == [len(load_task("cells").test_labels_N)]
+    assert rows["downstream_num_test"].unique().to_list() == [len(load_task("cells").test.labels_N)]
     assert rows.filter(shots=10)["downstream_accuracy"].min() > 1 / 6
     assert rows.filter(shots=1000)["downstream_accuracy"].is_null().all()
 

@@ -87,12 +87,6 @@ def test_folder_task_keeps_the_given_test_part(shapes):
     assert (t.num_train, t.num_test, t.max_shots, t.split_rule) == (70, 2, 30, "given")
 
 
-def test_shards_and_tables_are_no_tasks_yet(tmp_path):
-    (tmp_path / "x.tar").touch()
-    with pytest.raises(DataError, match="class folders, not tar shards or tables"):
-        task(str(tmp_path))
-
-
 @pytest.mark.parametrize("num", [3, 20, 500])
 def test_folder_tasks_test_on_a_tenth_to_a_half(tmp_path, num):
     for label in ("a", "b"):
