@@ -117,10 +117,10 @@ def _differences(t: tasks.Task, data: TaskData) -> list[str]:
     smallest = np.bincount(train_N, minlength=len(data.classes))
     alone = np.flatnonzero(smallest == 1)
     if len(alone):
-        notes.append(f"{len(alone)} classes have one training image ({data.classes[alone[0]]}): 1 shot at most")
+        notes.append(f"classes with one training image, so 1 shot at most: {len(alone)} ({data.classes[alone[0]]})")
     untested = len(data.classes) - len(np.unique(test_N))
     if untested:
-        notes.append(f"{untested} classes have no test image")
+        notes.append(f"classes without test images: {untested}")
     return notes
 
 
@@ -137,19 +137,23 @@ def _with_duplicates(checked: Checked, data: TaskData, every_duplicate: bool) ->
 
 def print_checked(found: list[Checked]) -> None:
     """A table, then what is missing and what else is worth knowing."""
-    columns = ("images", "use", "classes", "train", "test", "twice", "layout")
+    columns = ("images", "use", "classes", "train", "test", "twice", "state")
     rows = (
         (
             c.name,
             c.use,
             *(_count(n) for n in (c.num_classes, c.num_train, c.num_test, c.num_duplicates)),
-            "missing" if c.layout is None else ("broken" if c.error else c.layout[:24]),
+            "missing" if c.layout is None else "broken" if c.error else "here",
         )
         for c in found
     )
     print_table("Images of the study (twice: test images that are in the train part too)", columns, rows)
     for c in found:
-        for line in (*((f"at {c.folder}",) if c.folder else ()), *((c.error,) if c.error else ()), *c.notes):
+        for line in (
+            *((f"{c.layout}, in {c.folder}",) if c.folder else ()),
+            *((c.error,) if c.error else ()),
+            *c.notes,
+        ):
             print_sentence(f"{c.name}: {line}")
 
 

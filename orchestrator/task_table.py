@@ -58,8 +58,8 @@ def print_tasks(rows: list[dict[str, Any]], data: str | None) -> None:
     print()
     print_sentence(
         f"here: found {where}. VTAB: one of the 19 of VTAB-1k. `upshot tasks NAME` tells source, licence, split and"
-        " where images are expected; --json all of it. Any class folders, CSV of paths and labels, or tables are a task too,"
-        " named by their path."
+        " where images are expected; --json all of it. Any class folders, CSV of paths and labels, or tables are a"
+        " task too, named by their path."
     )
 
 

@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections import defaultdict
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -65,7 +66,9 @@ def write_lines(path, lines):
 def folders(folder, names, pictures, num=1, suffix=".png"):
     """Class folders with `num` images each."""
     return [
-        (label, pictures.write(folder / name / f"{i:03}{suffix}")) for label, name in enumerate(names) for i in range(num)
+        (label, pictures.write(folder / name / f"{i:03}{suffix}"))
+        for label, name in enumerate(names)
+        for i in range(num)
     ]
 
 
@@ -272,7 +275,9 @@ def cars(root):
     places = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
     for part, place in places.items():
         parts.append([(c, pictures.write(base / f"cars_{part}" / f"{c:05}.jpg")) for c in range(len(names))])
-        rows = np.array([(c + 1, f"{c:05}.jpg") for c in range(len(names))], dtype=[("class", object), ("fname", object)])
+        rows = np.array(
+            [(c + 1, f"{c:05}.jpg") for c in range(len(names))], dtype=[("class", object), ("fname", object)]
+        )
         savemat(base / place, {"annotations": rows})
     return parts
 
@@ -300,7 +305,7 @@ def svhn(root):
 class Python2Pickler(pickle._Pickler):
     """Writes text and bytes as Python 2 wrote its strings, in which CIFAR is pickled."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
     def save_string(self, value):
         content = value.encode("latin1") if isinstance(value, str) else value

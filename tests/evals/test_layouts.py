@@ -149,9 +149,14 @@ def write_kitti(root, num_drives=20, frames=10):
     found = []
     for image, frame in enumerate(order):
         distance = nearest[frame % len(nearest)]
-        lines = ["Pedestrian 0 0 0 0 0 0 0 0 0 0 1.0 1.0 2.5 0", "DontCare -1 -1 -10 0 0 0 0 -1 -1 -1 -1000 -1000 -1000 0"]
+        lines = [
+            "Pedestrian 0 0 0 0 0 0 0 0 0 0 1.0 1.0 2.5 0",
+            "DontCare -1 -1 -10 0 0 0 0 -1 -1 -1 -1000 -1000 -1000 0",
+        ]
         lines.append("Tram 0 0 0 0 0 0 0 0 0 0 0 0 1.5 0")
-        lines += [f"{kind} 0 0 0 0 0 0 0 0 0 0 0 0 {distance + z} 0" for kind, z in (("Van", 9), ("Truck", 0)) if distance]
+        lines += [
+            f"{kind} 0 0 0 0 0 0 0 0 0 0 0 0 {distance + z} 0" for kind, z in (("Van", 9), ("Truck", 0)) if distance
+        ]
         write_lines(base / "training" / "label_2" / f"{image:06}.txt", lines)
         found.append((KITTI_NEAREST[distance], pictures.write(base / "training" / "image_2" / f"{image:06}.png")))
     mapping = base / "devkit" / "mapping"
@@ -330,7 +335,7 @@ def test_other_classes_than_the_tasks_are_refused(tmp_path):
     for name in ("trainval.txt", "test.txt"):
         path = lists / name
         path.write_text("\n".join(path.read_text().splitlines()[:5]))
-    with pytest.raises(DataError, match="has 5 classes .* task 'pets' has 37"):
+    with pytest.raises(DataError, match=r"has 5 classes .* task 'pets' has 37"):
         load_task("pets", root=tmp_path)
 
 
