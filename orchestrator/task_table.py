@@ -32,7 +32,7 @@ def _row(t: tasks.Task) -> dict[str, Any]:
     if t.kind != "public":
         return {**row, "group": None, "url": None, "present": True, "layout": None, "folder": None, "expected": []}
     published = tasks.definition(t.name)
-    found = tasks.find(published, t.root) if t.root else None
+    found = tasks.readable(published, t.root)
     return {
         **row,
         "group": published.group,

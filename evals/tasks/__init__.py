@@ -33,6 +33,7 @@ __all__ = [
     "names",
     "open_source",
     "public_names",
+    "readable",
     "task",
     "vtab_split",
 ]
@@ -101,10 +102,17 @@ def open_source(t: Task) -> Source:
 
 
 def absent(named: Sequence[str], root: Path | str | None) -> list[str]:
-    """Those of the named tasks that are public and of which nothing is found below the root."""
+    """Those of the named tasks that are public and of which nothing can be found below the root."""
     where = data_root(root)
-    public = [name for name in named if name in DEFINITIONS]
-    return [name for name in public if where is None or find(DEFINITIONS[name], where) is None]
+    return [name for name in named if name in DEFINITIONS and readable(DEFINITIONS[name], where) is None]
+
+
+def readable(published: Definition, root: Path | None) -> Found | None:
+    """As `find`, but None too where folders may not be looked at: the nodes may see more than this machine."""
+    try:
+        return None if root is None else find(published, root)
+    except DataError:
+        return None
 
 
 def missing(published: Definition, root: Path | None) -> str:

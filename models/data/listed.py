@@ -28,7 +28,7 @@ class Listed(NamedTuple):
 
 
 def file_set(name: str, classes: tuple[str, ...], train: Sequence[Listed], test: Sequence[Listed] | None) -> FolderSet:
-    """The files as a stored set: those to train on, then those held out, each in the order of its list.
+    """The files of lists as a stored set: those to train on, then those held out, each in the order of its list.
 
     Args:
         name: what messages call it.
@@ -39,21 +39,28 @@ def file_set(name: str, classes: tuple[str, ...], train: Sequence[Listed], test:
     Raises:
         DataError: files that are not there, no file at all, or a held-out class that none is trained on.
     """
+    found = scanned_set(name, classes, train, test)
+    _refuse_missing(name, found.paths)
+    return found
+
+
+def scanned_set(
+    name: str, classes: tuple[str, ...], train: Sequence[Listed], test: Sequence[Listed] | None
+) -> FolderSet:
+    """The same of files that were seen when their folders were listed, and need not be looked for."""
     files = [*train, *(test or ())]
     if not train or test == []:
         raise DataError(f"{name}: lists no image {'to train on' if not train else 'to test on'}")
     labels_N = np.array([file.label for file in files], dtype=np.int64)
     held_out_N = None if test is None else np.repeat([False, True], [len(train), len(test)])
-    return listed_set(name, classes, [file.path for file in files], labels_N, held_out_N)
+    return _set(name, classes, [file.path for file in files], labels_N, held_out_N)
 
 
-def listed_set(
+def _set(
     name: str, classes: tuple[str, ...], paths: list[Path], labels_N: IntArray, held_out_N: BoolArray | None
 ) -> FolderSet:
-    """The files as a stored set, in their order; raises what `file_set` raises of their classes and places."""
     none_N = np.zeros(len(labels_N), dtype=np.bool_)
     refuse_untrained_classes(name, classes, labels_N, none_N if held_out_N is None else held_out_N)
-    _refuse_missing(name, paths)
     return FolderSet(
         name=name,
         classes=classes,
@@ -85,13 +92,11 @@ def open_csv(csv: str) -> FolderSet:
     classes = tuple(sorted(table["label"].unique()))
     label_of = {label: number for number, label in enumerate(classes)}
     held_out_N = (table["split"] == "test").to_numpy() if "split" in table.columns else None
-    return listed_set(
-        csv,
-        classes,
-        [path.parent / name for name in table["path"]],
-        np.array([label_of[label] for label in table["label"]], dtype=np.int64),
-        held_out_N,
-    )
+    paths = [path.parent / name for name in table["path"]]
+    labels_N = np.array([label_of[label] for label in table["label"]], dtype=np.int64)
+    found = _set(csv, classes, paths, labels_N, held_out_N)
+    _refuse_missing(csv, paths)
+    return found
 
 
 def info(csv: str) -> SetInfo:

@@ -6,12 +6,13 @@ import pickle
 import shutil
 import sys
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from evals.datasets import load_task
-from evals.tasks import definition, find, open_source, public_names, task, vtab_split
+from evals.tasks import absent, definition, find, open_source, public_names, task, vtab_split
 from evals.tasks.layouts import PUBLISHED
 from models.errors import DataError
 from tests.evals.published import (
@@ -105,6 +106,13 @@ def test_caltech_has_30_training_images_of_each_class(tmp_path):
     data = load_task("caltech101", 32, root=tmp_path)
     assert set(np.bincount(data.train.labels_N)) == {30}
     assert np.bincount(data.test.labels_N).tolist() == [1] * 100 + [4] * 2
+    again = load_task("caltech101", 32, root=tmp_path)
+    assert np.array_equal(again.test.source_index_N, data.test.source_index_N)
+    paths = data.test.source.stored.paths
+    assert sorted(paths) == sorted((tmp_path / "101_ObjectCategories").glob("*/*.png"))
+    assert [data.classes[label] for label in data.test.labels_N] == [
+        paths[index].parent.name for index in data.test.source_index_N
+    ]
 
 
 def test_every_character_of_omniglot_is_a_class(tmp_path):
@@ -345,6 +353,31 @@ def test_a_class_that_is_tested_but_not_trained_on_is_refused(tmp_path):
     path.write_text("\n".join(path.read_text().splitlines()[1:]))
     with pytest.raises(DataError, match="held-out part has 1 classes that the train part has not: Boeing 000-200"):
         load_task("aircraft", root=tmp_path)
+
+
+@contextmanager
+def another_user():
+    """As somebody who owns nothing: root may read everything."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+    PARTED["dtd"](tmp_path)
+    (tmp_path / "dtd").chmod(0)
+    try:
+        with another_user():
+            with pytest.raises(DataError, match="may not be read"):
+                load_task("dtd", root=tmp_path)
+            assert absent(["dtd"], tmp_path) == ["dtd"]
+    finally:
+        (tmp_path / "dtd").chmod(0o700)
 
 
 def test_a_malformed_list_is_named(tmp_path):

@@ -119,7 +119,7 @@ def test_a_torn_image_is_broken_not_missing(study, tmp_path):
 
 
 def test_paths_that_are_not_there_do_not_stop_the_check(study, tmp_path):
-    found = checked(study("./nowhere", "./gone.csv", "digits"))
+    found = checked(study("./nowhere", "./gone.csv", "digits").parent)
     assert "no such folder" in found[str(tmp_path / "nowhere")].error
     assert "cannot be read as a CSV" in found[str(tmp_path / "gone.csv")].error
     assert found["digits"].is_whole

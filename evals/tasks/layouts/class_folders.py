@@ -1,16 +1,15 @@
 """Folders of class folders, with or without folders of parts above them."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from evals.tasks.draws import fixed_order
 from evals.tasks.sources import Encoded
 from evals.tasks.task import Definition
 from models.data import hugging_face
 from models.data.folders import SUFFIXES
-from models.data.listed import Listed, file_set, listed_set
+from models.data.listed import Listed, scanned_set
 from models.errors import DataError
 
 IMAGES: Final = (*SUFFIXES, ".tif", ".tiff", ".ppm", ".pgm", ".gif")
@@ -36,7 +35,7 @@ def read_folders(folder: Path, definition: Definition) -> Encoded:
     classes = sorted({name for found in (*train, test) for _, name in found})
     number = {name: label for label, name in enumerate(classes)}
     parts = [[Listed(path, number[name]) for found in part for path, name in found] for part in (train, [test])]
-    return Encoded(file_set(str(folder), tuple(classes), *parts))
+    return Encoded(scanned_set(str(folder), tuple(classes), *parts))
 
 
 def read_plain(folder: Path, _: Definition) -> Encoded:
@@ -46,13 +45,17 @@ def read_plain(folder: Path, _: Definition) -> Encoded:
 
 def read_caltech(folder: Path, definition: Definition) -> Encoded:
     """As `read_plain`; for training 30 images of each class, in a fixed random order, and the others for the test."""
-    whole = read_plain(folder, definition).labels
-    order_N = fixed_order(definition.name, len(whole.labels_N))
-    held_out_N = np.ones(len(order_N), dtype=np.bool_)
-    for label in range(len(whole.classes)):
-        held_out_N[order_N[whole.labels_N[order_N] == label][:CALTECH_TRAIN]] = False
-    files = class_folders(folder)
-    return Encoded(listed_set(whole.name, whole.classes, [path for path, _ in files], whole.labels_N, held_out_N))
+    found = class_folders(folder)
+    order_N = fixed_order(definition.name, len(found))
+    taken: Counter[str] = Counter()
+    parts: tuple[list[int], list[int]] = ([], [])
+    for index in order_N.tolist():
+        name = found[index][1]
+        parts[taken[name] >= CALTECH_TRAIN].append(index)
+        taken[name] += 1
+    number = {name: label for label, name in enumerate(sorted(taken))}
+    train, test = ([Listed(found[i][0], number[found[i][1]]) for i in sorted(part)] for part in parts)
+    return Encoded(scanned_set(str(folder), tuple(number), train, test))
 
 
 def read_omniglot(folder: Path, _: Definition) -> Encoded:
@@ -113,4 +116,4 @@ def _whole(folder: Path, found: list[tuple[Path, str]]) -> Encoded:
     """Files whose test part is drawn."""
     classes = tuple(dict.fromkeys(name for _, name in found))
     number = {name: label for label, name in enumerate(classes)}
-    return Encoded(file_set(str(folder), classes, [Listed(path, number[name]) for path, name in found], None))
+    return Encoded(scanned_set(str(folder), classes, [Listed(path, number[name]) for path, name in found], None))

@@ -16,6 +16,7 @@ from models.errors import DataError, UserError
 BROKEN: Final = (
     FileNotFoundError,
     NotADirectoryError,
+    PermissionError,
     ValueError,
     LookupError,
     TypeError,
@@ -54,10 +55,13 @@ class Layout:
             yield root / task / folder
 
     def holds(self, folder: Path) -> bool:
-        """Whether it lies there."""
-        if self.is_there is not None:
-            return folder.is_dir() and self.is_there(folder)
-        return all((folder / mark).exists() for mark in self.marks)
+        """Whether it lies there; raises DataError where that may not be looked at."""
+        try:
+            if self.is_there is not None:
+                return folder.is_dir() and self.is_there(folder)
+            return all((folder / mark).exists() for mark in self.marks)
+        except PermissionError as error:
+            raise DataError(f"{error.filename}: may not be read: ask its owner for the right to") from error
 
     def open(self, folder: Path, definition: Definition) -> Source:
         """Its images.
