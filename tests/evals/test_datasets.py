@@ -216,7 +216,7 @@ def stored_task(tmp_path_factory):
     return load_task(write_folder(tmp_path_factory.mktemp("stored"), found), 32)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_batches_have_the_images_that_were_asked_for_in_that_order(data, stored):
     num = len(stored.train.labels_N)

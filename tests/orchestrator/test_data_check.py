@@ -7,7 +7,7 @@ import pytest
 
 from evals import tasks
 from models.data import load_images
-from models.errors import UnknownNameError
+from models.errors import StudyError, UnknownNameError
 from orchestrator.data_check import check_data
 from orchestrator.study import load_study
 from orchestrator.task_table import print_tasks, task_rows
@@ -143,7 +143,8 @@ def test_an_upstream_set_that_is_missing(study, tmp_path):
 
 
 def test_no_study_file(tmp_path):
-    assert "there is no such study file" in upshot("data", "check", tmp_path / "gone.toml", code=2)
+    with pytest.raises(StudyError, match="there is no such study file"):
+        check_data(tmp_path / "gone.toml", every_duplicate=False)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
