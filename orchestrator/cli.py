@@ -22,6 +22,7 @@ from orchestrator.reduce_command import (
     is_table,
     reduce_command,
 )
+from orchestrator.tasks_command import tasks_command
 
 if TYPE_CHECKING:
     from orchestrator.observe import Observation
@@ -256,6 +257,7 @@ app.add_typer(data_app)
 app.command("import")(import_command)
 app.command("reduce")(reduce_command)
 app.command("models")(models_command)
+app.command("tasks")(tasks_command)
 
 
 @app.command()
@@ -267,18 +269,6 @@ def sync(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
     for error in errors:
         print(error, file=sys.stderr)
     raise typer.Exit(1 if errors else 0)
-
-
-@app.command()
-def tasks(as_json: JsonOption = False) -> None:
-    """List the downstream tasks: classes, chance, source, licence."""
-    from orchestrator import tables
-
-    rows = tables.task_rows()
-    if as_json:
-        _print_json({"tasks": rows})
-    else:
-        tables.print_tasks(rows)
 
 
 @app.command()

@@ -1,5 +1,6 @@
-"""`upshot data`: what is done once to images on disk, before a study trains on them."""
+"""`upshot data`: what is done to images on disk before a study trains on them or is judged by them."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ OutputOption = Annotated[
 
 @data_app.callback()
 def data() -> None:
-    """Keeps `index` a command of a group, though it is the only one."""
+    """Images on disk."""
 
 
 @data_app.command()
@@ -32,6 +33,25 @@ def index(dataset: DatasetArgument, output: OutputOption = None) -> None:
     what = f"{len(done.classes)} classes" if done.classes else "no labels"
     print(f"{done.num_examples} examples of {what} in {done.num_shards} shards; {done.num_read} shards were read")
     print(f"the index is in {done.folder}" + ("" if output is None else ": name that folder as upstream.dataset"))
+
+
+@data_app.command()
+def check(
+    study: Annotated[Path, typer.Argument(help="A study file, or a study's folder.")] = Path("study.toml"),
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Look for test images in the train part of large tasks too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell of a study's images which are here, in which layout, whether all are, and how to get what is missing."""
+    from orchestrator.data_check import check_data, print_checked
+
+    found = check_data(study, every_duplicate=duplicates)
+    if as_json:
+        print(json.dumps({"images": [checked.to_json() for checked in found]}, indent=1))
+    else:
+        print_checked(found)
+    raise typer.Exit(0 if all(checked.is_whole for checked in found) else 1)
 
 
 def _tell(num_done: int, num_shards: int) -> None:

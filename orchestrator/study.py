@@ -51,6 +51,10 @@ class Downstream(_Table):
     """What every checkpoint is judged by."""
 
     tasks: list[str] = Field(min_length=1)
+    """Names of packaged or public tasks (`upshot tasks` lists them), or paths (relative to the study file): of class
+    folders, a CSV of paths and labels, tables."""
+    data: str | None = None
+    """The folder below which public tasks lie (relative to the study file); $UPSHOT_DATA when it is not given."""
     protocol: Literal["ridge", "ridge-fixed"] = "ridge"
     shots: list[Count] = [1, 5, 10, 25]
     draws: Count = 3
@@ -163,11 +167,18 @@ class StudyFile:
 def load_study(path: Path, overrides: Iterable[str] = ()) -> StudyFile:
     """The study in `path`, with `key.path=value` overrides applied.
 
-    Relative paths of the data set and the profile become absolute, seen from the study file's folder.
+    Relative paths of images and of the profile become absolute, seen from the study file's folder.
 
     Raises:
         StudyError: the file is missing, malformed, or does not describe a study; the message names file and key path.
     """
+    document = read_document(path, overrides)
+    text = tomlkit.dumps(document)
+    return StudyFile(parse_study(tomllib.loads(text), path), text, path)
+
+
+def read_document(path: Path, overrides: Iterable[str] = ()) -> tomlkit.TOMLDocument:
+    """The TOML of a study file, with overrides applied and paths made absolute; raises StudyError where it is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -182,26 +193,32 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudyFile:
     for override in overrides:
         _override(document, override, path)
     _make_absolute(document, path)
-    text = tomlkit.dumps(document)
-    return StudyFile(parse_study(tomllib.loads(text), path), text, path)
+    return document
 
 
 def parse_study(raw: dict[str, Any], path: Path) -> Study:
     """The study that a parsed TOML document describes; `path` is only named in messages.
 
     Raises:
-        StudyError: an unknown key or value, a value of the wrong type, an empty grid.
+        StudyError: an unknown key or value, a value of the wrong type, an empty grid, a path of a task that has none.
     """
+    study = validated(raw, path)
+    try:
+        for task in study.downstream.tasks:
+            tasks.task(task)
+    except UserError as error:
+        raise StudyError(f"{path}: downstream.tasks: {error}") from error
+    return study
+
+
+def validated(raw: dict[str, Any], path: Path) -> Study:
+    """The same, whatever the tasks are."""
     raw = {**raw, "grid": _grid_tables(raw.get("grid"), path), "exclude": _exclude_tables(raw.get("exclude", []), path)}
     raw["cluster"] = _with_places(raw.get("cluster", {}), path)
     try:
         study = Study.model_validate(raw)
-        for task in study.downstream.tasks:
-            tasks.task(task)
     except ValidationError as error:
         raise StudyError(f"{path}: {describe_errors(error, Study)}") from error
-    except UserError as error:
-        raise StudyError(f"{path}: downstream.tasks: {error}") from error
     for key, values in (("tasks", study.downstream.tasks), ("shots", study.downstream.shots)):
         _refuse_repeats(values, f"{path}: downstream.{key}")
     return study
@@ -362,9 +379,11 @@ def _make_absolute(document: tomlkit.TOMLDocument, path: Path) -> None:
     if isinstance(cluster, Mapping) and str(cluster.get("profile", "local")) != "local":
         cluster["profile"] = _absolute(path, str(cluster["profile"]))  # type: ignore[index]  # a tomlkit table
     downstream: Any = document.get("downstream")
+    if isinstance(downstream, Mapping) and isinstance(downstream.get("data"), str):
+        downstream["data"] = _absolute(path, downstream["data"])  # type: ignore[index]  # a tomlkit table
     if isinstance(downstream, Mapping) and isinstance(downstream.get("tasks"), list):
         for i, task in enumerate(downstream["tasks"]):
-            if _is_path(task):
+            if _is_path(task) or str(task).lower().endswith(".csv"):
                 downstream["tasks"][i] = _absolute(path, task)
 
 

@@ -106,6 +106,7 @@ def print_plan(plan: Plan, session: Session) -> None:
     print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
     _print_shards(plan)
     _print_limits(plan)
+    _print_absent(session)
     shared = [planned for planned in plan.cells if planned.shared]
     if shared:
         print(f"{len(shared)} cells go on from the state of a shorter one: hours count the steps in common once")
@@ -153,6 +154,18 @@ def _print_shards(plan: Plan) -> None:
         print_sentence(f"{family} {size} is sharded over {among}; GB on each: {', '.join(parts)}; in all {total:.3g}")
 
 
+def _print_absent(session: Session) -> None:
+    """Public tasks whose images are not on this machine: the nodes may have them."""
+    downstream = session.file.study.downstream
+    root, absent = tasks.data_root(downstream.data), tasks.absent(downstream.tasks, downstream.data)
+    if absent:
+        where = f"not below {root} here" if root else "in no folder that is named ([downstream] data, or $UPSHOT_DATA)"
+        print_sentence(
+            f"images of {', '.join(absent)} are {where}: planned by their published numbers; the nodes need them"
+            " (`upshot data check` tells where)"
+        )
+
+
 def _print_measured(plan: Plan) -> None:
     """Planned against measured hours, once anything has ended; the plan rests on the measured ones."""
     rows = [
@@ -179,19 +192,6 @@ def print_scripts(plan: Plan, session: Session) -> None:
             tasks = f"--array=0-{len(now.tasks) - 1}%{session.profile.throttle} " if len(now.tasks) > 1 else ""
             print(f"{now.stage}, {sum(map(len, now.tasks))} pieces of work: sbatch {tasks}{' '.join(words)}")
             now = now.then
-
-
-def task_rows() -> list[dict[str, Any]]:
-    """Every packaged downstream task."""
-    fields = ("name", "title", "num_classes", "chance", "num_test", "source", "licence")
-    return [{field: getattr(tasks.task(name), field) for field in fields} for name in tasks.names()]
-
-
-def print_tasks(rows: list[dict[str, Any]]) -> None:
-    """The packaged downstream tasks."""
-    columns = ("task", "classes", "chance", "test images", "licence")
-    shown = ((r["name"], r["num_classes"], f"{r['chance']:.3f}", r["num_test"], r["licence"]) for r in rows)
-    print_table("Downstream tasks that work at once (any folder of class folders works too)", columns, shown)
 
 
 # --- status and why ------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ checkpoints = 2                    # a cell; evenly spaced, the last at the last
 tasks = ["mnist", "fashion", "hiragana", "patches"]
 shots = [1, 5, 10, 25]             # images a class
 draws = 3                          # of the shots, for an interval
+# data = "/datasets"               # where public tasks lie: tasks = ["pets", "cifar100"] (`upshot tasks` lists them)
 layers = "all"                     # or "last"
 checkpoints = "all"                # or "last"
 

@@ -240,6 +240,30 @@ def open_set(dataset: str) -> TableSet:
     return TableSet(dataset, tables[: len(train)], tables[len(train) :])
 
 
+def open_parts(dataset: str, train: frozenset[str], held_out: str) -> TableSet:
+    """The same, with the parts ("train", "val", "test") that are asked for in place of the first that can be held out.
+
+    Tables of other parts are left out. Where no name tells a part, none is held out.
+
+    Raises:
+        DataError: what `open_set` raises, or one of the two is not there.
+    """
+    files = sorted(_files(dataset))
+    parts = [part_files.part(path) for path in files]
+    if not any(parts):
+        return open_set(dataset)
+    chosen = [
+        [path for path, part in zip(files, parts, strict=True) if part in wanted] for wanted in (train, {held_out})
+    ]
+    if not all(chosen):
+        raise DataError(
+            f"{dataset}: has {', '.join(sorted({str(part) for part in parts}))}, but train and {held_out} are needed"
+        )
+    with ThreadPoolExecutor(THREADS) as pool:
+        tables = list(pool.map(_table, [*chosen[0], *chosen[1]]))
+    return TableSet(dataset, tables[: len(chosen[0])], tables[len(chosen[0]) :])
+
+
 def info(dataset: str) -> SetInfo:
     """The numbers of the set; cached until one of its files changes."""
     return _info(dataset, tuple(path.stat().st_mtime_ns for path in _files(dataset)))

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from models.errors import UserError
@@ -141,7 +142,9 @@ def _evaluate(work: Work) -> dict[str, Any]:
 
 def _evaluate_step(work: Work, study: Study, step: int) -> int:
     """How many tasks were evaluated for one checkpoint; none if somebody else is at it."""
+    from evals.datasets import load_task
     from evals.runner import evaluate_checkpoint
+    from evals.tasks import data_root
     from models.checkpoint import read_json, step_folder
     from models.train import load_model
 
@@ -150,7 +153,13 @@ def _evaluate_step(work: Work, study: Study, step: int) -> int:
     load = load_model(subject["architecture"])
     try:
         with lock.holding(work.store.evals(work.cell_id, step) / ".lock"):
-            written = evaluate_checkpoint(folder, work.store.evals(work.cell_id, step), **subject, load_model=load)
+            written = evaluate_checkpoint(
+                folder,
+                work.store.evals(work.cell_id, step),
+                **subject,
+                load_model=load,
+                load_task=partial(load_task, root=data_root(study.downstream.data)),
+            )
     except lock.LockBusyError as error:
         print(f"step {step}: {error.owner} is at it", flush=True)
         return 0

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from evals import tasks
-from evals.tasks import MAX_TEST, names, task
+from evals.tasks import MAX_TEST, names, public_names, task
 from models.data import describe
 from models.errors import DataError, UnknownNameError
 
@@ -87,12 +87,6 @@ def test_folder_task_keeps_the_given_test_part(shapes):
     assert (t.num_train, t.num_test, t.max_shots, t.split_rule) == (70, 2, 30, "given")
 
 
-def test_shards_and_tables_are_no_tasks_yet(tmp_path):
-    (tmp_path / "x.tar").touch()
-    with pytest.raises(DataError, match="class folders, not tar shards or tables"):
-        task(str(tmp_path))
-
-
 @pytest.mark.parametrize("num", [3, 20, 500])
 def test_folder_tasks_test_on_a_tenth_to_a_half(tmp_path, num):
     for label in ("a", "b"):
@@ -117,3 +111,46 @@ def test_listing_loads_no_torch():
     root = Path(tasks.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- public tasks -----------------------------------------------------------------------------------------------------
+
+PAPER = (
+    "imagenet cifar10 cifar100 pets cars caltech101 dtd uc_merced col_hist birds resisc45 eurosat clevr_count"
+    " clevr_distance dmlab kitti_distance smallnorb_azimuth smallnorb_elevation svhn flowers sun397 patch_camelyon"
+    " retinopathy dsprites_orientation dsprites_location"
+)
+
+
+def test_the_papers_tasks_are_there_and_more():
+    assert set(PAPER.split()) < set(public_names())
+    assert len(public_names()) == 34
+    assert not set(public_names()) & set(names())
+    assert sum(task(name).vtab for name in public_names()) == 19
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_a_public_task_says_all_that_is_asked(name, tmp_path):
+    t, published = task(name, tmp_path), tasks.definition(name)
+    assert (t.kind, t.name, t.root) == ("public", name, tmp_path)
+    assert t.chance == pytest.approx(1 / t.num_classes)
+    assert t.num_train >= 2 * t.num_classes or name in ("sun397",)
+    assert t.num_test > 0
+    assert all((t.source, t.licence, t.split, t.title))
+    assert published.url.startswith("http")
+    assert t.split.startswith("published" if published.test_share is None else "drawn")
+    if published.test_share is not None:
+        assert t.num_test / (t.num_train + t.num_test) == pytest.approx(published.test_share, abs=0.001)
+
+
+def test_the_root_is_that_of_the_environment_unless_one_is_given(tmp_path, monkeypatch):
+    monkeypatch.delenv("UPSHOT_DATA", raising=False)
+    assert task("pets").root is None
+    monkeypatch.setenv("UPSHOT_DATA", str(tmp_path))
+    assert task("pets").root == tmp_path
+    assert task("pets", tmp_path / "other").root == tmp_path / "other"
+
+
+def test_a_public_name_that_is_misspelt():
+    with pytest.raises(UnknownNameError, match="Did you mean 'flowers'"):
+        task("flower")
