@@ -94,3 +94,6 @@ BIT_HYPERRULE: Final = FineTune()
 VTAB_1K: Final = FineTune(learning_rates=(0.003, 0.01, 0.03, 0.1), num_steps=(500, 2500))
 """What is chosen among on 200 of 1,000 images: from BiT-HyperRule's setting up to the rates (0.01 and 0.1) and the
 shorter of the two schedules (2,500 and 10,000 steps) of VTAB's own small sweep, arXiv 1910.04867."""
+
+SETTINGS: Final = {"finetune": BIT_HYPERRULE, "finetune-head": BIT_HYPERRULE, "vtab1k-finetune": VTAB_1K}
+"""By protocol."""

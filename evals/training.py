@@ -37,10 +37,14 @@ ORDER, FLIPS, MIXUP, CROPS = range(4)
 class Images(Protocol):
     """The images of a task to train on, of which labels are at hand and pixels may have to be decoded."""
 
-    labels_N: Integers
+    @property
+    def labels_N(self) -> Integers:  # noqa: N802 - a shape suffix
+        """Indices into the task's classes."""
+        ...
 
     def batches(self, index_N: Integers, batch_size: int) -> Iterator[Pixels]:
-        """The images [B, H, W, C] at these indices, in their order."""
+        """The images [B, H, W, C] at these indices, in their order, `batch_size` at a time."""
+        ...
 
 
 def order(num_images: int, batch_size: int, num_steps: int, seed: int) -> Integers:

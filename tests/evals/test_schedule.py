@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from evals.schedule import BIT_HYPERRULE, VTAB_1K, FineTune, published_steps, rate_factor
+from evals.protocol import PROTOCOLS
+from evals.schedule import BIT_HYPERRULE, SETTINGS, VTAB_1K, FineTune, published_steps, rate_factor
 from models.errors import UserError
 
 
@@ -62,3 +63,10 @@ def test_settings_that_mean_nothing_are_refused(wrong):
     [name] = wrong
     with pytest.raises(UserError, match=name):
         FineTune(**wrong)
+
+
+def test_every_protocol_that_fine_tunes_has_its_settings():
+    assert set(SETTINGS) == {name for name, method in PROTOCOLS.items() if method.kind == "finetune"}
+    # What is chosen among needs images to choose on, which shots have not.
+    for name, settings in SETTINGS.items():
+        assert (len(settings.candidates(1000)) > 1) == (PROTOCOLS[name].training == "vtab1k")
