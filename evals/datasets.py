@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.tasks import Task, task
-from models.data import capped, describe, is_folder, load_images, split
+from models.data import Square, capped, describe, is_folder, load_images, split
 
 FOLDER_IMAGE_SIZE: Final = 224
 """Side of a folder's images where they differ in size and none was asked for."""
@@ -28,7 +28,7 @@ class TaskData:
     classes: tuple[str, ...]
 
 
-def load_task(which: str | Task, image_size: int | None = None) -> TaskData:
+def load_task(which: str | Task, image_size: Square | None = None) -> TaskData:
     """Both parts of a task, by its name or as `evals.tasks.task` gave it; resized where `image_size` is given.
 
     Raises:
@@ -42,12 +42,12 @@ def load_task(which: str | Task, image_size: int | None = None) -> TaskData:
 
 
 @lru_cache(maxsize=16)
-def _load_packaged(t: Task, image_size: int | None) -> TaskData:
+def _load_packaged(t: Task, image_size: Square | None) -> TaskData:
     """Kept, since decoding one takes as long as a small model takes to encode it, and all together are 100 MB."""
     return _load(t, image_size)
 
 
-def _load(t: Task, image_size: int | None) -> TaskData:
+def _load(t: Task, image_size: Square | None) -> TaskData:
     s = load_images(t.dataset, image_size)
     train_idx, test_idx = split(s, test_share=t.test_share)
     test_idx = capped(s.labels_N, test_idx, t.num_test)

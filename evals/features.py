@@ -12,7 +12,7 @@ from torch import nn
 
 from models.device import Device, device_of
 from models.errors import DataError
-from models.inputs import to_input
+from models.inputs import HALF, Channels, to_input
 
 
 class _Backbone(Protocol):
@@ -36,6 +36,8 @@ def extract_features(
     images_NHWC: npt.NDArray[np.uint8],
     *,
     batch_size: int,
+    mean: Channels = HALF,
+    std: Channels = HALF,
 ) -> list[npt.NDArray[np.float32]]:
     """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
 
@@ -48,6 +50,8 @@ def extract_features(
         model: a timm model, on any device.
         images_NHWC: uint8, with one channel or three, of the size that the model takes.
         batch_size: images a forward pass; the last pass may have fewer. It changes results by rounding only.
+        mean: of each channel, which the model wants subtracted, where values go from 0 to 1.
+        std: what it wants them divided by after that.
 
     Raises:
         DataError: no images, or not uint8 with one channel or three.
@@ -57,7 +61,7 @@ def extract_features(
     model.eval()
     try:
         batches = [
-            _encode(model, images_NHWC[start : start + batch_size], batch_size, device)
+            _encode(model, images_NHWC[start : start + batch_size], batch_size, device, mean, std)
             for start in range(0, len(images_NHWC), batch_size)
         ]
     finally:
@@ -75,10 +79,15 @@ def _check_images(images_NHWC: npt.NDArray[np.uint8]) -> None:
 
 @torch.no_grad()  # torch-xla makes no views in inference mode
 def _encode(
-    model: nn.Module, images_BHWC: npt.NDArray[np.uint8], batch_size: int, device: Device
+    model: nn.Module,
+    images_BHWC: npt.NDArray[np.uint8],
+    batch_size: int,
+    device: Device,
+    mean: Channels,
+    std: Channels,
 ) -> list[npt.NDArray[np.float32]]:
     # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
-    x_BCHW = to_input(device.put(device.filled(torch.tensor(images_BHWC), batch_size)))
+    x_BCHW = to_input(device.put(device.filled(torch.tensor(images_BHWC), batch_size)), mean, std)
     layers = _layers(model, x_BCHW)
     device.end_step()  # one program for all layers
     return [layer_BD.float().cpu().numpy()[: len(images_BHWC)] for layer_BD in layers]
