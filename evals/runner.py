@@ -21,7 +21,9 @@ from evals.datasets import TaskData
 from evals.features import extract_features
 from evals.fewshot import FIXED_LAMBDA, LAMBDAS, Features, FewShotError, Integers, ProbeResult, draw_shots, probe
 from evals.protocol import RESULT_SCHEMA, Layers, Protocol
+from models.data import Square
 from models.errors import CheckpointError
+from models.inputs import Inputs
 from models.ladder import Architecture, layer_elements, num_layers
 
 MAX_BATCH: Final = 128
@@ -44,7 +46,27 @@ _CHECKPOINT_COLUMNS: Final = (
 
 Row = dict[str, object]
 LoadModel = Callable[[Path], nn.Module]
-LoadTask = Callable[[str, int], TaskData]
+LoadTask = Callable[[str, Square], TaskData]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """What has to be known of a model that is of no size of the ladder.
+
+    Attributes:
+        num_layers: block outputs to probe.
+        layer_elements: numbers that these hold together, for one image.
+        inputs: how it wants images.
+    """
+
+    num_layers: int
+    layer_elements: int
+    inputs: Inputs
+
+    @classmethod
+    def of(cls, a: Architecture) -> "Backbone":
+        """That of a model of the ladder, or of a timm model that was trained in a study."""
+        return cls(num_layers=num_layers(a), layer_elements=layer_elements(a), inputs=Inputs(square=a.image_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +118,7 @@ def evaluate_checkpoint(
     output_dir: Path,
     *,
     cell_id: str,
-    architecture: Architecture,
+    architecture: Architecture | Backbone,
     checkpoint: Mapping[str, Any],
     tasks: Sequence[str],
     protocol: str = "ridge",
@@ -117,7 +139,7 @@ def evaluate_checkpoint(
         checkpoint_dir: what `load_model` is called with, once, when something is missing.
         output_dir: made when it is not there.
         cell_id: goes into every row.
-        architecture: of the checkpoint's model.
+        architecture: of the checkpoint's model, or what has to be known of another one.
         checkpoint: `step`, `examples_seen`, `upstream_accuracy`, `upstream_loss`, `upstream_num_test`,
             `upstream_num_classes`, `params` and `flops` (training FLOPs up to this checkpoint); others are ignored.
             Numbers that are not finite become null.
@@ -127,14 +149,15 @@ def evaluate_checkpoint(
         draws: how many times they are drawn.
         layers: "all", or "last" for the pre-logits features alone.
         load_model: gives the model, on the device where it is to run.
-        load_task: gives a task's images, by its name and the side in pixels that the model takes.
+        load_task: gives a task's images, by its name and how the model wants them made square.
 
     Raises:
         UserError: an unknown task or protocol, images that are missing, a checkpoint without one of its numbers.
         OSError: a file could not be written.
     """
     spec = Protocol(name=protocol, shots=tuple(shots), draws=draws, layers=layers)
-    subject = _subject(cell_id, architecture, checkpoint, spec)
+    backbone = architecture if isinstance(architecture, Backbone) else Backbone.of(architecture)
+    subject = _subject(cell_id, backbone, checkpoint, spec)
     missing = _missing(output_dir, tasks, spec)
     loss = checkpoint["upstream_loss"]
     if loss is not None and not math.isfinite(loss):
@@ -143,7 +166,7 @@ def evaluate_checkpoint(
         return []
     model = load_model(checkpoint_dir)
     return [
-        _write_rows(path, _judge(subject, architecture, model, task, load_task(task, architecture.image_size)))
+        _write_rows(path, _judge(subject, backbone, model, task, load_task(task, backbone.inputs.square)))
         for task, path in missing
     ]
 
@@ -171,17 +194,17 @@ def write_null_rows(
         OSError: a file could not be written.
     """
     spec = Protocol(name=protocol, shots=tuple(shots), draws=draws, layers=layers)
-    subject = _subject(cell_id, architecture, checkpoint, spec)
+    subject = _subject(cell_id, Backbone.of(architecture), checkpoint, spec)
     reason = reason if reason is not None else _diverged(checkpoint)
     return [_write_rows(path, _null_rows(subject, task, reason)) for task, path in _missing(output_dir, tasks, spec)]
 
 
-def _subject(cell_id: str, architecture: Architecture, checkpoint: Mapping[str, Any], spec: Protocol) -> _Subject:
+def _subject(cell_id: str, backbone: Backbone, checkpoint: Mapping[str, Any], spec: Protocol) -> _Subject:
     absent = [name for name in _CHECKPOINT_COLUMNS if name not in checkpoint]
     if absent:
         raise CheckpointError(f"cell {cell_id}: the checkpoint's metrics lack {', '.join(absent)}")
     # The pre-logits features are one layer more than the blocks.
-    return _Subject(cell_id=cell_id, checkpoint=checkpoint, spec=spec, num_layers=num_layers(architecture) + 1)
+    return _Subject(cell_id=cell_id, checkpoint=checkpoint, spec=spec, num_layers=backbone.num_layers + 1)
 
 
 def _missing(output_dir: Path, tasks: Sequence[str], spec: Protocol) -> list[tuple[str, Path]]:
@@ -202,9 +225,9 @@ def _null_rows(subject: _Subject, task: str, reason: str) -> Iterator[Row]:
         yield subject.row(task, shots=shots, draw=draw, layer=layer, result=ProbeResult(reason=reason), num_test=None)
 
 
-def _judge(subject: _Subject, architecture: Architecture, model: nn.Module, task: str, data: TaskData) -> Iterator[Row]:
+def _judge(subject: _Subject, backbone: Backbone, model: nn.Module, task: str, data: TaskData) -> Iterator[Row]:
     drawn, reasons = _draw_all(task, data, subject.spec)
-    encoded = _encode(subject, architecture, model, data, drawn) if drawn else None
+    encoded = _encode(subject, backbone, model, data, drawn) if drawn else None
     for shots, draw, layer in subject.combinations():
         if encoded is None or shots in reasons:
             result = ProbeResult(reason=reasons[shots])
@@ -238,22 +261,28 @@ def _draw_all(task: str, data: TaskData, spec: Protocol) -> tuple[dict[tuple[int
 
 def _encode(
     subject: _Subject,
-    architecture: Architecture,
+    backbone: Backbone,
     model: nn.Module,
     data: TaskData,
     drawn: Mapping[tuple[int, int], Integers],
 ) -> _Encoded:
     used_N = np.unique(np.concatenate(list(drawn.values())))
     train, test = (
-        extract_features(model, images_NHWC, batch_size=_batch_size(architecture))
+        extract_features(
+            model,
+            images_NHWC,
+            batch_size=_batch_size(backbone),
+            mean=backbone.inputs.mean,
+            std=backbone.inputs.std,
+        )
         for images_NHWC in (data.train_images_NHWC[used_N], data.test_images_NHWC)
     )
     assert len(test) == subject.num_layers, f"{len(test)} layers encoded, {subject.num_layers} expected"
     return _Encoded(used=used_N, train=train, test=test)
 
 
-def _batch_size(a: Architecture) -> int:
-    return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, layer_elements(a)))))
+def _batch_size(backbone: Backbone) -> int:
+    return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, backbone.layer_elements))))
 
 
 def _write_rows(path: Path, rows: Iterator[Row]) -> Path:
