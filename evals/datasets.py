@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.tasks import Source, Task, open_source, task
-from models.data import LabelSet, capped, load_images, split
+from models.data import LabelSet, Square, capped, load_images, split
 from models.data.stored import refuse_untrained_classes
 from models.errors import DataError
 
 Integers = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+Hashes = NDArray[np.uint64]
 
 STORED_IMAGE_SIZE: Final = 224
 """Side of stored images where they differ in size and none was asked for."""
@@ -74,12 +75,12 @@ class ArrayImages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceImages:
-    """Images of a source, at its indices `source_index_N`, as squares of `image_size`."""
+    """Images of a source, at its indices `source_index_N`, made square."""
 
     source: Source
     source_index_N: Integers
     labels_N: Integers
-    image_size: int
+    square: Square
 
     def batches(self, index_N: Integers, batch_size: int) -> Iterator[Pixels]:
         """Read and decoded by threads, `AHEAD` batches before they are asked for."""
@@ -88,7 +89,7 @@ class SourceImages:
         try:
             for start in range(0, len(index_N), batch_size):
                 wanted = self.source_index_N[index_N[start : start + batch_size]]
-                coming.append([pool.submit(self.source.image, int(i), self.image_size) for i in wanted])
+                coming.append([pool.submit(self.source.image, int(i), self.square) for i in wanted])
                 if len(coming) > AHEAD:
                     yield _stacked(coming.popleft())
             while coming:
@@ -97,16 +98,16 @@ class SourceImages:
             pool.shutdown(cancel_futures=True)
 
 
-def load_task(which: str | Task, image_size: int | None = None, *, root: Path | None = None) -> TaskData:
+def load_task(which: str | Task, square: Square | None = None, *, root: Path | None = None) -> TaskData:
     """Both parts of a task, by its name or path, or as `evals.tasks.task` gave it.
 
-    Packaged images are in memory; all others are read image by image, as squares of `image_size`. A class of which a
-    source names no image at all is left out.
+    Packaged images are in memory; all others are read image by image. A class of which a source names no
+    image at all is left out.
 
     Args:
         which: the task.
-        image_size: side in pixels. Where it is None, packaged images keep their size and others get their own if they
-            are squares of one size, else 224.
+        square: how images are made square. Where it is None, packaged images keep their size and others get their own
+            if they are squares of one size, else 224 pixels.
         root: the folder of public tasks; that of $UPSHOT_DATA where it is None.
 
     Raises:
@@ -114,26 +115,26 @@ def load_task(which: str | Task, image_size: int | None = None, *, root: Path | 
         DataError: images that are missing or unreadable, one class only, or a test class that none is trained on.
     """
     t = task(which, root) if isinstance(which, str) else which
-    return _load_packaged(t, image_size) if t.kind == "packaged" else _load_stored(t, image_size)
+    return _load_packaged(t, square) if t.kind == "packaged" else _load_stored(t, square)
 
 
 @lru_cache(maxsize=16)
-def _load_packaged(t: Task, image_size: int | None) -> TaskData:
+def _load_packaged(t: Task, square: Square | None) -> TaskData:
     """Kept, since decoding one takes as long as a small model takes to encode it, and all together are 100 MB."""
-    s = load_images(t.dataset, image_size)
+    s = load_images(t.dataset, square)
     train_idx, test_idx = split(s, test_share=t.test_share)
     test_idx = capped(s.labels_N, test_idx, t.num_test)
     train, test = (ArrayImages(s.images_NHWC[idx], s.labels_N[idx]) for idx in (train_idx, test_idx))
     return TaskData(train=train, test=test, classes=s.classes)
 
 
-def _load_stored(t: Task, image_size: int | None) -> TaskData:
+def _load_stored(t: Task, square: Square | None) -> TaskData:
     source = open_source(t)
     s = source.labels
     present_C, labels_N = np.unique(s.labels_N, return_inverse=True)
     train_idx, test_idx = _parts(t, s)
-    size = image_size or source.image_size or STORED_IMAGE_SIZE
-    train, test = (SourceImages(source, idx, labels_N[idx], size) for idx in (train_idx, test_idx))
+    square = square or source.image_size or STORED_IMAGE_SIZE
+    train, test = (SourceImages(source, idx, labels_N[idx], square) for idx in (train_idx, test_idx))
     return TaskData(train=train, test=test, classes=tuple(s.classes[label] for label in present_C))
 
 
@@ -148,7 +149,7 @@ def _parts(t: Task, s: LabelSet) -> tuple[Integers, Integers]:
     return train_idx, test_idx
 
 
-def pixel_hashes(images_NHWC: Pixels) -> NDArray[np.uint64]:
+def pixel_hashes(images_NHWC: Pixels) -> Hashes:
     """[N]: of each image 8 bytes of a cryptographic hash of its shape and pixels; equal for equal images only.
 
     Of 10^6 images against 10^6 others, two different ones agree by chance once in 10^7 such comparisons.

@@ -23,6 +23,7 @@ from evals.features import encode
 from evals.fewshot import Integers
 from evals.protocol import Layers
 from models.errors import DataError
+from models.inputs import ToInput, to_input
 
 Part = Literal["train", "test"]
 
@@ -46,6 +47,7 @@ class Encoder:
     model: Callable[[], nn.Module]
     num_layers: int
     batch_size: int
+    to_input: ToInput = to_input
     folder: Path | None = None
 
     def batches(self, part: Part, images: Images, index_N: Integers, layers: Sequence[int]) -> Iterator[Batch]:
@@ -72,7 +74,7 @@ class Encoder:
 
         which: Layers = "last" if list(layers) == [self.num_layers - 1] else "all"
         start = 0
-        for features in encode(self.model(), noted(), batch_size=self.batch_size, layers=which):
+        for features in encode(self.model(), noted(), batch_size=self.batch_size, layers=which, to_input=self.to_input):
             hashes_B = pixel_hashes(waiting.popleft())
             assert which == "last" or len(features) == self.num_layers, f"{len(features)} layers, not {self.num_layers}"
             index_B = index_N[start : start + len(hashes_B)]

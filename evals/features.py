@@ -25,7 +25,7 @@ from torch import nn
 from evals.protocol import Layers
 from models.device import Device, device_of
 from models.errors import DataError
-from models.inputs import to_input
+from models.inputs import ToInput, to_input
 
 Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -61,7 +61,12 @@ class Encoded:
 
 
 def encode(
-    model: nn.Module, batches: Iterable[Pixels], *, batch_size: int, layers: Layers = "all"
+    model: nn.Module,
+    batches: Iterable[Pixels],
+    *,
+    batch_size: int,
+    layers: Layers = "all",
+    to_input: ToInput = to_input,
 ) -> Iterator[list[Features]]:
     """Features [B, D] of each batch in turn, by layer, first to last; of the last layer alone where that is asked.
 
@@ -74,11 +79,12 @@ def encode(
         batches: uint8 [B, H, W, C], with one channel or three, of the size that the model takes.
         batch_size: the most images of a batch; where programs are compiled, smaller ones are filled up to it.
         layers: "all", or "last" for the pre-logits features.
+        to_input: what makes of a batch of images what the model takes.
 
     Raises:
         DataError: a batch without images, or one that is not uint8 with one channel or three.
     """
-    return _outputs(model, batches, batch_size, layers, logits=False)
+    return _outputs(model, batches, batch_size, layers, to_input, logits=False)
 
 
 def encode_with_logits(model: nn.Module, batches: Iterable[Pixels], *, batch_size: int) -> Iterator[Encoded]:
@@ -87,7 +93,7 @@ def encode_with_logits(model: nn.Module, batches: Iterable[Pixels], *, batch_siz
     Raises:
         DataError: as `encode`.
     """
-    for *layers, logits_BC in _outputs(model, batches, batch_size, "all", logits=True):
+    for *layers, logits_BC in _outputs(model, batches, batch_size, "all", to_input, logits=True):
         yield Encoded(layers, logits_BC)
 
 
@@ -126,7 +132,7 @@ def _check_images(images_BHWC: Pixels) -> None:
 
 
 def _outputs(
-    model: nn.Module, batches: Iterable[Pixels], batch_size: int, layers: Layers, *, logits: bool
+    model: nn.Module, batches: Iterable[Pixels], batch_size: int, layers: Layers, to_input: ToInput, *, logits: bool
 ) -> Iterator[list[Features]]:
     """What was asked for of each batch, the logits last."""
     was_training, device = model.training, device_of(model)
@@ -135,18 +141,19 @@ def _outputs(
         for images_BHWC in batches:
             _check_images(images_BHWC)
             assert len(images_BHWC) <= batch_size, f"a batch of {len(images_BHWC)} images, {batch_size} at most"
-            yield _forward(model, images_BHWC, batch_size, device, layers, logits=logits)
+            # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
+            images = device.put(device.filled(torch.tensor(images_BHWC), batch_size))
+            outputs = _forward(model, images, to_input, layers, logits=logits)
+            yield _fetched(outputs, len(images_BHWC), device)
     finally:
         model.train(was_training)
 
 
 @torch.no_grad()  # torch-xla makes no views in inference mode
 def _forward(
-    model: nn.Module, images_BHWC: Pixels, batch_size: int, device: Device, layers: Layers, *, logits: bool
-) -> list[Features]:
-    # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
-    x_BCHW = to_input(device.put(device.filled(torch.tensor(images_BHWC), batch_size)))
-    backbone = cast("_Backbone", model)
+    model: nn.Module, images_BHWC: torch.Tensor, to_input: ToInput, layers: Layers, *, logits: bool
+) -> list[torch.Tensor]:
+    x_BCHW, backbone = to_input(images_BHWC), cast("_Backbone", model)
     if layers == "all":
         final, outputs = _with_blocks(model, x_BCHW)
     else:
@@ -154,7 +161,7 @@ def _forward(
     outputs.append(backbone.forward_head(final, pre_logits=True))
     if logits:
         outputs.append(backbone.forward_head(final))
-    return _fetched(outputs, len(images_BHWC), device)
+    return outputs
 
 
 def _fetched(outputs: list[torch.Tensor], num_images: int, device: Device) -> list[Features]:

@@ -19,12 +19,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from evals.datasets import Images, Pixels
 from evals.fewshot import Features, Integers
 from evals.schedule import FineTune
-from evals.training import READ_IMAGES, Images, Pixels, order, step_features, step_images, train
+from evals.training import READ_IMAGES, order, step_features, step_images, train
 from models.device import Device, device_of
 from models.errors import UserError
-from models.inputs import to_input
+from models.inputs import ToInput, to_input
 
 NO_CLASS: Final = -1
 """The prediction for an image whose scores are not finite: it is no class, so it is never right."""
@@ -49,6 +50,7 @@ class Finetuned:
     batch_size: int | None = None
     """The most images in a forward pass of `predict_batch`."""
     reason: str | None = None
+    to_input: ToInput = to_input
 
     @torch.no_grad()  # torch-xla makes no views in inference mode
     def predict_batch(self, images_BHWC: Pixels) -> Integers:
@@ -58,7 +60,7 @@ class Finetuned:
         device, classes = device_of(self.model), [np.empty(0, dtype=np.int64)]
         for start in range(0, len(images_BHWC), self.batch_size):
             images_PHWC = images_BHWC[start : start + self.batch_size]
-            x_PCHW = to_input(device.put(device.filled(torch.tensor(images_PHWC), self.batch_size)))
+            x_PCHW = self.to_input(device.put(device.filled(torch.tensor(images_PHWC), self.batch_size)))
             classes_P = _best(self.model(x_PCHW).float())
             device.end_step()
             classes.append(classes_P.cpu().numpy()[: len(images_PHWC)])
@@ -96,6 +98,7 @@ def finetune(
     seed: int,
     choose_index_N: Integers | None = None,
     micro_batch: int | None = None,
+    to_input: ToInput = to_input,
 ) -> Finetuned:
     """A copy of the model with a new head of zeros, trained on the images at `index_N`; the model stays as it is.
 
@@ -103,7 +106,8 @@ def finetune(
     at `choose_index_N` right is taken (the smaller rate of equals, then the fewer steps); it then trains anew on both
     parts. No other image or label is read. On a CPU the same arguments give the same bits.
 
-    A class without an image to train on, a loss or weights that are not finite: there is a reason, and no model.
+    A class without an image to train on (where nothing is chosen), a loss or weights that are not finite: there is a
+    reason, and no model.
 
     Args:
         model: a timm model, on any device.
@@ -116,17 +120,19 @@ def finetune(
             as well.
         micro_batch: the most images in one forward pass, here and in predictions; None sets no limit but the batch.
             It changes results by rounding, but more where batch norm sees no more than these.
+        to_input: what makes of images what the model takes.
 
     Raises:
         UserError: several settings to choose among, and no images to choose on.
         OSError, DataError: images could not be read.
     """
     both_N = index_N if choose_index_N is None else np.concatenate([index_N, choose_index_N])
-    reason = _missing_class(images.labels_N[both_N], num_classes)
+    # VTAB-1k draws without regard to classes: one that it leaves out is never predicted.
+    reason = _missing_class(images.labels_N[both_N], num_classes) if choose_index_N is None else None
     if reason is not None:
         return Finetuned(reason=reason)
     candidates, best = settings.candidates(len(both_N)), 0
-    job = _Job(model, images, num_classes, settings, seed, micro_batch, device_of(model))
+    job = _Job(model, images, num_classes, settings, seed, micro_batch, device_of(model), to_input)
     with _generators_restored(job.device):
         if len(candidates) > 1:
             best, reason = _choose(job, index_N, choose_index_N)
@@ -180,6 +186,7 @@ class _Job:
     seed: int
     micro_batch: int | None
     device: Device
+    to_input: ToInput
 
 
 def _choose(job: _Job, index_N: Integers, choose_index_N: Integers | None) -> tuple[int, str | None]:
@@ -222,7 +229,7 @@ def _fit(job: _Job, index_N: Integers, rate: float, num_steps: int) -> Finetuned
     model = _with_new_head(job.model, job.num_classes, job.device)
     order_SB = order(len(index_N), job.settings.batch_size, num_steps, job.seed)
     job.device.spread(model)
-    batches = step_images(job.images, index_N, order_SB, job.settings, job.seed)
+    batches = step_images(job.images, index_N, order_SB, job.settings, job.seed, job.to_input)
     reason = train(model, batches, rate=rate, num_steps=num_steps, device=job.device, micro_batch=job.micro_batch)
     if reason is not None:
         return Finetuned(reason=reason)
@@ -231,6 +238,7 @@ def _fit(job: _Job, index_N: Integers, rate: float, num_steps: int) -> Finetuned
         regularisation=rate,
         num_steps=num_steps,
         batch_size=job.micro_batch or order_SB.shape[1],
+        to_input=job.to_input,
     )
 
 

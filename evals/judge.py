@@ -16,10 +16,11 @@ from evals.datasets import Hashes, Pixels, TaskData, pixel_hashes
 from evals.encoding import Encoder
 from evals.feature_rows import FeatureRows
 from evals.fewshot import Integers
-from evals.finetune import SETTINGS, finetune
+from evals.finetune import finetune
 from evals.fits import Fit, fits_of
 from evals.probes import LayerProbes, Score, hits
 from evals.protocol import Protocol
+from evals.schedule import SETTINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +126,19 @@ class Judge:
     # --- fine-tuning -------------------------------------------------------------------------------------------------
 
     def _finetuned(self, fit: Fit) -> Judged:
+        fitted_to, chosen_on = fit.index_F, None
+        if fit.chooses_F is not None:
+            fitted_to, chosen_on = fit.index_F[~fit.chooses_F], fit.index_F[fit.chooses_F]
         tuned = finetune(
             self.encoder.model(),
             self.data.train,
-            fit.index_F,
+            fitted_to,
             num_classes=len(self.data.classes),
             settings=SETTINGS[fit.protocol.name],
             seed=fit.draw,
-            chooses_F=fit.chooses_F,
+            choose_index_N=chosen_on,
+            micro_batch=self.encoder.batch_size,
+            to_input=self.encoder.to_input,
         )
         train_hashes = [
             pixel_hashes(images) for images in self.data.train.batches(fit.index_F, self.encoder.batch_size)

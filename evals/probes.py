@@ -11,9 +11,11 @@ from typing import Protocol as Shape
 import numpy as np
 
 from evals.fewshot import FIXED_LAMBDA, LAMBDAS, Features, Integers, Ridge, fit_ridge, non_finite, stack
+from evals.finetune import finetune_head
 from evals.fits import Fit
 from evals.knn import fit_knn
 from evals.logistic import fit_logistic
+from evals.schedule import SETTINGS
 from models.errors import DataError
 
 PUBLISHED_OFFSET: Final = 1e-5
@@ -58,6 +60,15 @@ def _logistic(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: 
     return fit_logistic(features_FD, labels_F, num_classes=num_classes, chooses_N=fit.chooses_F)
 
 
+def _head(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Probe:
+    head = finetune_head(
+        features_FD, labels_F, num_classes=num_classes, settings=SETTINGS[fit.protocol.name], seed=fit.draw
+    )
+    if head.reason is not None:
+        raise DataError(head.reason)
+    return head
+
+
 def _knn(_: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Probe:
     return fit_knn(features_FD, labels_F, num_classes=num_classes)
 
@@ -70,6 +81,7 @@ _FIT: Final[Mapping[str, Callable[[Fit, Features, Integers, int], Probe]]] = {
     "logistic": _logistic,
     "linear": _logistic,
     "vtab1k-linear": _logistic,
+    "finetune-head": _head,
     "knn": _knn,
     "knn-all": _knn,
 }

@@ -20,7 +20,7 @@ Training = Literal["shots", "all", "vtab1k"]
 """Which training images a protocol fits to: some draws of a few of every class, all of them, or VTAB-1k's 800 and 200
 (arXiv 1910.04867), of which the 200 choose."""
 
-Kind = Literal["ridge", "logistic", "knn", "finetune"]
+Kind = Literal["ridge", "logistic", "knn", "head", "finetune"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ PROTOCOLS: Final[dict[str, Method]] = {
         kind="finetune", training="shots", last_layer=True, sentence="all weights trained " + _FINETUNE + "500 steps"
     ),
     "finetune-head": Method(
-        kind="finetune", training="shots", last_layer=True, sentence="the head alone trained " + _FINETUNE + "500 steps"
+        kind="head", training="shots", last_layer=True, sentence="the head alone trained " + _FINETUNE + "500 steps"
     ),
     "linear": Method(
         kind="logistic",
@@ -140,21 +140,8 @@ that have test images; `downstream_duplicates` counts the test images whose pixe
 the probe was fitted to.
 """
 
-MEASURES_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
-    "cell_id": pl.String,
-    "step": pl.Int64,
-    "examples_seen": pl.Int64,
-    "layer": pl.Int64,
-    "label": pl.String,
-    "quantity": pl.String,
-    "value": pl.Float64,
-    "num_images": pl.Int64,
-    "reason": pl.String,
-}
-"""What a checkpoint is on the held-out upstream images: a row a quantity, of a layer or a class where it is of one."""
-
 UPSTREAM_REVISION: Final = 1
-"""As `REVISION`, of the measures."""
+"""As `REVISION`, of the upstream measures (`evals.measures`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

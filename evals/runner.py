@@ -17,8 +17,11 @@ from evals import datasets
 from evals.datasets import TaskData
 from evals.encoding import Encoder
 from evals.judge import Judge, Judged
-from evals.protocol import MEASURES_SCHEMA, RESULT_SCHEMA, Protocol, upstream_eval_id
+from evals.measures import MEASURES_SCHEMA, Row, null_measures
+from evals.protocol import RESULT_SCHEMA, Protocol, upstream_eval_id
+from models.data import Square
 from models.errors import CheckpointError
+from models.inputs import Inputs
 from models.ladder import Architecture, layer_elements, num_layers
 
 MAX_BATCH: Final = 128
@@ -38,10 +41,29 @@ _CHECKPOINT_COLUMNS: Final = (
     "upstream_num_classes",
 )
 
-Row = dict[str, object]
 LoadModel = Callable[[Path], nn.Module]
-LoadTask = Callable[[str, int], TaskData]
+LoadTask = Callable[[str, Square], TaskData]
 MeasureUpstream = Callable[[nn.Module, int], list[Row]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """What has to be known of a model.
+
+    Attributes:
+        num_blocks: whose outputs are probed, beside the pre-logits features.
+        layer_elements: numbers that these outputs hold together, for one image.
+        inputs: how it wants images.
+    """
+
+    num_blocks: int
+    layer_elements: int
+    inputs: Inputs
+
+    @classmethod
+    def of(cls, a: Architecture) -> "Backbone":
+        """That of a model of the ladder, or of a timm model that was trained in a study."""
+        return cls(num_blocks=num_layers(a), layer_elements=layer_elements(a), inputs=Inputs(square=a.image_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +72,7 @@ class Subject:
 
     Args:
         cell_id: goes into every row.
-        architecture: of the checkpoint's model.
+        backbone: its model.
         checkpoint: `step`, `examples_seen`, `upstream_accuracy`, `upstream_loss`, `upstream_num_test`,
             `upstream_num_classes`, `params` and `flops` (training FLOPs up to this checkpoint); others are ignored.
             Numbers that are not finite become null.
@@ -60,7 +82,7 @@ class Subject:
     """
 
     cell_id: str
-    architecture: Architecture
+    backbone: Backbone
     checkpoint: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -71,12 +93,22 @@ class Subject:
     @property
     def num_layers(self) -> int:
         """The pre-logits features are one layer more than the blocks."""
-        return num_layers(self.architecture) + 1
+        return self.backbone.num_blocks + 1
 
     @property
     def batch_size(self) -> int:
         """Images a forward pass."""
-        return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, layer_elements(self.architecture)))))
+        return max(1, min(MAX_BATCH, ACTIVATION_BYTES // (4 * max(1, self.backbone.layer_elements))))
+
+    def encoder(self, model: Callable[[], nn.Module], folder: Path | None) -> Encoder:
+        """What gives features of its model, or of a folder that has them."""
+        return Encoder(
+            model=model,
+            num_layers=self.num_layers,
+            batch_size=self.batch_size,
+            to_input=self.backbone.inputs.to_input,
+            folder=folder,
+        )
 
     @property
     def has_diverged(self) -> bool:
@@ -137,7 +169,7 @@ def evaluate_checkpoint(
         tasks: their names.
         protocols: how each is judged.
         load_model: gives the model, on the device where it is to run.
-        load_task: gives a task's images, by its name and the side in pixels that the model takes.
+        load_task: gives a task's images, by its name and how the model wants them made square.
         upstream: gives the rows of the upstream measures, for the model and images a forward pass; None for none.
         by_class: whether these are of each class too.
         keep_features: whether the features stay in `output_dir`/features-<task's digest>, so that protocols that are
@@ -151,7 +183,7 @@ def evaluate_checkpoint(
         return write_null_rows(
             output_dir, subject, tasks=tasks, protocols=protocols, upstream=upstream is not None, by_class=by_class
         )
-    model = cache(partial(load_model, checkpoint_dir))
+    model, inputs = cache(partial(load_model, checkpoint_dir)), subject.backbone.inputs
     written = []
     measures = _upstream_path(output_dir, by_class)
     if upstream is not None and not measures.exists():
@@ -159,8 +191,7 @@ def evaluate_checkpoint(
         written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
     for task, missing in _missing(output_dir, tasks, protocols).items():
         kept = _features_folder(output_dir, task) if keep_features else None
-        encoder = Encoder(model=model, num_layers=subject.num_layers, batch_size=subject.batch_size, folder=kept)
-        judge = Judge(encoder=encoder, data=load_task(task, subject.architecture.image_size), task=task)
+        judge = Judge(encoder=subject.encoder(model, kept), data=load_task(task, inputs.square), task=task)
         written += _judge(subject, judge, missing)
     return written
 
@@ -186,8 +217,8 @@ def write_null_rows(
     judged, written = Judged(reason=reason), []
     measures = _upstream_path(output_dir, by_class)
     if upstream and not measures.exists():
-        row: Row = {"quantity": "accuracy", "reason": reason}
-        written.append(_write_rows(measures, [subject.measure(row)], MEASURES_SCHEMA))
+        rows = [subject.measure(row) for row in null_measures(subject.num_layers, (), reason)]
+        written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
     for task, missing in _missing(output_dir, tasks, protocols).items():
         for protocol, path in missing.items():
             first = 0 if protocol.layers == "all" else subject.num_layers - 1

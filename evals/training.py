@@ -6,7 +6,7 @@ features.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from evals.datasets import Images, Pixels
 from evals.fewshot import Integers
 from evals.schedule import FineTune, rate_factor
 from models.augment import Batch, Indices, StepImages
 from models.data.pixels import view
 from models.device import Device
+from models.inputs import ToInput, to_input
 from models.optim import set_learning_rate
-
-Pixels = npt.NDArray[np.uint8]
 
 MOMENTUM: Final = 0.9
 
@@ -32,19 +32,6 @@ LOOKED_AFTER: Final = 100  # steps, between two looks at whether training diverg
 
 # These tell random numbers of one seed from each other.
 ORDER, FLIPS, MIXUP, CROPS = range(4)
-
-
-class Images(Protocol):
-    """The images of a task to train on, of which labels are at hand and pixels may have to be decoded."""
-
-    @property
-    def labels_N(self) -> Integers:  # noqa: N802 - a shape suffix
-        """Indices into the task's classes."""
-        ...
-
-    def batches(self, index_N: Integers, batch_size: int) -> Iterator[Pixels]:
-        """The images [B, H, W, C] at these indices, in their order, `batch_size` at a time."""
-        ...
 
 
 def order(num_images: int, batch_size: int, num_steps: int, seed: int) -> Integers:
@@ -92,7 +79,7 @@ def step_features(
 
 
 def step_images(
-    images: Images, index_N: Integers, order_SB: Integers, settings: FineTune, seed: int
+    images: Images, index_N: Integers, order_SB: Integers, settings: FineTune, seed: int, to_input: ToInput = to_input
 ) -> Iterator[StepImages]:
     """The images of each step in turn, cropped; `StepImages` flips and mixes them on the device."""
     labels_N, place_B = images.labels_N[index_N], np.arange(order_SB.shape[1])
@@ -105,6 +92,7 @@ def step_images(
             images_NHWC=torch.tensor(images_BHWC),
             labels_N=torch.from_numpy(labels_N[order_SB[step]]),
             row_B=place_B,
+            to_input=to_input,
         )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from models.data.augmentations import DRAWS_OF_A_CROP, DRAWS_OF_AN_OPERATION, Views
 from models.device import Device
-from models.inputs import to_input
+from models.inputs import ToInput, to_input
 from models.recipe import AUGREG, Axes
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -91,6 +91,7 @@ class StepImages:
     images_NHWC: torch.Tensor
     labels_N: torch.Tensor
     row_B: Indices
+    to_input: ToInput = to_input
 
     def __len__(self) -> int:
         return len(self.row_B)
@@ -112,7 +113,7 @@ class StepImages:
         if self.batch.flipped_B is not None:
             flipped_P = device.put(self.batch.flipped_B[torch.from_numpy(place_P)])
             x_PHWC = torch.where(flipped_P[:, None, None, None], x_PHWC.flip(2), x_PHWC)
-        return to_input(x_PHWC)
+        return self.to_input(x_PHWC)
 
 
 def _rows(tensor_N: torch.Tensor, row_P: Indices) -> torch.Tensor:

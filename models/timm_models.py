@@ -39,7 +39,7 @@ def accepted_options(name: str, image_size: int, in_channels: int, num_classes: 
     Raises:
         UserError: no such model, or not for such images.
     """
-    _check_name(name)
+    check_name(name)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return frozenset(
             option
@@ -48,7 +48,12 @@ def accepted_options(name: str, image_size: int, in_channels: int, num_classes: 
         )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Returns if timm has a model of this name.
+
+    Raises:
+        UserError: it has not; the nearest are listed.
+    """
     if timm.is_model(name):
         return
     near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.data_command import data_app
+from orchestrator.evaluate_command import evaluate_command
 from orchestrator.import_command import import_command
 from orchestrator.models_command import models_command
 from orchestrator.reduce_command import (
@@ -255,6 +256,7 @@ def report(
 
 app.add_typer(data_app)
 app.command("import")(import_command)
+app.command("evaluate")(evaluate_command)
 app.command("reduce")(reduce_command)
 app.command("models")(models_command)
 app.command("tasks")(tasks_command)

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import LabelSet, StoredSet, label_set
-from models.data.pixels import decode, view
+from models.data import LabelSet, Square, StoredSet, label_set
+from models.data.pixels import decode, resize
 from models.data.stored import described
 from models.errors import DataError
 
@@ -31,8 +31,8 @@ class Source(Protocol):
         """The side of its images; None where they are not all squares of one size."""
         ...
 
-    def image(self, index: int, image_size: int) -> Pixels:
-        """[image_size, image_size, C]: the short side resized, the centre cut out.
+    def image(self, index: int, square: Square) -> Pixels:
+        """uint8 [H, W, C], made square.
 
         Raises:
             DataError: it cannot be read; the message names its place. A test set must be whole.
@@ -71,11 +71,11 @@ class Encoded:
         """Told by the headers of the first images."""
         return described(self.stored).image_size
 
-    def image(self, index: int, image_size: int) -> Pixels:
+    def image(self, index: int, square: Square) -> Pixels:
         """Read and decoded."""
         encoded, _ = self.stored.read(index)
         try:
-            return decode(encoded, image_size)
+            return decode(encoded, square)
         except DataError as error:
             raise DataError(f"{self.stored.place(index)}: {error}") from error
 
@@ -94,10 +94,9 @@ class Arrays:
     image_size: int
     pixels: Callable[[int], Pixels]
 
-    def image(self, index: int, image_size: int) -> Pixels:
+    def image(self, index: int, square: Square) -> Pixels:
         """Resized where it has another size."""
-        image_HWC = self.pixels(index)
-        return image_HWC if image_HWC.shape[:2] == (image_size, image_size) else view(image_HWC, image_size)
+        return resize(self.pixels(index)[None], square)[0]
 
 
 def label_set_of(

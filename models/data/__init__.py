@@ -13,16 +13,19 @@ import numpy as np
 from models.data import folders, hugging_face, packaged, shards
 from models.data.packaged import packaged_names, shipped
 from models.data.parts import drawn_by_shard, kept_of_shards
+from models.data.pixels import CentreCrop, Square, side
 from models.data.sets import ImageSet, IntArray, LabelSet, SetInfo
 from models.data.splits import SplitRule, capped, kept_classes, split, split_rule, subset, subset_size
 from models.data.stored import StoredSet, label_set
 from models.errors import DataError, UserError
 
 __all__ = [
+    "CentreCrop",
     "ImageSet",
     "LabelSet",
     "SetInfo",
     "SplitRule",
+    "Square",
     "StoredSet",
     "capped",
     "describe",
@@ -41,19 +44,19 @@ __all__ = [
 ]
 
 
-def load_images(dataset: str, image_size: int | None = None) -> ImageSet:
+def load_images(dataset: str, image_size: Square | None = None) -> ImageSet:
     """The images of a packaged set ("icons") or of a folder of class folders ("./photos"), in memory.
 
     A folder holds `CLASS/*.png` (or jpg, jpeg, webp, bmp), or `train/` and `val/` (or `test/`) above the classes.
-    With `image_size` the short side is resized to it (bilinear) and the centre is cut out.
+    With `image_size` the short side is resized to it (bilinear) and the centre is cut out, or as a `CentreCrop` says.
 
     Raises:
         DataError: images that are missing, unreadable, or of different sizes while `image_size` is None.
         UnknownNameError: a packaged name that does not exist.
         UserError: an image size below 1.
     """
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image_size must be 1 or more, not {image_size}")
+    if image_size is not None and side(image_size) < 1:
+        raise UserError(f"image_size must be 1 or more, not {side(image_size)}")
     if is_streamed(dataset):
         raise DataError(f"{dataset}: tar shards and tables are read image by image, not loaded whole")
     return folders.load(dataset, image_size) if is_folder(dataset) else packaged.load(dataset, image_size)

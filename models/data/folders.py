@@ -60,10 +60,10 @@ class _Files:
     held_out_N: BoolArray | None = None
 
 
-def load(folder: str, image_size: int | None) -> ImageSet:
+def load(folder: str, square: pixels.Square | None) -> ImageSet:
     """All images of the folder; gray if the first image of every class is gray."""
     files = _scan(folder)
-    read = partial(pixels.read, mode=_headers(files)[1], image_size=image_size)
+    read = partial(pixels.read, mode=_headers(files)[1], square=square)
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         images = list(pool.map(read, files.paths))
     s = _label_set(folder, files)

@@ -11,21 +11,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.pixels import resize
+from models.data.pixels import Square, resize
 from models.data.sets import ImageSet, LabelSet, PixelArray, SetInfo
 from models.errors import DataError, UnknownNameError
 
 REMEDY = "A checkout has them in studies/images; UPSHOT_IMAGES can name that folder."
 
 
-def load(name: str, image_size: int | None) -> ImageSet:
+def load(name: str, image_size: Square | None) -> ImageSet:
     """The whole set, resized where `image_size` is given and not its own; the last one is kept for the next cell."""
     path = _path(name)
     return _load(name, image_size, path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, image_size: int | None, path: Path, _: int) -> ImageSet:
+def _load(name: str, image_size: Square | None, path: Path, _: int) -> ImageSet:
     """Cells of one job mostly have their images in common; to unpack them takes longer than all else before a step."""
     arrays = _read(path, None)
     s = _labels(name, arrays, path)

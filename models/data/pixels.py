@@ -1,7 +1,9 @@
 """Image files to arrays, and arrays to another size; only this module and `augmentations` meet Pillow."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,10 +18,38 @@ Mode = Literal["L", "RGB"]
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom; the pixels right and bottom are not in it."""
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
 GRAY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 MAX_16_BITS = 2**16 - 1
 ORIENTATION = 0x0112  # EXIF's tag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CentreCrop:
+    """Another way to make an image square than the models of a study have: that of a published model.
+
+    Attributes:
+        image_size: side of the square, in pixels.
+        share: side of the square as a share of the short side that the image is resized to; published as `crop_pct`.
+        interpolation: how it is resized, always antialiased.
+        keeps_shape: whether the short side is resized and the long one follows; else both are, whatever their ratio.
+    """
+
+    image_size: int
+    share: float
+    interpolation: Interpolation
+    keeps_shape: bool = True
+
+
+Square: TypeAlias = int | CentreCrop
+"""How images are made square: a number of pixels is our own way, short side to that size and the centre."""
+
+
+def side(square: Square) -> int:
+    """Pixels."""
+    return square if isinstance(square, int) else square.image_size
 
 
 def header(path: Path) -> tuple[tuple[int, int], Mode]:
@@ -28,8 +58,8 @@ def header(path: Path) -> tuple[tuple[int, int], Mode]:
         return image.size, _mode(image)
 
 
-def read(path: Path, mode: Mode, image_size: int | None) -> PixelArray:
-    """uint8 [H, W, C] of an image file, upright as its EXIF says, and square where `image_size` is given.
+def read(path: Path, mode: Mode, square: Square | None) -> PixelArray:
+    """uint8 [H, W, C] of an image file, upright as its EXIF says, and square where `square` is given.
 
     Raises:
         DataError: not an image, torn, of more than 16 bits a channel, or coloured where `mode` is gray.
@@ -39,11 +69,11 @@ def read(path: Path, mode: Mode, image_size: int | None) -> PixelArray:
             raise DataError(
                 f"{path}: is in colour, the first image of every class is gray: convert the one or the others"
             )
-        return _array(_square(_upright(file, mode), image_size))
+        return _array(_squared(_upright(file, mode), square))
 
 
-def decode(encoded: bytes, image_size: int, box: Callable[[int, int], Box] | None = None) -> PixelArray:
-    """uint8 [image_size, image_size, 3] of an encoded image, as `read` sees it; of several pictures the first.
+def decode(encoded: bytes, square: Square, box: Callable[[int, int], Box] | None = None) -> PixelArray:
+    """uint8 [H, W, 3], square, of an encoded image, as `read` sees it; of several pictures the first.
 
     `box` gives the part to see for the width and the height; without it the centre is seen.
 
@@ -51,12 +81,12 @@ def decode(encoded: bytes, image_size: int, box: Callable[[int, int], Box] | Non
         DataError: not an image, torn, or of more than 16 bits a channel.
     """
     with _explained(), Image.open(BytesIO(encoded)) as file:
-        return _array(_seen(_upright(file, "RGB"), image_size, box))
+        return _array(_seen(_upright(file, "RGB"), square, box))
 
 
-def view(image_HWC: PixelArray, image_size: int, box: Callable[[int, int], Box] | None = None) -> PixelArray:
+def view(image_HWC: PixelArray, square: Square, box: Callable[[int, int], Box] | None = None) -> PixelArray:
     """The same of an image that is decoded."""
-    return _array(_seen(_image(image_HWC), image_size, box))
+    return _array(_seen(_image(image_HWC), square, box))
 
 
 def header_of(encoded: bytes, place: str) -> tuple[tuple[int, int], Mode]:
@@ -65,11 +95,12 @@ def header_of(encoded: bytes, place: str) -> tuple[tuple[int, int], Mode]:
         return image.size, _mode(image)
 
 
-def resize(images_NHWC: PixelArray, image_size: int) -> PixelArray:
-    """The images at another size; themselves where they have it."""
-    if images_NHWC.shape[1:3] == (image_size, image_size):
+def resize(images_NHWC: PixelArray, square: Square) -> PixelArray:
+    """The images at another size; themselves where they have it and nothing is cut off."""
+    whole = isinstance(square, int) or square.share == 1
+    if whole and images_NHWC.shape[1:3] == (side(square), side(square)):
         return images_NHWC
-    return np.stack([view(image_HWC, image_size) for image_HWC in images_NHWC])
+    return np.stack([view(image_HWC, square) for image_HWC in images_NHWC])
 
 
 @contextmanager
@@ -113,17 +144,37 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((deep_HW >> 8).astype(np.uint8))
 
 
-def _square(image: Image.Image, image_size: int | None) -> Image.Image:
-    """Short side to `image_size`, bilinear (antialiased, as Pillow does), and the centre."""
-    if image_size is None or image.size == (image_size, image_size):
+def _squared(image: Image.Image, square: Square | None) -> Image.Image:
+    """Short side to the size, bilinear (antialiased, as Pillow does), and the centre; or as a `CentreCrop` says."""
+    if square is None:
         return image
-    return ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
+    if isinstance(square, CentreCrop):
+        return _centre(image, square)
+    if image.size == (square, square):
+        return image
+    return ImageOps.fit(image, (square, square), method=Image.Resampling.BILINEAR)
 
 
-def _seen(image: Image.Image, image_size: int, box: Callable[[int, int], Box] | None) -> Image.Image:
+def _centre(image: Image.Image, crop: CentreCrop) -> Image.Image:
+    """Pixel by pixel what timm's `transforms_imagenet_eval` gives."""
+    short = math.floor(crop.image_size / crop.share)
+    least = min(image.size)
+    width, height = (int(short * length / least) if crop.keeps_shape else short for length in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[crop.interpolation.upper()])
+    left, top = (_first_pixel(length - crop.image_size) for length in (width, height))
+    return image.crop((left, top, left + crop.image_size, top + crop.image_size))  # beyond the image: black
+
+
+def _first_pixel(more: int) -> int:
+    """Where a centre begins that is so many pixels smaller than the image, or larger."""
+    return round(more / 2) if more >= 0 else -(-more // 2)
+
+
+def _seen(image: Image.Image, square: Square, box: Callable[[int, int], Box] | None) -> Image.Image:
     if box is None:
-        return _square(image, image_size)
-    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box(*image.size))
+        return _squared(image, square)
+    return image.resize((side(square), side(square)), Image.Resampling.BILINEAR, box=box(*image.size))
 
 
 def _image(image_HWC: PixelArray) -> Image.Image:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.protocol import MEASURES_SCHEMA, PROTOCOLS, RESULT_SCHEMA, Protocol, upstream_eval_id
+from evals.measures import MEASURES_SCHEMA
+from evals.protocol import PROTOCOLS, RESULT_SCHEMA, Protocol, upstream_eval_id
 from models.errors import UnknownNameError, UserError
 
 ROOT = Path(__file__).parents[2]

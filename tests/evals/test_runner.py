@@ -14,7 +14,7 @@ from evals.datasets import ArrayImages, TaskData, load_task
 from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, Protocol
-from evals.runner import MAX_BATCH, Subject, evaluate_checkpoint, write_null_rows
+from evals.runner import MAX_BATCH, Backbone, Subject, evaluate_checkpoint, write_null_rows
 from models.build import build_model
 from models.checkpoint import load_weights, save_checkpoint, take_snapshot
 from models.errors import CheckpointError, UnknownNameError
@@ -77,7 +77,7 @@ def not_to_be_called(*arguments):
 
 
 def evaluate(checkpoint_dir, output_dir, **changes):
-    subject = {"cell_id": "0123456789abcdef", "architecture": VIT, "checkpoint": CHECKPOINT}
+    subject = {"cell_id": "0123456789abcdef", "backbone": Backbone.of(VIT), "checkpoint": CHECKPOINT}
     protocol = {"shots": (1, 5), "draws": 2, "layers": "all"}
     for wanted in (subject, protocol):
         wanted |= {name: changes.pop(name) for name in wanted.keys() & changes.keys()}
@@ -241,7 +241,7 @@ def test_a_diverged_checkpoint_is_a_result_without_numbers(checkpoint_dir, tmp_p
 
 def test_null_rows_without_a_checkpoint(tmp_path):
     never_measured = CHECKPOINT | {"upstream_loss": None, "upstream_accuracy": None, "upstream_num_test": None}
-    subject = Subject(cell_id="c", architecture=VIT, checkpoint=never_measured)
+    subject = Subject(cell_id="c", backbone=Backbone.of(VIT), checkpoint=never_measured)
     arguments = {"tasks": ["a", "b"], "protocols": [Protocol(draws=1)]}
     written = write_null_rows(tmp_path, subject, **arguments)
     rows = pl.read_parquet(written)
@@ -256,7 +256,7 @@ def test_null_rows_without_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("family", ["mixer", "resnet"])
 def test_the_other_families_at_another_image_size(tmp_path, checkpoint_dir, family):
     a = architecture(family, "pico", image_size=24, num_classes=5, patch_size=None if family == "resnet" else 8)
-    (path,) = evaluate(checkpoint_dir, tmp_path, architecture=a, load_model=lambda folder: small_model(a))
+    (path,) = evaluate(checkpoint_dir, tmp_path, backbone=Backbone.of(a), load_model=lambda folder: small_model(a))
     rows = pl.read_parquet(path)
     assert rows["downstream_accuracy"].is_not_null().all()
     assert rows["layer"].n_unique() == (6 if family == "resnet" else 3)
@@ -264,7 +264,7 @@ def test_the_other_families_at_another_image_size(tmp_path, checkpoint_dir, fami
 
 def test_packaged_tasks_are_loaded_by_name_at_the_size_of_the_model(tmp_path, checkpoint_dir):
     a = architecture("mixer", "pico", image_size=24, num_classes=5, patch_size=8)
-    options = {"architecture": a, "load_model": lambda folder: small_model(a), "load_task": load_task}
+    options = {"backbone": Backbone.of(a), "load_model": lambda folder: small_model(a), "load_task": load_task}
     (path,) = evaluate(checkpoint_dir, tmp_path, tasks=["cells"], shots=(10, 1000), **options)
     rows = pl.read_parquet(path)
     assert rows["downstream_num_test"].unique().to_list() == [len(load_task("cells").test.labels_N)]
@@ -323,7 +323,9 @@ def test_an_unknown_protocol_is_refused_before_anything_is_loaded(checkpoint_dir
 
 def test_large_models_get_smaller_batches():
     huge = architecture("vit", "10B", image_size=224, num_classes=1000)
-    of_huge, of_small = (Subject(cell_id="c", architecture=a, checkpoint=CHECKPOINT).batch_size for a in (huge, VIT))
+    of_huge, of_small = (
+        Subject(cell_id="c", backbone=Backbone.of(a), checkpoint=CHECKPOINT).batch_size for a in (huge, VIT)
+    )
     assert 1 <= of_huge < of_small == MAX_BATCH
 
 

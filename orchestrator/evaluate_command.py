@@ -1,0 +1,136 @@
+"""`upshot evaluate`: judges a public model, or a checkpoint folder outside its study, and adds it to a results table.
+
+It is meant for a node or a workstation: torch is imported where the evaluation begins, not before.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from models.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from orchestrator.evaluating import Published
+
+
+def evaluate_command(
+    checkpoint_folder: Annotated[
+        Path | None, typer.Argument(help="A checkpoint folder of a study (step_00001000), judged outside it.")
+    ] = None,
+    timm: Annotated[str | None, typer.Option("--timm", help="A timm model: vit_small_patch16_224.dino.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Its weights: .safetensors, or a state dict in .pth, .pt, .bin or .tar.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Its weights are those that timm downloads.")
+    ] = False,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; timm's own for the model if not given.")
+    ] = None,
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="A downstream task. May be repeated.")] = None,
+    shots: Annotated[str, typer.Option(help="Shots a class: 1,5,10,25.")] = "1,5,10,25",
+    draws: Annotated[int, typer.Option(help="How many times they are drawn.")] = 3,
+    protocols: Annotated[
+        list[str] | None, typer.Option("--protocol", help="How features are judged: ridge (the default). Repeatable.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Every probed layer, or the last one: all or last.")] = "all",
+    upstream_accuracy: Annotated[
+        float | None, typer.Option(help="The published accuracy upstream, a fraction.")
+    ] = None,
+    upstream_num_test: Annotated[int | None, typer.Option(min=1, help="Number of images behind it.")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Or measure it: the image set whose held-out part its own head classifies.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The cell's id in the table; the model's name if not given.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The results table (parquet).")] = Path(
+        "evaluated.parquet"
+    ),
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the table; a cell of that id that is there is replaced.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Judge a public model, or a checkpoint outside its study; the results table is for reduce and report."""
+    from orchestrator.evaluating import add_rows, asked_for, check_output, evaluate_folder, evaluate_timm
+
+    asked = asked_for(tasks or [], protocols or ["ridge"], shots, draws, layers)
+    check_output(output, append=append)
+    own: dict[str, object] = {
+        "--checkpoint": checkpoint,
+        "--pretrained": pretrained,
+        "--image-size": image_size,
+        "--upstream": upstream,
+    }
+    own |= {"--upstream-accuracy": upstream_accuracy, "--upstream-num-test": upstream_num_test}
+    if (timm is None) == (checkpoint_folder is None):
+        raise UserError("evaluate: give either --timm NAME or the checkpoint folder of a study")
+    if checkpoint_folder is not None:
+        _refuse(own, f"{checkpoint_folder}: a checkpoint of a study has its own")
+        rows = evaluate_folder(checkpoint_folder, cell_id=name, asked=asked)
+    else:
+        assert timm is not None
+        rows = evaluate_timm(
+            timm,
+            weights=_weights(timm, checkpoint, pretrained=pretrained),
+            image_size=image_size,
+            cell_id=name or timm,
+            asked=asked,
+            upstream=_upstream(upstream, upstream_accuracy, upstream_num_test),
+        )
+    replaced = add_rows(rows, output, append=append)
+    _print(rows, output, replaced, as_json=as_json)
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    given = [option for option, value in options.items() if value is not None and value is not False]
+    if given:
+        raise UserError(f"{why}: leave {', '.join(given)} out")
+
+
+def _weights(name: str, checkpoint: Path | None, *, pretrained: bool) -> Path | None:
+    """The file of the weights; None where timm is to download them."""
+    if (checkpoint is None) != pretrained:
+        raise UserError(
+            f"timm {name}: its weights are those of --checkpoint FILE, or with --pretrained those that timm downloads:"
+            " give one of the two (weights of chance would tell nothing)"
+        )
+    return checkpoint
+
+
+def _upstream(dataset: str | None, accuracy: float | None, num_test: int | None) -> "Published | str | None":
+    from orchestrator.evaluating import Published
+
+    if dataset is not None:
+        _refuse(
+            {"--upstream-accuracy": accuracy, "--upstream-num-test": num_test},
+            f"--upstream {dataset} measures the accuracy",
+        )
+        return dataset
+    if accuracy is None:
+        _refuse({"--upstream-num-test": num_test}, "no --upstream-accuracy is given")
+        return None
+    return Published(accuracy=accuracy, num_test=num_test)
+
+
+def _print(rows: "pl.DataFrame", output: Path, replaced: int, *, as_json: bool) -> None:
+    from orchestrator.evaluating import summary
+
+    found = {"output": str(output), "replaced": replaced, **summary(rows)}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    again = f", in place of {replaced:,} that were there" if replaced else ""
+    print(f"{rows.height:,} rows of {found['cell_id']} in {output}{again}")
+    accuracy = found["upstream_accuracy"]
+    print(f"upstream accuracy: {'not known' if accuracy is None else f'{accuracy:.4f}'}")
+    for task in found["tasks"]:
+        shots = "all images" if task["shots"] is None else f"{task['shots']} shot{'' if task['shots'] == 1 else 's'}"
+        mean = task["downstream_accuracy"]
+        told = f"null ({task['reason']})" if mean is None else f"{mean:.4f}"
+        print(f"{task['task']}, {task['protocol']}, {shots}: {told}")
+    print(f"next: upshot reduce {output}; upshot report {output}")
