@@ -14,11 +14,12 @@ the images of 5 shots are among those of 10. Differences between shot counts are
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from evals.leave_one_out import fit_weights
 from models.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -32,15 +33,29 @@ FIXED_LAMBDA: Final = 2.0**10
 BIAS: Final = 100.0
 """Value of the bias feature in both public codes: so large that lambda hardly shrinks the bias."""
 
+CHECKED: Final = 2**14
+"""Images whose features are looked at together, so that memory is bounded where they are in a file."""
+
 CONSTANT_SPREAD: Final = 1e-6
 """A feature whose standard deviation is below this share of its size is constant: the rest is float32 rounding."""
 
-TIE: Final = 1e-9
-"""Leave-one-out errors closer than this share of the smallest are equal: the rest is float64 rounding."""
+PUBLISHED_STD_OFFSET: Final = 1e-5
+"""What big_vision and scenic add to the standard deviation of every feature."""
 
 
 class FewShotError(UserError):
     """A class of a task has fewer training images than the shots that were asked for."""
+
+
+class ProbeError(UserError):
+    """No probe can be fitted to these training images: the text is the reason why there is no number."""
+
+
+class LinearProbe(Protocol):
+    """A fitted probe whose scores are linear in the features."""
+
+    def linear(self) -> tuple[Floats, Floats]:
+        """(weights [D, C], bias [C]) of the scores, on the features as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,13 +68,36 @@ class Ridge:
     weights_EC: Floats
     """On the standardised features; the last row belongs to the bias feature."""
     regularisation: float
-    loo_errors_R: Floats
-    """Mean squared leave-one-out error at each lambda that could be chosen."""
 
     def predict(self, features_ND: Features) -> Integers:
         """The class with the highest score, the first of equals."""
         scores_NC = _design(features_ND, self.mean_D, self.inverse_std_D) @ self.weights_EC
         return np.asarray(scores_NC.argmax(axis=1), dtype=np.int64)
+
+    def linear(self) -> tuple[Floats, Floats]:
+        """(weights [D, C], bias [C]) with the standardisation folded in."""
+        weights_DC = self.inverse_std_D[:, None] * self.weights_EC[:-1]
+        return weights_DC, BIAS * self.weights_EC[-1] - self.mean_D @ weights_DC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stacked:
+    """Probes that predict together, with one product for a batch."""
+
+    weights_DP: Floats
+    """[D, P x C], probe by probe, on the features as they are."""
+    bias_PC: Floats
+
+    def predict(self, features_BD: Features) -> Integers:
+        """Each probe's class for every image, [P, B]: the highest score, the first of equals.
+
+        The scores are those of `Ridge.predict` but for float64 rounding: they differ by about 1e-13 of the largest
+        term, so a prediction can differ only where two scores are as good as equal.
+        """
+        num_probes, num_classes = self.bias_PC.shape
+        scores_BP = features_BD.astype(np.float64) @ self.weights_DP
+        scores_BPC = scores_BP.reshape(len(features_BD), num_probes, num_classes) + self.bias_PC
+        return np.ascontiguousarray(scores_BPC.argmax(axis=2).T, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,17 +118,29 @@ def draw_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: 
     Raises:
         FewShotError: a class has fewer images.
     """
-    counts_C = np.bincount(labels_N, minlength=len(classes))
-    assert len(counts_C) == len(classes), f"{task}: labels up to {len(counts_C) - 1}, but {len(classes)} classes"
-    _check_counts(task, counts_C, classes, shots)
-    keys_N = _random_keys(task, draw, len(labels_N))
-    order_N = np.lexsort((keys_N, labels_N))
-    starts_C = np.cumsum(counts_C) - counts_C
-    return np.asarray(order_N[(starts_C[:, None] + np.arange(shots)).ravel()], dtype=np.int64)
+    return _first_of_each(
+        task, np.lexsort((_random_keys(task, draw, len(labels_N)), labels_N)), labels_N, classes, shots
+    )
+
+
+def first_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: int) -> Integers:
+    """Indices of the first `shots` training images of every class as stored, class by class: the draw of scenic.
+
+    There is one such draw. It depends on the order in which a set is stored.
+
+    Raises:
+        FewShotError: a class has fewer images.
+    """
+    return _first_of_each(task, np.argsort(labels_N, kind="stable"), labels_N, classes, shots)
 
 
 def fit_ridge(
-    features_ND: Features, labels_N: Integers, *, num_classes: int, lambdas: Sequence[float] = LAMBDAS
+    features_ND: Features,
+    labels_N: Integers,
+    *,
+    num_classes: int,
+    lambdas: Sequence[float] = LAMBDAS,
+    std_offset: float | None = None,
 ) -> Ridge:
     """The probe with the smallest leave-one-out squared error on the shots; the smallest lambda on ties.
 
@@ -102,20 +152,32 @@ def fit_ridge(
         labels_N: their classes, from 0 to `num_classes` - 1.
         num_classes: how many classes can be predicted.
         lambdas: positive and ascending; a single one is used as it is.
+        std_offset: what the published codes add to every standard deviation (`PUBLISHED_STD_OFFSET`). Without it,
+            constant features weigh nothing and the others are divided by their standard deviation alone.
+
+    Raises:
+        ProbeError: features that are not finite, or a class without shots.
     """
-    mean_D, inverse_std_D = _standardisation(features_ND)
-    x_NE = _design(features_ND, mean_D, inverse_std_D)
-    y_NC = np.where(labels_N[:, None] == np.arange(num_classes), 1.0, -1.0)
-    path = _dual_path if len(x_NE) <= x_NE.shape[1] else _primal_path
-    left_EK, right_KC, eigenvalues_K, loo_errors_R = path(x_NE, y_NC, np.asarray(lambdas))
-    best = int(np.argmax(loo_errors_R <= loo_errors_R.min() * (1 + TIE)))
-    return Ridge(
-        mean_D=mean_D,
-        inverse_std_D=inverse_std_D,
-        weights_EC=left_EK @ (right_KC / (eigenvalues_K + lambdas[best])[:, None]),
-        regularisation=float(lambdas[best]),
-        loo_errors_R=loo_errors_R,
-    )
+    check_training(features_ND, labels_N, num_classes, "shots")
+    x_NE, mean_D, inverse_std_D = _standardised(features_ND, std_offset)
+    weights_EC, best = fit_weights(x_NE, labels_N, num_classes, np.asarray(lambdas, dtype=np.float64))
+    return Ridge(mean_D=mean_D, inverse_std_D=inverse_std_D, weights_EC=weights_EC, regularisation=float(lambdas[best]))
+
+
+def stack(probes: Sequence[LinearProbe]) -> Stacked:
+    """Many probes with the same number of classes as one."""
+    weights, bias = zip(*(probe.linear() for probe in probes), strict=True)
+    return Stacked(weights_DP=np.concatenate(weights, axis=1), bias_PC=np.stack(bias))
+
+
+def check_training(features_ND: Features, labels_N: Integers, num_classes: int, what: str = "training images") -> None:
+    """Raises ProbeError where features are not finite or a class has no image: a probe would give a number anyway."""
+    bad = sum(_num_non_finite(features_ND[start : start + CHECKED]) for start in range(0, len(features_ND), CHECKED))
+    if bad:
+        raise ProbeError(f"{bad} of {len(features_ND)} {what} have features that are not finite")
+    empty_C = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
+    if len(empty_C):
+        raise ProbeError(f"{len(empty_C)} of {num_classes} classes have no {what} (the first is number {empty_C[0]})")
 
 
 def probe(
@@ -128,12 +190,14 @@ def probe(
     lambdas: Sequence[float] = LAMBDAS,
 ) -> ProbeResult:
     """A ridge fitted to the shots and judged on the test images; test labels are used for nothing else."""
-    reason = _non_finite("shots", shots_ND) or _non_finite("test images", test_ND)
-    if reason is None and len(test_labels_N) == 0:
-        reason = "the task has no test images"
-    if reason is not None:
-        return ProbeResult(reason=reason)
-    ridge = fit_ridge(shots_ND, labels_N, num_classes=num_classes, lambdas=lambdas)
+    if len(test_labels_N) == 0:
+        return ProbeResult(reason="the task has no test images")
+    try:
+        ridge = fit_ridge(shots_ND, labels_N, num_classes=num_classes, lambdas=lambdas)
+    except ProbeError as error:
+        return ProbeResult(reason=str(error))
+    if bad := _num_non_finite(test_ND):
+        return ProbeResult(reason=f"{bad} of {len(test_ND)} test images have features that are not finite")
     predictions_N = ridge.predict(test_ND)
     correct_N = predictions_N == test_labels_N
     counts_C = np.bincount(test_labels_N, minlength=num_classes)
@@ -144,6 +208,17 @@ def probe(
         regularisation=ridge.regularisation,
         predictions_N=predictions_N,
     )
+
+
+def _first_of_each(
+    task: str, order_N: npt.NDArray[np.intp], labels_N: Integers, classes: Sequence[str], shots: int
+) -> Integers:
+    """The first `shots` indices of each class in an order that is class by class."""
+    counts_C = np.bincount(labels_N, minlength=len(classes))
+    assert len(counts_C) == len(classes), f"{task}: labels up to {len(counts_C) - 1}, but {len(classes)} classes"
+    _check_counts(task, counts_C, classes, shots)
+    starts_C = np.cumsum(counts_C) - counts_C
+    return np.asarray(order_N[(starts_C[:, None] + np.arange(shots)).ravel()], dtype=np.int64)
 
 
 def _check_counts(task: str, counts_C: Integers, classes: Sequence[str], shots: int) -> None:
@@ -164,11 +239,21 @@ def _random_keys(task: str, draw: int, count: int) -> npt.NDArray[np.uint64]:
     return np.asarray(np.random.PCG64(seed).random_raw(count), dtype=np.uint64)
 
 
-def _standardisation(features_ND: Features) -> tuple[Floats, Floats]:
-    x_ND = features_ND.astype(np.float64)
-    mean_D, std_D = x_ND.mean(axis=0), x_ND.std(axis=0)
-    varies_D = std_D > CONSTANT_SPREAD * np.abs(x_ND).max(axis=0)
-    return mean_D, np.divide(1.0, std_D, out=np.zeros_like(std_D), where=varies_D)
+def _standardised(features_ND: Features, std_offset: float | None) -> tuple[Floats, Floats, Floats]:
+    """(design [N, E], mean, inverse standard deviation); the design is the only array of N x D that is made."""
+    mean_D = features_ND.mean(axis=0, dtype=np.float64)
+    x_NE = np.empty((len(features_ND), len(mean_D) + 1))
+    x_ND = x_NE[:, :-1]
+    np.subtract(features_ND, mean_D, out=x_ND)
+    x_NE[:, -1] = BIAS
+    std_D = np.sqrt(np.einsum("nd,nd->d", x_ND, x_ND) / len(x_ND))
+    if std_offset is not None:
+        inverse_std_D = 1.0 / (std_D + std_offset)
+    else:
+        varies_D = std_D > CONSTANT_SPREAD * np.maximum(features_ND.max(axis=0), -features_ND.min(axis=0))
+        inverse_std_D = np.divide(1.0, std_D, out=np.zeros_like(std_D), where=varies_D)
+    x_ND *= inverse_std_D
+    return x_NE, mean_D, inverse_std_D
 
 
 def _design(features_ND: Features, mean_D: Floats, inverse_std_D: Floats) -> Floats:
@@ -179,44 +264,5 @@ def _design(features_ND: Features, mean_D: Floats, inverse_std_D: Floats) -> Flo
     return x_NE
 
 
-# Both paths return (left, right, eigenvalues, errors) with weights(lambda) = left @ (right / (eigenvalues + lambda)).
-# One eigendecomposition of the smaller Gram matrix serves every lambda. With G = X X' + lambda I and H = X (X'X +
-# lambda I)^-1 X', leaving example i out leaves the residual (G^-1 y)_i / (G^-1)_ii = (y - H y)_i / (1 - H_ii).
-
-
-def _dual_path(x_NE: Floats, y_NC: Floats, lambdas_R: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    eigenvalues_N, u_NN = np.linalg.eigh(x_NE @ x_NE.T)
-    eigenvalues_N = np.maximum(eigenvalues_N, 0.0)  # rounding makes zeros negative
-    right_NC = u_NN.T @ y_NC
-    inverse_NR = 1.0 / (eigenvalues_N[:, None] + lambdas_R)
-    diagonal_NR = np.square(u_NN) @ inverse_NR
-    errors = [
-        _mean_squared_ratio(u_NN @ (right_NC * inverse_N[:, None]), diagonal_N)
-        for inverse_N, diagonal_N in zip(inverse_NR.T, diagonal_NR.T, strict=True)
-    ]
-    return x_NE.T @ u_NN, right_NC, eigenvalues_N, np.array(errors)
-
-
-def _primal_path(x_NE: Floats, y_NC: Floats, lambdas_R: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    eigenvalues_E, v_EE = np.linalg.eigh(x_NE.T @ x_NE)
-    eigenvalues_E = np.maximum(eigenvalues_E, 0.0)
-    projected_NE = x_NE @ v_EE
-    right_EC = projected_NE.T @ y_NC
-    inverse_ER = 1.0 / (eigenvalues_E[:, None] + lambdas_R)
-    held_out_NR = 1.0 - np.square(projected_NE) @ inverse_ER
-    errors = [
-        _mean_squared_ratio(y_NC - projected_NE @ (right_EC * inverse_E[:, None]), held_out_N)
-        for inverse_E, held_out_N in zip(inverse_ER.T, held_out_NR.T, strict=True)
-    ]
-    return v_EE, right_EC, eigenvalues_E, np.array(errors)
-
-
-def _mean_squared_ratio(numerator_NC: Floats, denominator_N: Floats) -> float:
-    # The same as mean((numerator / denominator)^2), without two more arrays of N x C.
-    squares_N = np.einsum("nc,nc->n", numerator_NC, numerator_NC)
-    return float(np.sum(squares_N / np.square(denominator_N)) / numerator_NC.size)
-
-
-def _non_finite(what: str, features_ND: Features) -> str | None:
-    bad = len(features_ND) - int(np.isfinite(features_ND).all(axis=1).sum())
-    return f"{bad} of {len(features_ND)} {what} have features that are not finite" if bad else None
+def _num_non_finite(features_ND: Features) -> int:
+    return len(features_ND) - int(np.isfinite(features_ND).all(axis=1).sum())

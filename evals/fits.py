@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from evals.fewshot import FewShotError, Integers, draw_shots, first_shots, random_order
+from evals.fewshot import FewShotError, Integers, draw_shots, first_shots
 from evals.protocol import Protocol
-from evals.tasks import vtab_split
+from evals.tasks import fixed_order, vtab_split
 from models.errors import DataError
 
 CHOOSING_SHARE: Final = 10
@@ -70,7 +70,8 @@ def _refuse_missing_classes(task: str, labels_N: Integers, classes: Sequence[str
 
 def _one_in_ten(task: str, labels_N: Integers) -> npt.NDArray[np.bool_]:
     """Every tenth image of each class in a random order, from the first on; none of a class of one image."""
-    order_N = random_order(task, labels_N)
+    shuffled_N = fixed_order(f"one in ten\0{task}", len(labels_N))
+    order_N = shuffled_N[np.argsort(labels_N[shuffled_N], kind="stable")]
     size_C = np.bincount(labels_N)
     sorted_N = labels_N[order_N]
     rank_N = np.arange(len(labels_N)) - (np.cumsum(size_C) - size_C)[sorted_N]

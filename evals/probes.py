@@ -4,23 +4,28 @@ Shape suffixes: B images of a batch, F images that a probe is fitted to, D featu
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from typing import Protocol as Shape
 
 import numpy as np
 
-from evals.fewshot import FIXED_LAMBDA, LAMBDAS, Features, Integers, Ridge, fit_ridge, non_finite, stack
+from evals.fewshot import (
+    FIXED_LAMBDA,
+    LAMBDAS,
+    PUBLISHED_STD_OFFSET,
+    Features,
+    Integers,
+    ProbeError,
+    Ridge,
+    fit_ridge,
+    stack,
+)
 from evals.finetune import finetune_head
 from evals.fits import Fit
 from evals.knn import fit_knn
-from evals.logistic import fit_logistic
+from evals.logistic import Logistic, fit_logistic
 from evals.schedule import SETTINGS
-from models.errors import DataError
-
-PUBLISHED_OFFSET: Final = 1e-5
-"""What big_vision and scenic add to standard deviations."""
-
 
 class Probe(Shape):
     """What was fitted."""
@@ -56,8 +61,14 @@ def _ridge(lambdas: Sequence[float], std_offset: float | None) -> Callable[[Fit,
     return fit_it
 
 
-def _logistic(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Probe:
-    return fit_logistic(features_FD, labels_F, num_classes=num_classes, chooses_N=fit.chooses_F)
+def _logistic(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Logistic:
+    """VTAB-1k draws without regard to classes: one that it leaves out is never predicted."""
+    present_C, compact_F = np.unique(labels_F, return_inverse=True)
+    held_out = None if fit.chooses_F is None else np.flatnonzero(fit.chooses_F)
+    found = fit_logistic(features_FD, compact_F, num_classes=len(present_C), held_out=held_out)
+    weights_DC, bias_C = np.zeros((features_FD.shape[1], num_classes)), np.full(num_classes, -np.inf)
+    weights_DC[:, present_C], bias_C[present_C] = found.linear()
+    return replace(found, weights_DC=weights_DC, bias_C=bias_C)
 
 
 def _head(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Probe:
@@ -65,7 +76,7 @@ def _head(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: int)
         features_FD, labels_F, num_classes=num_classes, settings=SETTINGS[fit.protocol.name], seed=fit.draw
     )
     if head.reason is not None:
-        raise DataError(head.reason)
+        raise ProbeError(head.reason)
     return head
 
 
@@ -76,8 +87,8 @@ def _knn(_: Fit, features_FD: Features, labels_F: Integers, num_classes: int) ->
 _FIT: Final[Mapping[str, Callable[[Fit, Features, Integers, int], Probe]]] = {
     "ridge": _ridge(LAMBDAS, None),
     "ridge-fixed": _ridge((FIXED_LAMBDA,), None),
-    "big_vision": _ridge((FIXED_LAMBDA,), PUBLISHED_OFFSET),
-    "scenic": _ridge(LAMBDAS, PUBLISHED_OFFSET),
+    "big_vision": _ridge((FIXED_LAMBDA,), PUBLISHED_STD_OFFSET),
+    "scenic": _ridge(LAMBDAS, PUBLISHED_STD_OFFSET),
     "logistic": _logistic,
     "linear": _logistic,
     "vtab1k-linear": _logistic,
@@ -98,20 +109,17 @@ class LayerProbes:
 
     def fit(self, fit: Fit, features_FD: Features, labels_F: Integers) -> None:
         """Fits one more; what the data does not allow becomes its reason."""
-        reason = non_finite("training images" if fit.shots is None else "shots", features_FD)
-        if reason is None:
-            try:
-                self._probes[fit] = _FIT[fit.protocol.name](fit, features_FD, labels_F, self._num_classes)
-            except DataError as error:
-                reason = str(error)
-        if reason is not None:
-            self._reasons[fit] = reason
+        try:
+            self._probes[fit] = _FIT[fit.protocol.name](fit, features_FD, labels_F, self._num_classes)
+        except ProbeError as error:
+            self._reasons[fit] = str(error)
 
     def ready(self) -> None:
-        """Puts all ridges side by side, so that a batch meets them in one product; none is fitted after that."""
-        self._ridges = {fit: probe for fit, probe in self._probes.items() if isinstance(probe, Ridge)}
-        self._stacked = stack(list(self._ridges.values())) if self._ridges else None
-        self._others = {fit: probe for fit, probe in self._probes.items() if fit not in self._ridges}
+        """Puts linear probes side by side, so that a batch meets them in one product; none is fitted after that."""
+        linear = {fit: probe for fit, probe in self._probes.items() if isinstance(probe, Ridge | Logistic)}
+        self._stacked = stack(list(linear.values())) if linear else None
+        self._others = {fit: probe for fit, probe in self._probes.items() if fit not in linear}
+        self._fitted = [*linear, *self._others]
         self._hits_PC = np.zeros((len(self._probes), self._num_classes), dtype=np.int64)
 
     def see(self, features_BD: Features, labels_B: Integers) -> None:
@@ -131,7 +139,7 @@ class LayerProbes:
         bad = f"{self._num_bad} of {self._num_seen} test images have features that are not finite"
         reasons = self._reasons | (dict.fromkeys(self._probes, bad) if self._num_bad else {})
         none_C = np.zeros(self._num_classes, dtype=np.int64)
-        fitted = dict(zip([*self._ridges, *self._others], self._hits_PC, strict=True))
+        fitted = dict(zip(self._fitted, self._hits_PC, strict=True))
         found = {fit: Score(hits_C=none_C, reason=reason) for fit, reason in reasons.items()}
         return found | {
             fit: Score(hits_C=hits_C, regularisation=self._probes[fit].regularisation)
