@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from evals.datasets import Hashes, Images, Pixels, pixel_hashes
@@ -88,11 +89,11 @@ def _keeping(folder: Path, batches: Iterator[Batch], num_images: int) -> Iterato
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     draft.mkdir()
     try:
-        files: dict[str, np.memmap] = {}
+        files: dict[str, np.memmap[Any, Any]] = {}
         start = 0
         for batch in batches:
             end = start + len(batch.index_B)
-            columns = {"index": batch.index_B, "hashes": batch.hashes_B}
+            columns: dict[str, npt.NDArray[Any]] = {"index": batch.index_B, "hashes": batch.hashes_B}
             columns |= {_layer_name(layer): features_BD for layer, features_BD in batch.features.items()}
             for name, values in columns.items():
                 if name not in files:
@@ -128,13 +129,14 @@ def _read(folder: Path, rows_N: Integers, layers: Sequence[int], batch_size: int
         yield Batch(index_N[rows_B], hashes_N[rows_B], {layer: rows_ND[rows_B] for layer, rows_ND in features.items()})
 
 
-def _array(folder: Path, name: str) -> np.ndarray:
+def _array(folder: Path, name: str) -> npt.NDArray[Any]:
     path = folder / f"{name}.npy"
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         mend = f"delete {folder}, and they are made anew"
         raise DataError(f"{path}: kept features are damaged ({mend}): {error}") from error
+    return found
 
 
 def _layer_name(layer: int) -> str:

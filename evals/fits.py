@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from evals.fewshot import FewShotError, Integers, draw_shots, first_shots
 from evals.protocol import Protocol
-from evals.tasks import fixed_order, vtab_split
+from evals.tasks import vtab_split
+from evals.tasks.draws import fixed_order
 from models.errors import DataError
 
 CHOOSING_SHARE: Final = 10

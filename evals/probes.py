@@ -27,6 +27,7 @@ from evals.knn import fit_knn
 from evals.logistic import Logistic, fit_logistic
 from evals.schedule import SETTINGS
 
+
 class Probe(Shape):
     """What was fitted."""
 
@@ -124,7 +125,7 @@ class LayerProbes:
 
     def see(self, features_BD: Features, labels_B: Integers) -> None:
         """Counts what each probe gets right of a batch of test images."""
-        finite_B = np.isfinite(features_BD).all(axis=1)
+        finite_B = np.asarray(np.isfinite(features_BD).all(axis=1))
         self._num_seen += len(finite_B)
         if not finite_B.all():
             self._num_bad += int((~finite_B).sum())

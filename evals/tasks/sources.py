@@ -96,7 +96,8 @@ class Arrays:
 
     def image(self, index: int, square: Square) -> Pixels:
         """Resized where it has another size."""
-        return resize(self.pixels(index)[None], square)[0]
+        image_HWC: Pixels = resize(self.pixels(index)[None], square)[0]
+        return image_HWC
 
 
 def label_set_of(
