@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from evals.leave_one_out import fit_weights
 from models.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -35,8 +36,8 @@ BIAS: Final = 100.0
 CONSTANT_SPREAD: Final = 1e-6
 """A feature whose standard deviation is below this share of its size is constant: the rest is float32 rounding."""
 
-TIE: Final = 1e-9
-"""Leave-one-out errors closer than this share of the smallest are equal: the rest is float64 rounding."""
+PUBLISHED_STD_OFFSET: Final = 1e-5
+"""What big_vision and scenic add to the standard deviation of every feature."""
 
 
 class FewShotError(UserError):
@@ -53,13 +54,31 @@ class Ridge:
     weights_EC: Floats
     """On the standardised features; the last row belongs to the bias feature."""
     regularisation: float
-    loo_errors_R: Floats
-    """Mean squared leave-one-out error at each lambda that could be chosen."""
 
     def predict(self, features_ND: Features) -> Integers:
         """The class with the highest score, the first of equals."""
         scores_NC = _design(features_ND, self.mean_D, self.inverse_std_D) @ self.weights_EC
         return np.asarray(scores_NC.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stacked:
+    """Probes that predict together, with one product for a batch."""
+
+    weights_DP: Floats
+    """[D, P x C], probe by probe, on the features as they are."""
+    bias_PC: Floats
+
+    def predict(self, features_BD: Features) -> Integers:
+        """Each probe's class for every image, [P, B]: the highest score, the first of equals.
+
+        The scores are those of `Ridge.predict` but for float64 rounding: they differ by about 1e-13 of the largest
+        term, so a prediction can differ only where two scores are as good as equal.
+        """
+        num_probes, num_classes = self.bias_PC.shape
+        scores_BP = features_BD.astype(np.float64) @ self.weights_DP
+        scores_BPC = scores_BP.reshape(len(features_BD), num_probes, num_classes) + self.bias_PC
+        return np.ascontiguousarray(scores_BPC.argmax(axis=2).T, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,17 +99,27 @@ def draw_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: 
     Raises:
         FewShotError: a class has fewer images.
     """
-    counts_C = np.bincount(labels_N, minlength=len(classes))
-    assert len(counts_C) == len(classes), f"{task}: labels up to {len(counts_C) - 1}, but {len(classes)} classes"
-    _check_counts(task, counts_C, classes, shots)
-    keys_N = _random_keys(task, draw, len(labels_N))
-    order_N = np.lexsort((keys_N, labels_N))
-    starts_C = np.cumsum(counts_C) - counts_C
-    return np.asarray(order_N[(starts_C[:, None] + np.arange(shots)).ravel()], dtype=np.int64)
+    return _first_of_each(task, np.lexsort((_random_keys(task, draw, len(labels_N)), labels_N)), labels_N, classes, shots)
+
+
+def first_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: int) -> Integers:
+    """Indices of the first `shots` training images of every class in their stored order, class by class, as scenic has it.
+
+    There is one such draw. It depends on the order in which a set is stored.
+
+    Raises:
+        FewShotError: a class has fewer images.
+    """
+    return _first_of_each(task, np.argsort(labels_N, kind="stable"), labels_N, classes, shots)
 
 
 def fit_ridge(
-    features_ND: Features, labels_N: Integers, *, num_classes: int, lambdas: Sequence[float] = LAMBDAS
+    features_ND: Features,
+    labels_N: Integers,
+    *,
+    num_classes: int,
+    lambdas: Sequence[float] = LAMBDAS,
+    std_offset: float | None = None,
 ) -> Ridge:
     """The probe with the smallest leave-one-out squared error on the shots; the smallest lambda on ties.
 
@@ -102,20 +131,22 @@ def fit_ridge(
         labels_N: their classes, from 0 to `num_classes` - 1.
         num_classes: how many classes can be predicted.
         lambdas: positive and ascending; a single one is used as it is.
+        std_offset: what the published codes add to every standard deviation (`PUBLISHED_STD_OFFSET`). Without it,
+            constant features weigh nothing and the others are divided by their standard deviation alone.
     """
-    mean_D, inverse_std_D = _standardisation(features_ND)
-    x_NE = _design(features_ND, mean_D, inverse_std_D)
-    y_NC = np.where(labels_N[:, None] == np.arange(num_classes), 1.0, -1.0)
-    path = _dual_path if len(x_NE) <= x_NE.shape[1] else _primal_path
-    left_EK, right_KC, eigenvalues_K, loo_errors_R = path(x_NE, y_NC, np.asarray(lambdas))
-    best = int(np.argmax(loo_errors_R <= loo_errors_R.min() * (1 + TIE)))
+    x_NE, mean_D, inverse_std_D = _standardised(features_ND, std_offset)
+    weights_EC, best = fit_weights(x_NE, labels_N, num_classes, np.asarray(lambdas, dtype=np.float64))
     return Ridge(
-        mean_D=mean_D,
-        inverse_std_D=inverse_std_D,
-        weights_EC=left_EK @ (right_KC / (eigenvalues_K + lambdas[best])[:, None]),
-        regularisation=float(lambdas[best]),
-        loo_errors_R=loo_errors_R,
+        mean_D=mean_D, inverse_std_D=inverse_std_D, weights_EC=weights_EC, regularisation=float(lambdas[best])
     )
+
+
+def stack(ridges: Sequence[Ridge]) -> Stacked:
+    """Many probes of the same number of classes as one, with their standardisation folded into the weights."""
+    folded = [ridge.inverse_std_D[:, None] * ridge.weights_EC[:-1] for ridge in ridges]
+    pairs = zip(ridges, folded, strict=True)
+    bias_PC = np.stack([BIAS * ridge.weights_EC[-1] - ridge.mean_D @ weights_DC for ridge, weights_DC in pairs])
+    return Stacked(weights_DP=np.concatenate(folded, axis=1), bias_PC=bias_PC)
 
 
 def probe(
@@ -146,6 +177,17 @@ def probe(
     )
 
 
+def _first_of_each(
+    task: str, order_N: npt.NDArray[np.intp], labels_N: Integers, classes: Sequence[str], shots: int
+) -> Integers:
+    """The first `shots` indices of each class in an order that is class by class."""
+    counts_C = np.bincount(labels_N, minlength=len(classes))
+    assert len(counts_C) == len(classes), f"{task}: labels up to {len(counts_C) - 1}, but {len(classes)} classes"
+    _check_counts(task, counts_C, classes, shots)
+    starts_C = np.cumsum(counts_C) - counts_C
+    return np.asarray(order_N[(starts_C[:, None] + np.arange(shots)).ravel()], dtype=np.int64)
+
+
 def _check_counts(task: str, counts_C: Integers, classes: Sequence[str], shots: int) -> None:
     short = np.flatnonzero(counts_C < shots)
     if len(short) == 0:
@@ -164,11 +206,21 @@ def _random_keys(task: str, draw: int, count: int) -> npt.NDArray[np.uint64]:
     return np.asarray(np.random.PCG64(seed).random_raw(count), dtype=np.uint64)
 
 
-def _standardisation(features_ND: Features) -> tuple[Floats, Floats]:
-    x_ND = features_ND.astype(np.float64)
-    mean_D, std_D = x_ND.mean(axis=0), x_ND.std(axis=0)
-    varies_D = std_D > CONSTANT_SPREAD * np.abs(x_ND).max(axis=0)
-    return mean_D, np.divide(1.0, std_D, out=np.zeros_like(std_D), where=varies_D)
+def _standardised(features_ND: Features, std_offset: float | None) -> tuple[Floats, Floats, Floats]:
+    """(design [N, E], mean, inverse standard deviation); the design is the only array of N x D that is made."""
+    mean_D = features_ND.mean(axis=0, dtype=np.float64)
+    x_NE = np.empty((len(features_ND), len(mean_D) + 1))
+    x_ND = x_NE[:, :-1]
+    np.subtract(features_ND, mean_D, out=x_ND)
+    x_NE[:, -1] = BIAS
+    std_D = np.sqrt(np.einsum("nd,nd->d", x_ND, x_ND) / len(x_ND))
+    if std_offset is not None:
+        inverse_std_D = 1.0 / (std_D + std_offset)
+    else:
+        varies_D = std_D > CONSTANT_SPREAD * np.maximum(features_ND.max(axis=0), -features_ND.min(axis=0))
+        inverse_std_D = np.divide(1.0, std_D, out=np.zeros_like(std_D), where=varies_D)
+    x_ND *= inverse_std_D
+    return x_NE, mean_D, inverse_std_D
 
 
 def _design(features_ND: Features, mean_D: Floats, inverse_std_D: Floats) -> Floats:
@@ -177,44 +229,6 @@ def _design(features_ND: Features, mean_D: Floats, inverse_std_D: Floats) -> Flo
     x_NE[:, :-1] *= inverse_std_D
     x_NE[:, -1] = BIAS
     return x_NE
-
-
-# Both paths return (left, right, eigenvalues, errors) with weights(lambda) = left @ (right / (eigenvalues + lambda)).
-# One eigendecomposition of the smaller Gram matrix serves every lambda. With G = X X' + lambda I and H = X (X'X +
-# lambda I)^-1 X', leaving example i out leaves the residual (G^-1 y)_i / (G^-1)_ii = (y - H y)_i / (1 - H_ii).
-
-
-def _dual_path(x_NE: Floats, y_NC: Floats, lambdas_R: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    eigenvalues_N, u_NN = np.linalg.eigh(x_NE @ x_NE.T)
-    eigenvalues_N = np.maximum(eigenvalues_N, 0.0)  # rounding makes zeros negative
-    right_NC = u_NN.T @ y_NC
-    inverse_NR = 1.0 / (eigenvalues_N[:, None] + lambdas_R)
-    diagonal_NR = np.square(u_NN) @ inverse_NR
-    errors = [
-        _mean_squared_ratio(u_NN @ (right_NC * inverse_N[:, None]), diagonal_N)
-        for inverse_N, diagonal_N in zip(inverse_NR.T, diagonal_NR.T, strict=True)
-    ]
-    return x_NE.T @ u_NN, right_NC, eigenvalues_N, np.array(errors)
-
-
-def _primal_path(x_NE: Floats, y_NC: Floats, lambdas_R: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    eigenvalues_E, v_EE = np.linalg.eigh(x_NE.T @ x_NE)
-    eigenvalues_E = np.maximum(eigenvalues_E, 0.0)
-    projected_NE = x_NE @ v_EE
-    right_EC = projected_NE.T @ y_NC
-    inverse_ER = 1.0 / (eigenvalues_E[:, None] + lambdas_R)
-    held_out_NR = 1.0 - np.square(projected_NE) @ inverse_ER
-    errors = [
-        _mean_squared_ratio(y_NC - projected_NE @ (right_EC * inverse_E[:, None]), held_out_N)
-        for inverse_E, held_out_N in zip(inverse_ER.T, held_out_NR.T, strict=True)
-    ]
-    return v_EE, right_EC, eigenvalues_E, np.array(errors)
-
-
-def _mean_squared_ratio(numerator_NC: Floats, denominator_N: Floats) -> float:
-    # The same as mean((numerator / denominator)^2), without two more arrays of N x C.
-    squares_N = np.einsum("nc,nc->n", numerator_NC, numerator_NC)
-    return float(np.sum(squares_N / np.square(denominator_N)) / numerator_NC.size)
 
 
 def _non_finite(what: str, features_ND: Features) -> str | None:

@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 
-from evals.fewshot import BIAS, FIXED_LAMBDA, LAMBDAS, FewShotError, draw_shots, fit_ridge, probe
+from evals import leave_one_out
+from evals.fewshot import (
+    BIAS,
+    FIXED_LAMBDA,
+    LAMBDAS,
+    PUBLISHED_STD_OFFSET,
+    FewShotError,
+    draw_shots,
+    first_shots,
+    fit_ridge,
+    probe,
+    stack,
+)
+from evals.leave_one_out import TIE, leave_one_out_errors
 from models.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -79,7 +92,8 @@ def test_agrees_with_refitting_without_each_example(shots, dim, num_classes):
 
     ridge = fit_ridge(shots_ND, labels_N, num_classes=num_classes)
 
-    np.testing.assert_allclose(ridge.loo_errors_R, expected_R, rtol=1e-6)
+    errors_R = leave_one_out_errors(x_NE, labels_N, num_classes, np.array(LAMBDAS))
+    np.testing.assert_allclose(errors_R, expected_R, rtol=1e-6)
     assert ridge.regularisation == LAMBDAS[int(np.argmin(expected_R))]
     for regularisation in LAMBDAS:
         fixed = fit_ridge(shots_ND, labels_N, num_classes=num_classes, lambdas=(regularisation,))
@@ -125,6 +139,172 @@ def test_the_fixed_lambda_is_the_published_probe(digits, shots):
 
     assert result.regularisation == 1024.0
     np.testing.assert_array_equal(result.predictions_N, expected_N)
+
+
+# --- the choice of lambda, where not every error is worked out --------------------------------------------------------
+
+
+def reference_lambda(features_ND, labels_N, num_classes, lambdas=LAMBDAS):
+    """The first of the smallest leave-one-out errors, each worked out in float64 from a singular value decomposition."""
+    x_NE, y_NC = naive_design(features_ND, features_ND), naive_targets(labels_N, num_classes)
+    u_NK, s_K, _ = np.linalg.svd(x_NE, full_matrices=False)
+    errors = []
+    for regularisation in lambdas:
+        shrink_K = s_K**2 / (s_K**2 + regularisation)
+        residuals_NC = y_NC - u_NK @ (shrink_K[:, None] * (u_NK.T @ y_NC))
+        errors.append(np.mean((residuals_NC / (1 - (u_NK**2 @ shrink_K))[:, None]) ** 2))
+    return next(lam for lam, error in zip(lambdas, errors, strict=True) if error <= min(errors) * (1 + TIE))
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDS, st.integers(2, 12), st.integers(2, 60), st.integers(2, 6), st.sampled_from([1e-6, 0.03, 0.3, 1, 3, 30]))
+def test_the_choice_is_that_of_every_error_in_float64(seed, shots, dim, num_classes, spread):
+    shots_ND, labels_N, _, _ = clusters(seed, shots=shots, dim=dim, num_classes=num_classes, spread=spread)
+    decay_D = np.arange(1, dim + 1) ** -np.random.default_rng(seed).uniform(0, 6)
+    mixed_ND = (shots_ND * decay_D) @ np.random.default_rng(seed).normal(size=(dim, dim))
+    for features_ND in (shots_ND, mixed_ND):
+        chosen = fit_ridge(features_ND, labels_N, num_classes=num_classes).regularisation
+        if len(labels_N) > dim + 1 or spread >= 0.03:  # else both round the residuals of interpolation
+            assert chosen == reference_lambda(features_ND, labels_N, num_classes)
+
+
+@pytest.mark.parametrize("dim", [20, 64, 200])
+def test_near_equal_errors_are_told_apart_in_float64(dim, monkeypatch):
+    shots_ND, labels_N, _, _ = clusters(11, shots=20, dim=dim, num_classes=5, spread=4.0)
+    near = reference_lambda(shots_ND, labels_N, 5)
+    # So close to each other that float32 sees one error, yet farther apart than a tie.
+    lambdas = tuple(near * (1 + 1e-5 * k) for k in range(6))
+    exact = []
+    in_float64 = leave_one_out._exact_errors
+    monkeypatch.setattr(leave_one_out, "_exact_errors", lambda d, r: exact.append(len(r)) or in_float64(d, r))
+
+    assert fit_ridge(shots_ND, labels_N, num_classes=5, lambdas=lambdas).regularisation == reference_lambda(
+        shots_ND, labels_N, 5, lambdas
+    )
+    assert bool(exact) == (dim < 100)  # in the dual, nothing was float32
+
+
+@pytest.mark.parametrize("dim", [9, 70])
+def test_the_first_of_equal_lambdas_is_chosen(dim):
+    shots_ND, labels_N, _, _ = clusters(2, shots=10, dim=dim, num_classes=4)
+    best = fit_ridge(shots_ND, labels_N, num_classes=4).regularisation
+    lambdas = (best / 64, best, best * (1 + 1e-14), best * (1 + 2e-14), best * 64)
+    assert fit_ridge(shots_ND, labels_N, num_classes=4, lambdas=lambdas).regularisation == best
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+def test_more_examples_than_features_that_all_but_interpolate(offset):
+    # Duplicates of every example, almost: leverages near one half, residuals near nothing.
+    shots_ND, labels_N, _, _ = clusters(4, shots=6, dim=40, num_classes=4, spread=0.01)
+    twice_ND = np.repeat(shots_ND, 2, axis=0) + 1e-7 * np.random.default_rng(0).normal(size=(48, 40)) + offset
+    ridge = fit_ridge(twice_ND, np.repeat(labels_N, 2), num_classes=4)
+    assert ridge.regularisation == reference_lambda(twice_ND, np.repeat(labels_N, 2), 4)
+
+
+def test_a_single_lambda_gives_the_weights_of_the_path(digits):
+    for shots in (3, 20):
+        shots_ND, labels_N, _, _ = digit_shots(digits, shots)
+        chosen = fit_ridge(shots_ND, labels_N, num_classes=10)
+        fixed = fit_ridge(shots_ND, labels_N, num_classes=10, lambdas=(chosen.regularisation,))
+        np.testing.assert_allclose(fixed.weights_EC, chosen.weights_EC, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("dim", [5, 50])
+def test_a_class_without_shots_is_never_an_error(dim):
+    shots_ND, labels_N, test_ND, _ = clusters(6, shots=6, dim=dim, num_classes=4)
+    kept_N = labels_N != 2
+    ridge = fit_ridge(shots_ND[kept_N], labels_N[kept_N], num_classes=4)
+    assert ridge.regularisation == reference_lambda(shots_ND[kept_N], labels_N[kept_N], 4)
+    assert 2 not in ridge.predict(test_ND)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.integers(2, 30))
+def test_unequal_classes_and_a_class_of_one_image(seed, dim):
+    rng = np.random.default_rng(seed)
+    labels_N = np.repeat(np.arange(4), [1, 3, 20, 9])
+    features_ND = rng.normal(size=(4, dim))[labels_N] + rng.normal(size=(33, dim))
+    judge = RidgeClassifierCV(alphas=LAMBDAS, fit_intercept=False).fit(naive_design(features_ND, features_ND), labels_N)
+    assert fit_ridge(features_ND, labels_N, num_classes=4).regularisation == judge.alpha_
+
+
+# --- the published probes ---------------------------------------------------------------------------------------------
+
+
+def published_predictions(shots_ND, labels_N, test_ND, num_classes, regularisation):
+    """arXiv 2110.02095's probe as a sentence: (X'X + lambda I) W = X'Y with std + 1e-5 and a bias feature of 100."""
+    mean_D, std_D = np.mean(shots_ND, axis=0, dtype=np.float64), np.std(shots_ND, axis=0, dtype=np.float64) + 1e-5
+    x_NE = np.column_stack([(shots_ND - mean_D) / std_D, np.full(len(shots_ND), 100.0)])
+    test_NE = np.column_stack([(test_ND - mean_D) / std_D, np.full(len(test_ND), 100.0)])
+    augmented_NE = np.vstack([x_NE, np.sqrt(regularisation) * np.eye(x_NE.shape[1])])
+    targets_NC = np.vstack([2.0 * np.eye(num_classes)[labels_N] - 1.0, np.zeros((x_NE.shape[1], num_classes))])
+    return np.argmax(test_NE @ np.linalg.lstsq(augmented_NE, targets_NC, rcond=None)[0], axis=1)
+
+
+@pytest.mark.parametrize("shots", [1, 5, 25])
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_big_vision_is_its_published_formula(digits, shots, scale):
+    shots_ND, labels_N, test_ND, _ = digit_shots(digits, shots)
+    shots_ND, test_ND = shots_ND * np.float32(scale), test_ND * np.float32(scale)
+    # Pixels that never change among the shots are left out: there the published formula divides rounding by 1e-5.
+    varies_D = np.ptp(shots_ND, axis=0) > 0
+    shots_ND, test_ND = shots_ND[:, varies_D], test_ND[:, varies_D]
+    ridge = fit_ridge(
+        shots_ND, labels_N, num_classes=10, lambdas=(FIXED_LAMBDA,), std_offset=PUBLISHED_STD_OFFSET
+    )
+    expected_N = published_predictions(shots_ND, labels_N, test_ND, 10, 1024.0)
+    np.testing.assert_array_equal(ridge.predict(test_ND), expected_N)
+    assert ridge.regularisation == 1024.0
+
+
+def test_the_offset_of_the_standard_deviation_matters_for_small_features(digits):
+    shots_ND, labels_N, test_ND, _ = digit_shots(digits, 5)
+    small = [f * np.float32(1e-6) for f in (shots_ND, test_ND)]
+    plain = fit_ridge(small[0], labels_N, num_classes=10, lambdas=(FIXED_LAMBDA,))
+    offset = fit_ridge(small[0], labels_N, num_classes=10, lambdas=(FIXED_LAMBDA,), std_offset=1e-5)
+    assert (plain.predict(small[1]) != offset.predict(small[1])).any()
+
+
+def test_the_first_shots_are_the_first_of_each_class_in_order():
+    labels_N = np.array([2, 0, 1, 1, 0, 2, 0, 1])
+    assert first_shots("t", labels_N, classes=CLASSES, shots=2).tolist() == [1, 4, 2, 3, 0, 5]
+    with pytest.raises(FewShotError, match="class 'cat' has 2 training images, 3 shots need 3"):
+        first_shots("t", labels_N, classes=CLASSES, shots=3)
+
+
+# --- many probes on one batch -----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.integers(1, 30), st.integers(2, 5), st.integers(1, 4))
+def test_stacked_probes_predict_as_each_does(seed, dim, num_classes, num_probes):
+    ridges = []
+    for p in range(num_probes):
+        shots_ND, labels_N, test_ND, _ = clusters(seed + p, shots=3, dim=dim, num_classes=num_classes)
+        ridges.append(fit_ridge(shots_ND + 10, labels_N, num_classes=num_classes))
+    test_ND = (test_ND + 10).astype(np.float32)
+    together_PN = stack(ridges).predict(test_ND)
+    assert together_PN.dtype == np.int64
+    np.testing.assert_array_equal(together_PN, [ridge.predict(test_ND) for ridge in ridges])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_test_order_and_batch_size_do_not_matter(digits, batch_size):
+    ridges = []
+    for shots in (1, 5, 10):
+        shots_ND, labels_N, test_ND, _ = digit_shots(digits, shots)
+        ridges.append(fit_ridge(shots_ND, labels_N, num_classes=10))
+    expected_PN = np.stack([ridge.predict(test_ND) for ridge in ridges])
+    order_N = np.random.default_rng(0).permutation(len(test_ND))
+    batches = [order_N[start : start + batch_size] for start in range(0, len(order_N), batch_size)]
+    found_PN = np.concatenate([stack(ridges).predict(test_ND[batch]) for batch in batches], axis=1)
+    np.testing.assert_array_equal(found_PN, expected_PN[:, order_N])
+
+
+def test_stacked_probes_keep_the_first_of_equal_scores():
+    ones_ND, labels_N = np.ones((8, 3)), np.repeat(np.arange(4), 2)
+    ridge = fit_ridge(ones_ND, labels_N, num_classes=4)
+    np.testing.assert_array_equal(stack([ridge, ridge]).predict(ones_ND), np.zeros((2, 8)))
 
 
 def test_float32_features_are_worked_in_float64():
