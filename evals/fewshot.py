@@ -14,7 +14,7 @@ the images of 5 shots are among those of 10. Differences between shot counts are
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ FIXED_LAMBDA: Final = 2.0**10
 BIAS: Final = 100.0
 """Value of the bias feature in both public codes: so large that lambda hardly shrinks the bias."""
 
+CHECKED: Final = 2**14
+"""Images whose features are looked at together, so that memory is bounded where they are in a file."""
+
 CONSTANT_SPREAD: Final = 1e-6
 """A feature whose standard deviation is below this share of its size is constant: the rest is float32 rounding."""
 
@@ -42,6 +45,17 @@ PUBLISHED_STD_OFFSET: Final = 1e-5
 
 class FewShotError(UserError):
     """A class of a task has fewer training images than the shots that were asked for."""
+
+
+class ProbeError(UserError):
+    """No probe can be fitted to these training images: the text is the reason why there is no number."""
+
+
+class LinearProbe(Protocol):
+    """A fitted probe whose scores are linear in the features."""
+
+    def linear(self) -> tuple[Floats, Floats]:
+        """(weights [D, C], bias [C]) of the scores, on the features as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +73,11 @@ class Ridge:
         """The class with the highest score, the first of equals."""
         scores_NC = _design(features_ND, self.mean_D, self.inverse_std_D) @ self.weights_EC
         return np.asarray(scores_NC.argmax(axis=1), dtype=np.int64)
+
+    def linear(self) -> tuple[Floats, Floats]:
+        """(weights [D, C], bias [C]) with the standardisation folded in."""
+        weights_DC = self.inverse_std_D[:, None] * self.weights_EC[:-1]
+        return weights_DC, BIAS * self.weights_EC[-1] - self.mean_D @ weights_DC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,11 +118,13 @@ def draw_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: 
     Raises:
         FewShotError: a class has fewer images.
     """
-    return _first_of_each(task, np.lexsort((_random_keys(task, draw, len(labels_N)), labels_N)), labels_N, classes, shots)
+    return _first_of_each(
+        task, np.lexsort((_random_keys(task, draw, len(labels_N)), labels_N)), labels_N, classes, shots
+    )
 
 
 def first_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: int) -> Integers:
-    """Indices of the first `shots` training images of every class in their stored order, class by class, as scenic has it.
+    """Indices of the first `shots` training images of every class as stored, class by class: the draw of scenic.
 
     There is one such draw. It depends on the order in which a set is stored.
 
@@ -133,20 +154,30 @@ def fit_ridge(
         lambdas: positive and ascending; a single one is used as it is.
         std_offset: what the published codes add to every standard deviation (`PUBLISHED_STD_OFFSET`). Without it,
             constant features weigh nothing and the others are divided by their standard deviation alone.
+
+    Raises:
+        ProbeError: features that are not finite, or a class without shots.
     """
+    check_training(features_ND, labels_N, num_classes, "shots")
     x_NE, mean_D, inverse_std_D = _standardised(features_ND, std_offset)
     weights_EC, best = fit_weights(x_NE, labels_N, num_classes, np.asarray(lambdas, dtype=np.float64))
-    return Ridge(
-        mean_D=mean_D, inverse_std_D=inverse_std_D, weights_EC=weights_EC, regularisation=float(lambdas[best])
-    )
+    return Ridge(mean_D=mean_D, inverse_std_D=inverse_std_D, weights_EC=weights_EC, regularisation=float(lambdas[best]))
 
 
-def stack(ridges: Sequence[Ridge]) -> Stacked:
-    """Many probes of the same number of classes as one, with their standardisation folded into the weights."""
-    folded = [ridge.inverse_std_D[:, None] * ridge.weights_EC[:-1] for ridge in ridges]
-    pairs = zip(ridges, folded, strict=True)
-    bias_PC = np.stack([BIAS * ridge.weights_EC[-1] - ridge.mean_D @ weights_DC for ridge, weights_DC in pairs])
-    return Stacked(weights_DP=np.concatenate(folded, axis=1), bias_PC=bias_PC)
+def stack(probes: Sequence[LinearProbe]) -> Stacked:
+    """Many probes with the same number of classes as one."""
+    weights, bias = zip(*(probe.linear() for probe in probes), strict=True)
+    return Stacked(weights_DP=np.concatenate(weights, axis=1), bias_PC=np.stack(bias))
+
+
+def check_training(features_ND: Features, labels_N: Integers, num_classes: int, what: str = "training images") -> None:
+    """Raises ProbeError where features are not finite or a class has no image: a probe would give a number anyway."""
+    bad = sum(_num_non_finite(features_ND[start : start + CHECKED]) for start in range(0, len(features_ND), CHECKED))
+    if bad:
+        raise ProbeError(f"{bad} of {len(features_ND)} {what} have features that are not finite")
+    empty_C = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
+    if len(empty_C):
+        raise ProbeError(f"{len(empty_C)} of {num_classes} classes have no {what} (the first is number {empty_C[0]})")
 
 
 def probe(
@@ -159,12 +190,14 @@ def probe(
     lambdas: Sequence[float] = LAMBDAS,
 ) -> ProbeResult:
     """A ridge fitted to the shots and judged on the test images; test labels are used for nothing else."""
-    reason = _non_finite("shots", shots_ND) or _non_finite("test images", test_ND)
-    if reason is None and len(test_labels_N) == 0:
-        reason = "the task has no test images"
-    if reason is not None:
-        return ProbeResult(reason=reason)
-    ridge = fit_ridge(shots_ND, labels_N, num_classes=num_classes, lambdas=lambdas)
+    if len(test_labels_N) == 0:
+        return ProbeResult(reason="the task has no test images")
+    try:
+        ridge = fit_ridge(shots_ND, labels_N, num_classes=num_classes, lambdas=lambdas)
+    except ProbeError as error:
+        return ProbeResult(reason=str(error))
+    if bad := _num_non_finite(test_ND):
+        return ProbeResult(reason=f"{bad} of {len(test_ND)} test images have features that are not finite")
     predictions_N = ridge.predict(test_ND)
     correct_N = predictions_N == test_labels_N
     counts_C = np.bincount(test_labels_N, minlength=num_classes)
@@ -231,6 +264,5 @@ def _design(features_ND: Features, mean_D: Floats, inverse_std_D: Floats) -> Flo
     return x_NE
 
 
-def _non_finite(what: str, features_ND: Features) -> str | None:
-    bad = len(features_ND) - int(np.isfinite(features_ND).all(axis=1).sum())
-    return f"{bad} of {len(features_ND)} {what} have features that are not finite" if bad else None
+def _num_non_finite(features_ND: Features) -> int:
+    return len(features_ND) - int(np.isfinite(features_ND).all(axis=1).sum())

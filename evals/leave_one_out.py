@@ -59,13 +59,13 @@ class _Dual:
     rest_rounding: float = 0.0
     rounding: float = 0.0
 
-    def weights_EC(self, regularisation: float) -> Floats:
+    def weights(self, regularisation: float) -> Floats:
         return self.x_NE.T @ (self.u_NN @ (self.right_KC / (self.eigenvalues_K + regularisation)[:, None]))
 
-    def held_out_NR(self, lambdas_R: Floats) -> Floats:
+    def held_out(self, lambdas_R: Floats) -> Floats:
         return np.square(self.u_NN) @ _filters(self, lambdas_R).T
 
-    def squares_N(self, regularisation: float) -> Floats:
+    def squares(self, regularisation: float) -> Floats:
         filter_K = regularisation / (self.eigenvalues_K + regularisation)
         return _row_squares(self.u_NN @ (self.right_KC * filter_K[:, None]))
 
@@ -87,19 +87,19 @@ class _Primal:
     rounding: float = 0.0
     """Of an entry of `projected_NE`, where that is float32."""
 
-    def weights_EC(self, regularisation: float) -> Floats:
+    def weights(self, regularisation: float) -> Floats:
         return self.v_EE @ (self.right_KC / (self.eigenvalues_K + regularisation)[:, None])
 
-    def held_out_NR(self, lambdas_R: Floats) -> Floats:
+    def held_out(self, lambdas_R: Floats) -> Floats:
         inverse_RE = (1.0 / (self.eigenvalues_K + lambdas_R[:, None])).astype(self.projected_NE.dtype)
         return 1.0 - (np.square(self.projected_NE) @ inverse_RE.T).astype(np.float64)
 
-    def squares_N(self, regularisation: float) -> Floats:
+    def squares(self, regularisation: float) -> Floats:
         right_EC = self.right_KC / (self.eigenvalues_K + regularisation)[:, None]
         residuals_NC = self.projected_NE @ right_EC.astype(self.projected_NE.dtype)
         residuals_NC += 1.0
         residuals_NC[np.arange(len(residuals_NC)), self.labels_N] -= 2.0
-        return _row_squares(residuals_NC).astype(np.float64)
+        return _row_squares(residuals_NC)
 
 
 _Decomposition = _Dual | _Primal
@@ -114,7 +114,7 @@ def fit_weights(x_NE: Floats, labels_N: Integers, num_classes: int, lambdas_R: F
         return _solve(x_NE, labels_N, num_classes, float(lambdas_R[0])), 0
     decomposition = _decompose(x_NE, labels_N, num_classes, float(lambdas_R.min()))
     best = _best_lambda(decomposition, lambdas_R)
-    return decomposition.weights_EC(float(lambdas_R[best])), best
+    return decomposition.weights(float(lambdas_R[best])), best
 
 
 def leave_one_out_errors(x_NE: Floats, labels_N: Integers, num_classes: int, lambdas_R: Floats) -> Floats:
@@ -127,7 +127,7 @@ def _solve(x_NE: Floats, labels_N: Integers, num_classes: int, regularisation: f
     if len(x_NE) > x_NE.shape[1]:
         gram_EE = x_NE.T @ x_NE
         gram_EE.flat[:: len(gram_EE) + 1] += regularisation
-        return np.linalg.solve(gram_EE, _times_targets(x_NE, labels_N, num_classes))
+        return np.asarray(np.linalg.solve(gram_EE, _times_targets(x_NE, labels_N, num_classes)), dtype=np.float64)
     gram_NN = x_NE @ x_NE.T
     gram_NN.flat[:: len(gram_NN) + 1] += regularisation
     return x_NE.T @ np.linalg.solve(gram_NN, np.where(labels_N[:, None] == np.arange(num_classes), 1.0, -1.0))
@@ -165,7 +165,8 @@ def _in_float32(d: _Decomposition) -> _Decomposition:
     if isinstance(d, _Dual):
         return d  # its products are small beside its decomposition
     projected_NE = d.x_NE.astype(np.float32) @ d.v_EE.astype(np.float32)
-    largest = float(np.sqrt(_row_squares(projected_NE).max()))
+    # The bias feature is an eigenvector of its own, and takes no part in the other entries of a row.
+    largest = float(np.sqrt(_row_squares(d.x_NE[:, :-1]).max()))
     return replace(d, projected_NE=projected_NE, rounding=FLOAT32_ROUNDING * largest)
 
 
@@ -180,9 +181,9 @@ def _best_lambda(d: _Decomposition, lambdas_R: Floats) -> int:
 
 def _exact_errors(d: _Decomposition, lambdas_R: Floats) -> Floats:
     exact = _in_float64(d)
-    weights_RN = np.square(1.0 / exact.held_out_NR(lambdas_R)).T
+    weights_RN = np.square(1.0 / exact.held_out(lambdas_R)).T
     pairs = zip(weights_RN, lambdas_R, strict=True)
-    return np.array([weights_N @ exact.squares_N(float(regularisation)) for weights_N, regularisation in pairs])
+    return np.array([weights_N @ exact.squares(float(regularisation)) for weights_N, regularisation in pairs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -209,7 +210,7 @@ class _Bounds:
 
 def _bracket_errors(d: _Decomposition, lambdas_R: Floats) -> tuple[Floats, Floats]:
     """(lower, upper bounds) of the errors: narrow where they may be the smallest, elsewhere up to infinity."""
-    held_out_RN = d.held_out_NR(lambdas_R).T
+    held_out_RN = d.held_out(lambdas_R).T
     share_R = _leverage_rounding(d, lambdas_R) / np.maximum(held_out_RN.min(axis=1), TINY)
     unknown_R = share_R > 0.1  # too near to interpolation for float32
     bounds = _bounds(d, lambdas_R, np.where(unknown_R[:, None], 1.0, held_out_RN), share_R)
@@ -217,8 +218,10 @@ def _bracket_errors(d: _Decomposition, lambdas_R: Floats) -> tuple[Floats, Float
     guess_R = bounds.weights_RN.mean(axis=1) * bounds.sums_R
     while (open_R := ~unknown_R & np.isinf(high_R) & (low_R <= high_R.min() * (1 + TIE))).any():
         r = int(np.argmin(np.where(open_R, guess_R, np.inf)))
-        squares_N = d.squares_N(float(lambdas_R[r]))
-        low_R = np.where(unknown_R, 0.0, np.where(np.isinf(high_R), np.maximum(low_R, bounds.below(squares_N, r)), low_R))
+        squares_N = d.squares(float(lambdas_R[r]))
+        low_R = np.where(
+            unknown_R, 0.0, np.where(np.isinf(high_R), np.maximum(low_R, bounds.below(squares_N, r)), low_R)
+        )
         error = bounds.weights_RN[r] @ squares_N
         rounding = _residual_rounding(d, float(lambdas_R[r])) * np.sqrt(bounds.weights_RN[r].max())
         root_rounding = share_R[r] + rounding / max(np.sqrt(error), TINY)
@@ -241,13 +244,14 @@ def _bounds(d: _Decomposition, lambdas_R: Floats, held_out_RN: Floats, share_R: 
     )
 
 
-# Rounding of the float32 products, by Cauchy and Schwarz: with p_n a row of X V, f_k = 1 / (m_k + lambda), the change of
-# h_n = sum_k p_nk^2 f_k is 2 sum_k p_nk dp_nk f_k <= 2 max|dp| sqrt(h_n sum_k f_k), and that of p_n' (f right) is at most
-# max|dp| |f right| in the usual case that the signs of the dp are unrelated; the sum over k rounds no worse.
+# Rounding of the float32 products: with p_n a row of X V and f_k = 1 / (m_k + lambda), the change of
+# h_n = sum_k p_nk^2 f_k is 2 sum_k p_nk dp_nk f_k <= 2 max|dp| sqrt(h_n sum_k f_k) by Cauchy and Schwarz. That of
+# p_n' (f right) is about max|dp| |f right| as the signs of the dp are unrelated; the sum over k rounds no worse.
 
 
 def _leverage_rounding(d: _Decomposition, lambdas_R: Floats) -> Floats:
-    return 2 * d.rounding * np.sqrt(np.sum(1.0 / (d.eigenvalues_K + lambdas_R[:, None]), axis=1))
+    sums_R = np.sum(1.0 / (d.eigenvalues_K + lambdas_R[:, None]), axis=1)
+    return np.asarray(2 * d.rounding * np.sqrt(sums_R), dtype=np.float64)
 
 
 def _residual_rounding(d: _Decomposition, regularisation: float) -> float:
@@ -259,7 +263,7 @@ def _residual_rounding(d: _Decomposition, regularisation: float) -> float:
 
 
 def _filters(d: _Decomposition, lambdas_R: Floats) -> Floats:
-    return lambdas_R[:, None] / (d.eigenvalues_K + lambdas_R[:, None])
+    return np.asarray(lambdas_R[:, None] / (d.eigenvalues_K + lambdas_R[:, None]), dtype=np.float64)
 
 
 def _times_targets(x_NE: Floats, labels_N: Integers, num_classes: int) -> Floats:
@@ -270,7 +274,7 @@ def _times_targets(x_NE: Floats, labels_N: Integers, num_classes: int) -> Floats
     in_order = bool((labels_N[1:] >= labels_N[:-1]).all())
     for c, (start, end) in enumerate(zip([0, *ends_C[:-1]], ends_C, strict=True)):
         (x_NE[start:end] if in_order else x_NE[order_N[start:end]]).sum(axis=0, out=sums_CE[c])
-    return (2.0 * sums_CE - sums_CE.sum(axis=0)).T
+    return np.asarray(2.0 * sums_CE - sums_CE.sum(axis=0), dtype=np.float64).T
 
 
 def _eigh(gram: Floats) -> tuple[Floats, Floats]:
@@ -278,5 +282,5 @@ def _eigh(gram: Floats) -> tuple[Floats, Floats]:
     return np.maximum(eigenvalues, 0.0), vectors  # rounding makes zeros negative
 
 
-def _row_squares(x_NC: Reals) -> Any:
-    return np.einsum("nc,nc->n", x_NC, x_NC)
+def _row_squares(x_NC: Reals) -> Floats:
+    return np.asarray(np.einsum("nc,nc->n", x_NC, x_NC), dtype=np.float64)

@@ -14,6 +14,7 @@ from evals.fewshot import (
     LAMBDAS,
     PUBLISHED_STD_OFFSET,
     FewShotError,
+    ProbeError,
     draw_shots,
     first_shots,
     fit_ridge,
@@ -145,7 +146,7 @@ def test_the_fixed_lambda_is_the_published_probe(digits, shots):
 
 
 def reference_lambda(features_ND, labels_N, num_classes, lambdas=LAMBDAS):
-    """The first of the smallest leave-one-out errors, each worked out in float64 from a singular value decomposition."""
+    """The first of the smallest leave-one-out errors, all in float64 from a singular value decomposition."""
     x_NE, y_NC = naive_design(features_ND, features_ND), naive_targets(labels_N, num_classes)
     u_NK, s_K, _ = np.linalg.svd(x_NE, full_matrices=False)
     errors = []
@@ -209,15 +210,6 @@ def test_a_single_lambda_gives_the_weights_of_the_path(digits):
         np.testing.assert_allclose(fixed.weights_EC, chosen.weights_EC, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("dim", [5, 50])
-def test_a_class_without_shots_is_never_an_error(dim):
-    shots_ND, labels_N, test_ND, _ = clusters(6, shots=6, dim=dim, num_classes=4)
-    kept_N = labels_N != 2
-    ridge = fit_ridge(shots_ND[kept_N], labels_N[kept_N], num_classes=4)
-    assert ridge.regularisation == reference_lambda(shots_ND[kept_N], labels_N[kept_N], 4)
-    assert 2 not in ridge.predict(test_ND)
-
-
 @settings(deadline=None, max_examples=30)
 @given(SEEDS, st.integers(2, 30))
 def test_unequal_classes_and_a_class_of_one_image(seed, dim):
@@ -249,9 +241,7 @@ def test_big_vision_is_its_published_formula(digits, shots, scale):
     # Pixels that never change among the shots are left out: there the published formula divides rounding by 1e-5.
     varies_D = np.ptp(shots_ND, axis=0) > 0
     shots_ND, test_ND = shots_ND[:, varies_D], test_ND[:, varies_D]
-    ridge = fit_ridge(
-        shots_ND, labels_N, num_classes=10, lambdas=(FIXED_LAMBDA,), std_offset=PUBLISHED_STD_OFFSET
-    )
+    ridge = fit_ridge(shots_ND, labels_N, num_classes=10, lambdas=(FIXED_LAMBDA,), std_offset=PUBLISHED_STD_OFFSET)
     expected_N = published_predictions(shots_ND, labels_N, test_ND, 10, 1024.0)
     np.testing.assert_array_equal(ridge.predict(test_ND), expected_N)
     assert ridge.regularisation == 1024.0
@@ -425,6 +415,16 @@ def test_features_that_are_not_finite_give_a_reason_and_no_number(value, where, 
     result = probe(shots_ND, labels_N, test_ND, test_labels_N, num_classes=4)
     assert result.reason == f"{says} have features that are not finite"
     assert (result.accuracy, result.class_accuracy, result.regularisation, result.predictions_N) == (None,) * 4
+
+
+def test_a_class_without_shots_gives_a_reason_and_no_number():
+    shots_ND, labels_N, test_ND, test_labels_N = clusters(6, shots=6, dim=5, num_classes=4)
+    kept_N = labels_N != 2
+    with pytest.raises(ProbeError, match=r"1 of 4 classes have no shots \(the first is number 2\)"):
+        fit_ridge(shots_ND[kept_N], labels_N[kept_N], num_classes=4)
+    result = probe(shots_ND[kept_N], labels_N[kept_N], test_ND, test_labels_N, num_classes=4)
+    assert (result.accuracy, result.predictions_N) == (None, None)
+    assert "1 of 4 classes have no shots" in result.reason
 
 
 def test_no_test_images_give_a_reason_and_no_number():
