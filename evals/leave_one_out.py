@@ -37,8 +37,8 @@ Integers = npt.NDArray[np.int64]
 TIE: Final = 1e-9
 """Errors closer than this share of the smallest are equal: the rest is float64 rounding."""
 
-FLOAT32_ROUNDING: Final = 16 * 2.0**-24
-"""Of an entry of a product, as a share of the norms of its row and column; 2 * 2^-24 was the most seen at E = 769."""
+FLOAT32_ROUNDING: Final = 32 * 2.0**-24
+"""Of an entry of a product, as a share of the norms of its row and column; 10 * 2^-24 was the most seen at E = 769."""
 
 SLACK: Final = 1e-5
 """By how much of the largest that an error can be a lower bound is lowered, for its own rounding."""
