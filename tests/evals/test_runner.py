@@ -334,5 +334,5 @@ def test_an_unknown_protocol_is_refused_before_anything_is_loaded(checkpoint_dir
 
 def test_large_models_get_smaller_batches():
     huge = architecture("vit", "10B", image_size=224, num_classes=1000)
-    batch = runner._batch_size(huge)
-    assert 1 <= batch < runner.MAX_BATCH == runner._batch_size(VIT)
+    batch = runner._batch_size(runner.Backbone.of(huge))
+    assert 1 <= batch < runner.MAX_BATCH == runner._batch_size(runner.Backbone.of(VIT))
