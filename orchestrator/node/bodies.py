@@ -1,22 +1,28 @@
 """What an attempt does: trains a cell, judges its checkpoints, mirrors it. Torch is imported inside the functions."""
 
+import io
 import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from evals.protocol import MEASURES_SCHEMA, Protocol
 from models.errors import UserError
 from models.recipe import Axes
 from orchestrator import lock, tracking
-from orchestrator.files import append_record, read_records
+from orchestrator.files import append_record, read_records, write_atomically
 from orchestrator.grid import Cell
 from orchestrator.node.work import Body, StopRequest, Work
-from orchestrator.state import read_files, wanted_steps
+from orchestrator.state import read_files
 from orchestrator.store import Stage, Store
 from orchestrator.study import Study
+from orchestrator.wanted import wanted_files, wanted_steps
 
 if TYPE_CHECKING:
     from models.trunk import Trunk
@@ -132,7 +138,10 @@ def _evaluate(work: Work) -> dict[str, Any]:
     if trained == "diverged":
         records = read_records(store.train_log(cell_id)).records
         metrics = next(record for record in reversed(records) if record.get("event") == "diverged")
-        write_null_rows(store.evals(cell_id, metrics["step"]), **_subject(work, study, metrics))
+        folder = store.evals(cell_id, metrics["step"])
+        for protocol in study.protocols:
+            write_null_rows(folder, **_subject(work, study, metrics, protocol))
+        _write_measures(work, folder, metrics)
     files = read_files(store, study, cell_id)
     if trained is not None and not files.missing:
         mirror_cell(store, cell_id, trained)
@@ -146,19 +155,46 @@ def _evaluate_step(work: Work, study: Study, step: int) -> int:
     from models.train import load_model
 
     folder = step_folder(work.store.checkpoints(work.cell_id), step)
-    subject = _subject(work, study, read_json(folder / "metrics.json"))
-    load = load_model(subject["architecture"])
+    metrics, written = read_json(folder / "metrics.json"), 0
     try:
         with lock.holding(work.store.evals(work.cell_id, step) / ".lock"):
-            written = evaluate_checkpoint(folder, work.store.evals(work.cell_id, step), **subject, load_model=load)
+            for protocol in study.protocols:
+                subject = _subject(work, study, metrics, protocol)
+                load = load_model(subject["architecture"])
+                evals = work.store.evals(work.cell_id, step)
+                written += len(evaluate_checkpoint(folder, evals, **subject, load_model=load))
+            written += _write_measures(work, work.store.evals(work.cell_id, step), metrics)
     except lock.LockBusyError as error:
         print(f"step {step}: {error.owner} is at it", flush=True)
         return 0
-    print(f"step {step}: {len(written)} of {len(subject['tasks'])} tasks evaluated, the others were there", flush=True)
-    return len(written)
+    print(f"step {step}: {written} files written, the others were there", flush=True)
+    return written
 
 
-def _subject(work: Work, study: Study, metrics: dict[str, Any]) -> dict[str, Any]:
+def _write_measures(work: Work, folder: Path, metrics: dict[str, Any]) -> int:
+    """How many files of upstream measures were written: what training measured at the checkpoint."""
+    name = wanted_files(work.store.study()).measures
+    if name is None or (folder / name).exists():
+        return 0
+    rows = [
+        {
+            **dict.fromkeys(MEASURES_SCHEMA),
+            "cell_id": work.cell_id,
+            "step": metrics["step"],
+            "examples_seen": metrics["examples_seen"],
+            "quantity": quantity,
+            "value": metrics.get(f"upstream_{quantity}"),
+            "num_images": metrics.get("upstream_num_test"),
+        }
+        for quantity in ("accuracy", "loss")
+    ]
+    buffer = io.BytesIO()
+    pl.DataFrame(rows, schema=MEASURES_SCHEMA).write_parquet(buffer)
+    write_atomically(folder / name, buffer.getvalue())
+    return 1
+
+
+def _subject(work: Work, study: Study, metrics: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
     """What an evaluation is about, as `evals.runner` takes it."""
     from models.prepare import recipe_architecture
 
@@ -168,7 +204,7 @@ def _subject(work: Work, study: Study, metrics: dict[str, Any]) -> dict[str, Any
         "architecture": recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"]),
         "checkpoint": metrics,
         "tasks": d.tasks,
-        "protocol": d.protocol,
+        "protocol": protocol.name,
         "shots": d.shots,
         "draws": d.draws,
         "layers": d.layers,
