@@ -9,13 +9,13 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from evals import tasks
-from evals.protocol import Protocol
+from evals.protocol import PROTOCOLS, Protocol
 from models.data.corrupt import MAX_CORRUPT
-from models.errors import StudyError, UserError, did_you_mean
+from models.errors import StudyError, UnknownNameError, UserError, did_you_mean
 from models.recipe import Axes, Count, NonNegative
 from slurm.failures import Budgets, Cause
 
@@ -51,7 +51,12 @@ class Downstream(_Table):
     """What every checkpoint is judged by."""
 
     tasks: list[str] = Field(min_length=1)
-    protocol: Literal["ridge", "ridge-fixed"] = "ridge"
+    protocol: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = Field(
+        ["ridge"], min_length=1
+    )
+    """A protocol's name, or a list of them (`evals.protocol.PROTOCOLS`)."""
+    upstream: bool | Literal["by_class"] = True
+    """Whether checkpoints are measured on the held-out upstream images too; "by_class" adds each class's accuracy."""
     shots: list[Count] = [1, 5, 10, 25]
     draws: Count = 3
     layers: Literal["all", "last"] = "all"
@@ -145,10 +150,10 @@ class Study(_Table):
     wandb: Wandb = Wandb()
 
     @property
-    def protocol(self) -> Protocol:
-        """How this study judges a checkpoint on each of its tasks."""
+    def protocols(self) -> tuple[Protocol, ...]:
+        """How this study judges a checkpoint on each of its tasks, in the order of the study file."""
         d = self.downstream
-        return Protocol(name=d.protocol, shots=tuple(d.shots), draws=d.draws, layers=d.layers)
+        return tuple(Protocol(name=name, shots=tuple(d.shots), draws=d.draws, layers=d.layers) for name in d.protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,11 @@ def parse_study(raw: dict[str, Any], path: Path) -> Study:
         raise StudyError(f"{path}: {describe_errors(error, Study)}") from error
     except UserError as error:
         raise StudyError(f"{path}: downstream.tasks: {error}") from error
-    for key, values in (("tasks", study.downstream.tasks), ("shots", study.downstream.shots)):
+    d = study.downstream
+    for name in d.protocol:
+        if name not in PROTOCOLS:
+            raise StudyError(f"{path}: downstream.protocol: {UnknownNameError('protocol', name, PROTOCOLS)}")
+    for key, values in (("tasks", d.tasks), ("protocol", d.protocol), ("shots", d.shots)):
         _refuse_repeats(values, f"{path}: downstream.{key}")
     return study
 
