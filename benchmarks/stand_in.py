@@ -6,10 +6,12 @@ from typing import Any
 
 import polars as pl
 
+from evals.measures import MEASURES_SCHEMA
 from evals.protocol import RESULT_SCHEMA
 from orchestrator import node
 from orchestrator.files import append_record
 from orchestrator.node.work import Work
+from orchestrator.wanted import wanted_files
 
 STEP = 10
 
@@ -31,19 +33,22 @@ def train(work: Work) -> dict[str, Any]:
 
 
 def evaluate(work: Work) -> dict[str, Any]:
-    study = work.store.study()
-    for task in study.downstream.tasks:
+    folder, wanted = work.store.evals(work.cell_id, STEP), wanted_files(work.store.study())
+    folder.mkdir(parents=True, exist_ok=True)
+    for (task, protocol), name in wanted.results.items():
         row = dict.fromkeys(RESULT_SCHEMA) | {
             "cell_id": work.cell_id,
             "step": STEP,
             "task": task,
+            "protocol": protocol,
             "shots": 1,
             "draw": 0,
         }
-        path = work.store.evals(work.cell_id, STEP) / f"{study.protocol.eval_id(task)}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pl.DataFrame([row], schema=RESULT_SCHEMA).write_parquet(path)
-    return {"outcome": "done", "num_files": len(study.downstream.tasks)}
+        pl.DataFrame([row], schema=RESULT_SCHEMA).write_parquet(folder / name)
+    if wanted.measures is not None:
+        row = dict.fromkeys(MEASURES_SCHEMA) | {"cell_id": work.cell_id, "step": STEP, "quantity": "margin"}
+        pl.DataFrame([row], schema=MEASURES_SCHEMA).write_parquet(folder / wanted.measures)
+    return {"outcome": "done", "num_files": len(wanted.results) + (wanted.measures is not None)}
 
 
 def nothing(_: int) -> None:

@@ -122,8 +122,8 @@ def frontier_chart(style: Style) -> Spec:
         .mark_line(color=theme.muted, strokeWidth=1, point={"color": theme.muted, "size": 14, "shape": "circle"})
         .encode(x=x, y=y),
         alt.Chart(alt.NamedData("points"))
-        .mark_point(filled=True, opacity=1, **_crowd(style))
-        .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **family_encoding(style), **_size_encoding(style)),
+        .mark_point(filled=True, opacity=1, **crowd(style))
+        .encode(x=x, y=y, tooltip=POINT_TOOLTIP, **family_encoding(style), **size_encoding(style)),
         law.mark_line(color=theme.ink, strokeWidth=2).encode(x=x, y=y, strokeDash=_law_dash()),
     ]
     return layered(*layers)
@@ -358,14 +358,15 @@ def without_shape(encoding: dict[str, Any]) -> dict[str, Any]:
     return {"color": encoding["color"]}
 
 
-def _size_encoding(style: Style) -> dict[str, Any]:
+def size_encoding(style: Style) -> dict[str, Any]:
+    """Size by parameters, where they are known."""
     shrink = min(1.0, (CROWD / max(1, style.cells)) ** 0.5)
     if style.params is None:
         return {"size": alt.value(40 * shrink)}
     return {"size": _params(alt.Size, style, [20 * shrink, 110 * shrink], legend=style.legend)}
 
 
-def _crowd(style: Style) -> dict[str, Any]:
+def crowd(style: Style) -> dict[str, Any]:
     """How solid a point is. Its fill is translucent, not the point as a whole, which would swell a PDF fivefold."""
     if style.cells > CROWD:
         return {"fillOpacity": 0.5, "strokeWidth": 0}

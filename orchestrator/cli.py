@@ -18,6 +18,7 @@ from orchestrator.reduce_command import (
     DrawsOption,
     LossOption,
     PointsOption,
+    ProtocolOption,
     SeedOption,
     SourceArgument,
     is_table,
@@ -226,7 +227,7 @@ def clean(
 
 @app.command()
 def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
-    """Gather every result file into results/results.parquet."""
+    """Gather every result file into results/results.parquet, upstream measures into results/measures.parquet."""
     import polars as pl
 
     session = _open_submitted(study, runs)
@@ -239,13 +240,14 @@ def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
 def report(
     source: SourceArgument = STUDY,
     runs: RunsOption = RUNS,
+    protocol: ProtocolOption = None,
     seed: SeedOption = 0,
     draws: DrawsOption = 200,
     loss: LossOption = "squared",
     points: PointsOption = "vertices",
 ) -> None:
     """Write the report: one page that works offline, figures and tables. A table's goes to NAME-report beside it."""
-    options: dict[str, Any] = {"seed": seed, "draws": draws, "loss": loss, "points": points}
+    options: dict[str, Any] = {"protocol": protocol, "seed": seed, "draws": draws, "loss": loss, "points": points}
     if is_table(source):
         from orchestrator.report import report_table
 

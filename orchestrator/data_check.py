@@ -12,7 +12,8 @@ from evals import tasks
 from evals.datasets import TaskData, duplicates, load_task
 from models.data import describe
 from models.errors import DataError, UserError
-from orchestrator.study import Study, read_document, validated
+from orchestrator.study import Study, validated
+from orchestrator.study_text import read_document
 from orchestrator.tables import print_sentence, print_table
 
 MAX_HASHED: Final = 50_000

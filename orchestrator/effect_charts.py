@@ -1,11 +1,21 @@
-"""The charts of effects: what axes add, tasks that rank cells alike, the best of k settings. Pure.
+"""The charts of effects: what axes add, tasks that rank cells alike, the best of k settings, upstream measures. Pure.
 
 Specifications without values, like those of `orchestrator.charts`.
 """
 
 import altair as alt
 
-from orchestrator.charts import Spec, Style, accuracy_channel, family_encoding, labels, layered, without_shape
+from orchestrator.charts import (
+    Spec,
+    Style,
+    accuracy_channel,
+    crowd,
+    family_encoding,
+    labels,
+    layered,
+    size_encoding,
+    without_shape,
+)
 
 
 def added_chart(style: Style) -> Spec:
@@ -82,3 +92,20 @@ def best_of_k_chart(style: Style) -> Spec:
         base.mark_line(strokeOpacity=0.75).encode(x=x, y=y, detail="series:N", **without_shape(family)),
         base.mark_point(filled=True, size=22, opacity=1).encode(x=x, y=y, tooltip=tooltip, **family),
     )
+
+
+def measures_chart(style: Style) -> Spec:
+    """A quantity of each cell's last checkpoint against its upstream accuracy.
+
+    Data: `points` (upstream, value, cell, axes, family, params).
+    """
+    x = accuracy_channel(alt.X, "upstream", "upstream accuracy")
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, nice=False, padding=8), axis=alt.Axis(tickCount=5))
+    tooltip = [
+        alt.Tooltip("cell:N"),
+        alt.Tooltip("axes:N"),
+        alt.Tooltip("upstream:Q", format=".4f"),
+        alt.Tooltip("value:Q", format=".4g"),
+    ]
+    points = alt.Chart(alt.NamedData("points")).mark_point(filled=True, opacity=1, **crowd(style))
+    return layered(points.encode(x=x, y=y, tooltip=tooltip, **family_encoding(style), **size_encoding(style)))

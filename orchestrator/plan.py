@@ -269,7 +269,7 @@ def _open_steps(state: CellState) -> tuple[int, ...]:
     """The checkpoints with missing evaluations that no live evaluation covers."""
     if None in state.evaluate.covered and state.train.status in ENDED_WELL:
         return ()
-    missing = dict.fromkeys(step for step, _ in state.missing)
+    missing = dict.fromkeys(file.step for file in state.missing)
     return tuple(step for step in missing if step not in state.evaluate.covered)
 
 

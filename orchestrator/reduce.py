@@ -31,6 +31,7 @@ MUCH_WORK, OTHER_WORK = 30_000_000, 150
 def reduce_study(
     results: pl.DataFrame | pl.LazyFrame,
     *,
+    protocol: str | None = None,
     seed: int = 0,
     draws: int = 200,
     loss: Loss = "squared",
@@ -39,8 +40,9 @@ def reduce_study(
     workers: int = 1,
     kept: "MutableMapping[str, Any] | None" = None,
 ) -> dict[str, Any]:
-    """`{"tasks": [...], "conflicts": {...}, "effects": {...}}`, ready for JSON.
+    """`{"protocol": ..., "tasks": [...], "conflicts": {...}, "effects": {...}}`, ready for JSON.
 
+    The protocol is that of all values (null where the table does not say); only `effects` compares it with others.
     Tasks are one object per task and shots, sorted; conflicts are those of `pairs_of`, effects those of `effects_of`.
     The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
     null, or the law with its intervals, errors and verdict), identifiable, verdict, held_out (the error of every model
@@ -52,6 +54,7 @@ def reduce_study(
 
     Args:
         results: the results table, or an imported one (see `selection.REQUIRED` and `OPTIONAL`).
+        protocol: which rows count; when it is not given the only one's, or ridge's where there are several.
         seed: of the bootstrap over cells, and of the permutations behind the effects.
         draws: of the bootstrap.
         loss: of the laws: squared, or Huber's.
@@ -63,12 +66,13 @@ def reduce_study(
             code are the same; afterwards it holds those of this reduction.
 
     Raises:
-        DataError: the table is empty, lacks a column, holds a value that makes no sense (an accuracy outside [0, 1], an
+        DataError: the table is empty, lacks a column, has no row of the protocol (or of several but not of ridge, where
+            none is given), holds a value that makes no sense (an accuracy outside [0, 1], an
             infinite axis, half a shot), or holds a cell twice or with two values of an axis.
         UserError: fewer than one draw, an unknown loss or kind of points, or no hull that reaches `at`.
     """
     settings = Settings(seed=seed, draws=draws, loss=loss, points=points, at=at)
-    selection = select_cells(results)
+    selection = select_cells(results, protocol)
     parts = selection.cells.partition_by("task", "shots", as_dict=True)
     groups = [parts.get(key, selection.cells.clear()) for key in selection.dropped]
     kept = {} if kept is None else kept
@@ -88,7 +92,7 @@ def reduce_study(
     ]
     if at is not None and all(task["recipe"] is None for task in tasks):
         raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))
-    return {"tasks": tasks, "conflicts": pairs, "effects": effects}
+    return {"protocol": selection.protocol, "tasks": tasks, "conflicts": pairs, "effects": effects}
 
 
 @contextmanager

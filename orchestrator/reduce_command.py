@@ -17,6 +17,12 @@ LossOption = Annotated[str, typer.Option(help="Of the fits: squared or huber.")]
 PointsOption = Annotated[
     str, typer.Option(help="Fit the hull's vertices, or 200 equal upstream steps along it: vertices or dense.")
 ]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose values count; the study's first when it is not given (of a table ridge, or its only one)."
+    ),
+]
 
 
 def reduce_command(
@@ -24,6 +30,7 @@ def reduce_command(
     runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
         "runs"
     ),
+    protocol: ProtocolOption = None,
     seed: SeedOption = 0,
     draws: DrawsOption = 200,
     loss: LossOption = "squared",
@@ -46,7 +53,7 @@ def reduce_command(
     from orchestrator.session import open_submitted
 
     how = {"loss": loss, "points": points, "at": None if at is None else parse_at(at)}
-    options: dict[str, Any] = {"seed": seed, "draws": draws, **how}
+    options: dict[str, Any] = {"protocol": protocol, "seed": seed, "draws": draws, **how}
     if submit:
         if is_table(source):
             raise UserError(

@@ -30,7 +30,9 @@ def submit_reduce(session: Session, options: dict[str, Any]) -> str:
         UserError: an option is wrong, or the study runs on this machine.
         SlurmError: the scheduler does not answer or refuses.
     """
-    Settings(**options)  # what is wrong with them is said now
+    # What is wrong with them is said now.
+    session.protocol(options.get("protocol"))
+    Settings(**{name: value for name, value in options.items() if name != "protocol"})
     return submit_for_study(session, "reduce", run_reduce, (options,), mem_gb=MEM_GB, num_cpus=NUM_CPUS)
 
 

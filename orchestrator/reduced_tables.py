@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from orchestrator.answer import recipe_text
 from orchestrator.effects import frames_of
 from orchestrator.effects.summary import axis_summary, parting, sentences
@@ -139,8 +141,30 @@ def print_effects(effects: dict[str, Any]) -> None:
         print_table("Where upstream and downstream part, upstream first (sign test)", headings, shown)
         if found.height > MAX_PARTING:
             print_sentence(f"{found.height - MAX_PARTING} more in --json")
+    _print_agreement(frames["protocols"])
     for sentence in sentences(frames):
         print_sentence(sentence)
+
+
+def _print_agreement(pairs: pl.DataFrame) -> None:
+    """Every two protocols over all tasks and shots; `--json` and the report have each of them."""
+    if pairs.is_empty():
+        return
+    over = pairs.group_by("protocol", "other", maintain_order=True).agg(
+        pl.col("spearman").median(), pl.col("mean_difference").mean(), comparisons=pl.len()
+    )
+    rows = (
+        (
+            row["other"],
+            row["protocol"],
+            row["comparisons"],
+            "" if row["spearman"] is None else f"{row['spearman']:.3f}",
+            f"{row['mean_difference']:+.3f}",
+        )
+        for row in over.iter_rows(named=True)
+    )
+    columns = ("protocol", "against", "on", "rank correlation", "difference")
+    print_table("Whether protocols rank cells alike, median and mean over tasks and shots", columns, rows)
 
 
 def _parting(row: Mapping[str, Any], with_shots: bool) -> tuple[object, ...]:

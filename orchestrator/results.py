@@ -1,22 +1,27 @@
-"""The study folder to one results table: a row for each cell x checkpoint x task x protocol x shots x draw x layer."""
+"""The study folder to one results table, a row for each cell x checkpoint x task x protocol x shots x draw x layer.
+
+What the checkpoints are on the held-out upstream images is a table of its own.
+"""
 
 import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from evals.measures import MEASURES_SCHEMA
 from evals.protocol import RESULT_SCHEMA
 from models.errors import DataError
 from models.recipe import Axes
 from orchestrator.files import write_atomically
 from orchestrator.grid import Cell
-from orchestrator.state import wanted_steps
 from orchestrator.store import Store
 from orchestrator.study import Study
+from orchestrator.wanted import wanted_files, wanted_steps
 
 AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
     "family": pl.String,
@@ -49,48 +54,46 @@ AXIS_SCHEMA: dict[str, type[pl.DataType]] = {
 }
 """The axes' columns, in the order of `models.recipe.Axes`."""
 
-SCHEMA = {"cell_id": pl.String, **AXIS_SCHEMA, **RESULT_SCHEMA, "last_checkpoint": pl.Boolean}
+Schema = Mapping[str, type[pl.DataType]]
+
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "cell_id": pl.String,
+    **AXIS_SCHEMA,
+    **RESULT_SCHEMA,
+    "last_checkpoint": pl.Boolean,
+}
+UPSTREAM_SCHEMA: dict[str, type[pl.DataType]] = {
+    "cell_id": pl.String,
+    **AXIS_SCHEMA,
+    **MEASURES_SCHEMA,
+    "last_checkpoint": pl.Boolean,
+}
 
 assert list(AXIS_SCHEMA) == list(Axes.model_fields), "every axis has its column"
 
 UNUSED_S = 3600.0
 
 
-def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
-    """The results of every cell that has some, in `results/results.parquet`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """One kind of files: the folder of its parts, what a file holds, and what its rows are sorted by."""
 
-    Only evaluations that the study asks for now are read, so that an earlier protocol's rows do not mix with them.
-    Result files are read once: what was read is kept in `results/parts`, by cells whose ids begin alike, and only parts
-    of which a file came, went or changed are made anew.
+    folder: str
+    schema: Schema
+    order: tuple[str, ...]
+    younger: frozenset[str] = frozenset()
+    """Columns that files of earlier versions lack; they are read as null."""
 
-    Returns:
-        A table of `SCHEMA`, sorted by cell, step, task, shots, draw and layer; empty when nothing is evaluated yet.
 
-    Raises:
-        DataError: a result file is damaged; the message names it.
-    """
-    files: dict[str, list[ResultFile]] = {}
-    for cell in sorted(cells, key=lambda cell: cell.cell_id):
-        files.setdefault(cell.cell_id[:2], []).extend(result_files(store, study, cell.cell_id))
-    parts = [_part(store.results_path.with_name("parts"), prefix, found) for prefix, found in files.items() if found]
-    _remove_unused(parts)
-    measured = pl.scan_parquet(parts) if parts else pl.LazyFrame(schema=RESULT_SCHEMA)
-    identity = _axes_table(cells).join(_final_steps(store, cells), on="cell_id", how="left")
-    table = (
-        measured.join(identity.lazy(), on="cell_id", how="left", maintain_order="left")
-        .with_columns(last_checkpoint=(pl.col("step") == pl.col("final_step")).fill_null(False))
-        .select(list(SCHEMA))
-    )
-    store.results_path.parent.mkdir(parents=True, exist_ok=True)
-    draft = store.results_path.with_name(f".results.{os.getpid()}.draft")
-    try:
-        table.sink_parquet(draft)
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())  # as `write_atomically`: after a power cut it is the old table or the new one
-        draft.replace(store.results_path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return pl.scan_parquet(store.results_path)
+_RESULTS = _Kind(
+    folder="parts",
+    schema=RESULT_SCHEMA,
+    order=("cell_id", "step", "task", "protocol", "shots", "draw", "layer"),
+    younger=frozenset({"downstream_class_accuracy", "downstream_duplicates"}),
+)
+_MEASURES = _Kind(
+    folder="measures_parts", schema=MEASURES_SCHEMA, order=("cell_id", "step", "quantity", "layer", "label")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,31 +104,94 @@ class ResultFile:
     signature: tuple[str, int, int]
 
 
-def result_files(store: Store, study: Study, cell_id: str) -> list[ResultFile]:
-    """The result files of a cell's wanted checkpoints and tasks that are there."""
-    names = [f"{study.protocol.eval_id(task)}.parquet" for task in study.downstream.tasks]
-    found = []
+@dataclass(frozen=True, slots=True)
+class CellResults:
+    """The files of a cell's wanted evaluations that are there: on tasks, and on the upstream images."""
+
+    results: list[ResultFile]
+    measures: list[ResultFile]
+
+
+def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
+    """The results of every cell that has some, in `results/results.parquet`; beside it `measures.parquet`.
+
+    The latter has the measures on the upstream images (`UPSTREAM_SCHEMA`), sorted by cell, step, quantity, layer and
+    label. Only evaluations that the study asks for now are read, so that an earlier choice's rows do not mix with them.
+    Result files are read once: what was read is kept in `results/parts`, by cells whose ids begin alike, and only parts
+    of which a file came, went or changed are made anew.
+
+    Returns:
+        A table of `SCHEMA`, sorted by cell, step, task, protocol, shots, draw and layer; empty when nothing is
+        evaluated yet.
+
+    Raises:
+        DataError: a result file is damaged; the message names it.
+    """
+    results: dict[str, list[ResultFile]] = {}
+    measures: dict[str, list[ResultFile]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.cell_id):
+        found = result_files(store, study, cell.cell_id)
+        results.setdefault(cell.cell_id[:2], []).extend(found.results)
+        measures.setdefault(cell.cell_id[:2], []).extend(found.measures)
+    identity = _axes_table(cells).join(_final_steps(store, cells), on="cell_id", how="left").lazy()
+    _write_table(_gathered(store, measures, _MEASURES), identity, UPSTREAM_SCHEMA, store.measures_path)
+    return _write_table(_gathered(store, results, _RESULTS), identity, SCHEMA, store.results_path)
+
+
+def result_files(store: Store, study: Study, cell_id: str) -> CellResults:
+    """The files of a cell's wanted checkpoints and evaluations that are there."""
+    wanted, found = wanted_files(study), CellResults([], [])
+    names = ((found.results, [*wanted.results.values()]), (found.measures, [wanted.measures or ""]))
     for step in wanted_steps(study, store.evaluated_steps(cell_id)):
         folder = store.evals(cell_id, step)
         there = {entry.name: entry.stat() for entry in os.scandir(folder)}
-        found += [
-            ResultFile(folder / name, (f"{cell_id}/{step}/{name}", there[name].st_mtime_ns, there[name].st_size))
-            for name in names
-            if name in there
-        ]
+        for files, asked in names:
+            files += [
+                ResultFile(folder / name, (f"{cell_id}/{step}/{name}", there[name].st_mtime_ns, there[name].st_size))
+                for name in asked
+                if name in there
+            ]
     return found
 
 
-def _part(folder: Path, prefix: str, files: list[ResultFile]) -> Path:
+def _gathered(store: Store, files: Mapping[str, list[ResultFile]], kind: _Kind) -> pl.LazyFrame:
+    """The rows of all files, by the beginnings of their cells' ids."""
+    folder = store.results_path.with_name(kind.folder)
+    parts = [_part(folder, prefix, found, kind) for prefix, found in files.items() if found]
+    _remove_unused(parts)
+    return pl.scan_parquet(parts) if parts else pl.LazyFrame(schema=kind.schema)
+
+
+def _write_table(rows: pl.LazyFrame, identity: pl.LazyFrame, schema: Schema, path: Path) -> pl.LazyFrame:
+    """The rows with the axes of their cells, written to `path` and read from there."""
+    table = (
+        rows.join(identity, on="cell_id", how="left", maintain_order="left")
+        .with_columns(last_checkpoint=(pl.col("step") == pl.col("final_step")).fill_null(False))
+        .select(list(schema))
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.draft")
+    try:
+        table.sink_parquet(draft)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())  # as `write_atomically`: after a power cut it is the old table or the new one
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return pl.scan_parquet(path)
+
+
+def _part(folder: Path, prefix: str, files: Sequence[ResultFile], kind: _Kind) -> Path:
     """The rows of some cells in one file, made if it is not there; its name tells what it was made of."""
-    digest = hashlib.sha256(repr([RESULT_SCHEMA, *(file.signature for file in files)]).encode()).hexdigest()[:16]
+    made_of = [dict(kind.schema), kind.order, *(file.signature for file in files)]
+    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     path = folder / f"{prefix}-{digest}.parquet"
     try:
         os.utime(path)  # in use
     except FileNotFoundError:
-        rows = pl.concat([_read(file.path) for file in files])
+        rows = pl.concat([_read(file.path, kind) for file in files])
         buffer = io.BytesIO()
-        rows.sort("cell_id", "step", "task", "shots", "draw", "layer").write_parquet(buffer)
+        rows.sort(kind.order).write_parquet(buffer)
         write_atomically(path, buffer.getvalue())
     return path
 
@@ -155,9 +221,11 @@ def read_results(path: Path) -> pl.LazyFrame:
     return table
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, kind: _Kind) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path).select(pl.col(name).cast(kind) for name, kind in RESULT_SCHEMA.items())
+        table = pl.read_parquet(path)
+        absent = [pl.lit(None).alias(name) for name in kind.younger.difference(table.columns)]
+        return table.with_columns(absent).select(pl.col(name).cast(type_) for name, type_ in kind.schema.items())
     except (pl.exceptions.PolarsError, OSError) as error:
         mend = "delete it, and `upshot submit` makes it anew"
         raise DataError(f"{path}: a damaged result file ({mend}): {error}") from error

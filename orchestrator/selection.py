@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from models.errors import DataError
+from models.errors import DataError, did_you_mean
 from orchestrator import conflicts
 
 if TYPE_CHECKING:
@@ -44,9 +44,10 @@ class Selection:
         cells: one row per task, shots and cell: task, shots, cell_id, upstream, downstream, upstream_num_test,
             downstream_num_test, the axes (`conflicts.axes_of`), params; best downstream accuracy first within a task.
         dropped: rows that do not count, by reason, for each task and shots: those without a value, of another
-            protocol, and of cells without a last checkpoint or layer. Other checkpoints and layers of a cell that has
-            its last ones are no loss. Every task and shots of the table is a key.
-        protocol: the probe that the values come from; None where the table does not say.
+            protocol where nobody chose one, and of cells without a last checkpoint or layer. Other checkpoints and
+            layers of a cell that has its last ones are no loss. Every task and shots of the chosen protocol is a key,
+            and those of tasks that it lacks.
+        protocol: the one that the values come from; None where the table does not say.
     """
 
     cells: pl.DataFrame
@@ -54,14 +55,20 @@ class Selection:
     protocol: str | None
 
 
-def select_cells(results: pl.DataFrame | pl.LazyFrame) -> Selection:
+def select_cells(results: pl.DataFrame | pl.LazyFrame, protocol: str | None = None) -> Selection:
     """One value per task, shots and cell, and what had to be left out.
 
     Of a lazy table only the rows of last checkpoints and last layers come into memory.
 
+    Args:
+        results: the results table.
+        protocol: which rows count; when it is not given the only one's, or ridge's where there are several.
+
     Raises:
         DataError: as `reduce_study`.
     """
+    if protocol is not None:
+        results = _of_protocol(results.lazy(), protocol)
     whole = _complete(results.lazy())
     table, protocol = _choose_protocol(whole)
     _check_range(table)
@@ -86,8 +93,7 @@ def _complete(results: pl.LazyFrame) -> pl.DataFrame:
         raise DataError("results: the table is empty, so there is nothing to reduce")
     absent = {name: kind for name, kind in OPTIONAL.items() if name not in columns}
     try:
-        last = [pl.col(name).cast(pl.Boolean).fill_null(True) for name in LAST if name in columns]
-        lazy = (results.filter(*last) if last else results).with_columns(
+        lazy = _last_rows(results).with_columns(
             pl.col("cell_id", "task").cast(pl.String), pl.col(ACCURACIES).cast(pl.Float64).fill_nan(None)
         )
         table = lazy.with_columns(pl.lit(None, kind).alias(name) for name, kind in absent.items()).collect(
@@ -106,13 +112,42 @@ def _complete(results: pl.LazyFrame) -> pl.DataFrame:
     return table
 
 
+def protocols_of(results: pl.DataFrame | pl.LazyFrame) -> list[str]:
+    """The protocols of the rows of last checkpoints and last layers, by name; none where the table does not say."""
+    lazy = results.lazy()
+    if "protocol" not in lazy.collect_schema().names():
+        return []
+    found = _last_rows(lazy).select(pl.col("protocol").cast(pl.String).drop_nulls().unique())
+    return found.collect(engine="streaming")["protocol"].sort().to_list()
+
+
+def _of_protocol(results: pl.LazyFrame, protocol: str) -> pl.LazyFrame:
+    known = protocols_of(results)
+    if "protocol" not in results.collect_schema().names():
+        raise DataError(f"results: no column protocol, so it is not known which rows are of {protocol!r}")
+    if known and protocol not in known:
+        raise DataError(
+            f"results: no row of a last checkpoint and a last layer is of protocol {protocol!r} (those there are: "
+            f"{', '.join(known)}).{did_you_mean(protocol, known)}"
+        )
+    return results.filter(pl.col("protocol").cast(pl.String) == protocol)
+
+
+def _last_rows(results: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows of last checkpoints and last layers, as far as the table says which they are."""
+    columns = results.collect_schema().names()
+    last = [pl.col(name).cast(pl.Boolean).fill_null(True) for name in LAST if name in columns]
+    return results.filter(*last) if last else results
+
+
 def _choose_protocol(table: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
     """Rows of one protocol: the only one, or ridge where there are several."""
     known = table["protocol"].unique().sort().to_list()
     if len(known) == 1:
         return table, known[0]
     if DEFAULT_PROTOCOL not in known:
-        raise DataError(f"results: protocol {DEFAULT_PROTOCOL!r} is not among {known}; keep the rows of one of them")
+        names = ", ".join(name or "none" for name in known)
+        raise DataError(f"results: rows of several protocols ({names}); choose one with --protocol NAME")
     return table.filter(pl.col("protocol") == DEFAULT_PROTOCOL), DEFAULT_PROTOCOL
 
 
@@ -287,6 +322,12 @@ def _lost(results: pl.LazyFrame, protocol: str | None, last: pl.DataFrame) -> pl
     )
     if cells["task"].has_nulls():
         raise DataError(f"results: {cells.filter(pl.col('task').is_null())['every'].sum()} rows have no task")
+    counting = last.filter(pl.col("protocol").eq_missing(pl.lit(protocol, pl.String))).select("task", "shots").unique()
+    # Another protocol with shots of its own, or none, on a task that the chosen one has: an answer, and no loss.
+    beside = is_other & pl.col("task").is_in(counting["task"].unique().implode())
+    cells = pl.concat(
+        [cells.filter(~beside), cells.filter(beside).join(counting, on=["task", "shots"], how="semi", nulls_equal=True)]
+    )
     why = (
         pl.when(is_other)
         .then(pl.format("another protocol ({})", pl.col("protocol").fill_null("unknown")))

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from models.errors import StudyError
+from models.errors import StudyError, UnknownNameError
 from orchestrator import drive
 from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
@@ -18,6 +18,7 @@ from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
+from orchestrator.selection import protocols_of
 from orchestrator.state import ENDED_WELL, CellState
 from orchestrator.store import Store
 from orchestrator.study import StudyFile, load_study
@@ -49,8 +50,21 @@ class Session:
         """Stops every live job; how many submissions that were."""
         return drive.cancel(self.store)
 
+    def protocol(self, given: str | None, there: Sequence[str] = ()) -> str:
+        """Whose values count: the given protocol, or the study's first, if possible of those that are `there`.
+
+        Raises:
+            UnknownNameError: the study does not ask for the given one.
+        """
+        names = [protocol.name for protocol in self.file.study.protocols]
+        if given is None:
+            return next((name for name in names if name in there), names[0])
+        if given not in names:
+            raise UnknownNameError("protocol", given, names, f"in study {self.file.study.name}")
+        return given
+
     def collect(self) -> pl.LazyFrame:
-        """The results table, collected anew."""
+        """The results table, collected anew, as is the table of upstream measures (`store.measures_path`)."""
         return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
 
     def reduced(self, **options: Any) -> dict[str, Any]:
@@ -74,6 +88,7 @@ class Session:
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
+            measures=pl.read_parquet(self.store.measures_path),
             reduced=self._reduced(results, seen.states, **options),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
@@ -94,13 +109,19 @@ class Session:
         return len(ran), []
 
     def _reduced(
-        self, results: pl.DataFrame | pl.LazyFrame, states: Sequence[CellState], **options: Any
+        self,
+        results: pl.DataFrame | pl.LazyFrame,
+        states: Sequence[CellState],
+        *,
+        protocol: str | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         progress = progress_of(states)
+        chosen = self.protocol(protocol, protocols_of(results))
         if not results.lazy().select(pl.len()).collect().item():
-            return {"tasks": [], "study": progress}
+            return {"protocol": chosen, "tasks": [], "study": progress}
         kept = read_kept(self.store.kept_answers_path)
-        reduced = reduce_study(results, **options, kept=kept)
+        reduced = reduce_study(results, protocol=chosen, **options, kept=kept)
         write_kept(self.store.kept_answers_path, kept)
         if not progress["finished"]:
             for task in reduced["tasks"]:

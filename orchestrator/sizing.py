@@ -8,12 +8,12 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from evals import tasks
 from models import ladder
 from models.data import SetInfo, is_folder, kept, residence
 from models.data.parts import MAX_TEST
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
+from orchestrator.evaluation_cost import EvaluationWork, evaluation_work
 from orchestrator.grid import planned_architecture
 from orchestrator.speeds import Speeds, measured_as
 from orchestrator.spread import (
@@ -152,8 +152,8 @@ def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, spe
     train = replace(train, compiled=_compiles(study, train, place[1]))
     evaluate_where = choose_partition(profile, study.cluster.evaluate_partition or where)
     checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
-    eval_flops = float(ladder.forward_flops(arch)) * _num_eval_images(study) * checkpoints
-    evaluate = _evaluate_cost(recipe, arch, eval_flops, _host_gb(params, info, recipe), profile, evaluate_where, speeds)
+    work, host_gb = evaluation_work(study, arch, info), _host_gb(params, info, recipe)
+    evaluate = _evaluate_cost(recipe, arch, work, checkpoints, host_gb, profile, evaluate_where, speeds)
     evaluate = replace(evaluate, num_checkpoints=checkpoints)
     return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
 
@@ -170,13 +170,6 @@ def _compiles(study: Study, train: Cost, partition: Partition) -> bool:
         return study.train.compile
     whole = not train.sharded and not train.checkpointed
     return partition.accelerator == "gpu" and whole and train.hours >= COMPILE_MIN_HOURS
-
-
-def _num_eval_images(study: Study) -> int:
-    """At most how many images are encoded for one checkpoint: every task's test images and every draw's shots."""
-    d = study.downstream
-    found = [tasks.task(name) for name in d.tasks]
-    return sum(task.num_test + task.num_classes * max(d.shots) * d.draws for task in found)
 
 
 def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
@@ -241,16 +234,19 @@ def _train_cost(
 def _evaluate_cost(
     recipe: Recipe,
     arch: ladder.Architecture,
-    flops: float,
+    work: EvaluationWork,
+    checkpoints: int,
     host_gb: float,
     profile: Profile,
     place: tuple[str, Partition],
     speeds: Speeds,
 ) -> Cost:
-    """Evaluation needs the weights alone, on one accelerator."""
-    partition = place[1]
+    """Evaluation needs the weights alone, on one accelerator, but for fine-tuning, which needs what training does."""
+    partition, flops = place[1], work.flops(arch) * checkpoints
     per_node = 0 if partition.accelerator == "none" else 1
-    weights_gb = ladder.training_memory(arch, 1, recipe.precision).weights_gb
+    batch_size = max(1, work.batch_size)
+    memory = ladder.training_memory(arch, batch_size, optimizer="sgd")
+    model_gb = 2 * memory.weights_gb + (memory.total_gb if work.batch_size else 0)
     return _cost(
         "evaluate",
         recipe,
@@ -259,7 +255,7 @@ def _evaluate_cost(
         nodes=1,
         per_node=per_node,
         tasks_per_node=1,
-        host_gb=host_gb + (MEMORY_CUDA_GB if per_node else 2 * weights_gb),
+        host_gb=host_gb + work.features_gb + (MEMORY_CUDA_GB if per_node else model_gb),
         profile=profile,
         place=place,
         speeds=speeds,

@@ -3,16 +3,15 @@
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from evals.protocol import Protocol
 from orchestrator.attempts import Attempt, read_attempts, work_seconds
 from orchestrator.grid import Cell
 from orchestrator.store import STAGES, Stage, Store
 from orchestrator.study import Study
 from orchestrator.submissions import GONE, Submissions, Submitted, Task, TaskKey, Tasks
+from orchestrator.wanted import MissingFile, missing_evaluations
 from slurm.failures import Cause, Death
 from slurm.jobs import Job
 
@@ -59,13 +58,13 @@ class StageState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellState:
-    """Both stages of a cell. `missing` lists the (step, task) evaluations that are wanted and not there."""
+    """Both stages of a cell. `missing` lists the evaluations that are wanted and not there."""
 
     cell: Cell
     train: StageState
     evaluate: StageState
     steps: tuple[int, ...] = ()
-    missing: tuple[tuple[int, str], ...] = ()
+    missing: tuple[MissingFile, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -123,7 +122,7 @@ class CellFiles:
 
     attempts: list[Attempt]
     steps: tuple[int, ...] = ()
-    missing: tuple[tuple[int, str], ...] = ()
+    missing: tuple[MissingFile, ...] = ()
 
 
 CorpseKey = tuple[str, Stage, str, int, int | None]
@@ -231,30 +230,6 @@ def read_files(store: Store, study: Study, cell_id: str, attempts: list[Attempt]
     )
 
 
-def wanted_steps(study: Study, steps: list[int]) -> list[int]:
-    """Of the finalised checkpoints, those that the study evaluates."""
-    return steps if study.downstream.checkpoints == "all" else steps[-1:]
-
-
-def missing_evaluations(store: Store, study: Study, cell_id: str, steps: list[int]) -> list[tuple[int, str]]:
-    """The (step, task) pairs that are wanted and have no result file; `steps` may end with that of divergence."""
-    wanted = wanted_steps(study, steps)
-    if not wanted:
-        return []
-    files = _result_files(study.protocol, tuple(study.downstream.tasks))
-    missing = []
-    for step in wanted:
-        present = store.result_names(cell_id, step)
-        missing += [(step, task) for task, file in files.items() if file not in present]
-    return missing
-
-
-@lru_cache(maxsize=16)
-def _result_files(protocol: Protocol, tasks: tuple[str, ...]) -> dict[str, str]:
-    """The name of each task's result file: a hash, which thousands of cells have in common."""
-    return {task: f"{protocol.eval_id(task)}.parquet" for task in tasks}
-
-
 def judge(cell: Cell, files: CellFiles, submissions: Submissions, tasks: Tasks) -> CellState:
     """Where one cell stands."""
     by_stage = {stage: submissions.get((stage, cell.cell_id), []) for stage in STAGES}
@@ -338,7 +313,7 @@ def _judge_evaluation(
     submitted: list[Submitted],
     tasks: Tasks,
     train: StageState,
-    missing: tuple[tuple[int, str], ...],
+    missing: tuple[MissingFile, ...],
 ) -> StageState:
     """Result files decide: with nothing missing it is done, whatever its attempts say."""
     # A job that is on its way out, or does others of its pack, covers nothing that it has ended.
@@ -359,7 +334,7 @@ def _judge_evaluation(
     if live:
         states = {task.state for _, task in live}
         return replace(told, status=next(s for s in (Status.RUNNING, Status.PENDING, Status.UNKNOWN) if s in states))
-    for step in dict.fromkeys(step for step, _ in missing):
+    for step in dict.fromkeys(file.step for file in missing):
         last = _last_of_step(attempts, submitted, step)
         if last is None or last.forgiven:
             continue

@@ -297,6 +297,11 @@ class Store:
         return self.root / "results" / "results.parquet"
 
     @property
+    def measures_path(self) -> Path:
+        """The collected measures on the held-out upstream images."""
+        return self.root / "results" / "measures.parquet"
+
+    @property
     def kept_answers_path(self) -> Path:
         """Answers of tasks, for the next reduction (`orchestrator.kept`)."""
         return self.root / "results" / "answers.json"

@@ -9,14 +9,14 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from tomlkit.exceptions import TOMLKitError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from evals import tasks
-from evals.protocol import Protocol
+from evals.protocol import PROTOCOLS, Protocol
 from models.data.corrupt import MAX_CORRUPT
-from models.errors import StudyError, UserError, did_you_mean
+from models.errors import StudyError, UnknownNameError, UserError, did_you_mean
 from models.recipe import Axes, Count, NonNegative
+from orchestrator.study_text import read_document
 from slurm.failures import Budgets, Cause
 
 AXES = tuple(Axes.model_fields)
@@ -55,7 +55,15 @@ class Downstream(_Table):
     folders, a CSV of paths and labels, tables."""
     data: str | None = None
     """The folder below which public tasks lie (relative to the study file); $UPSHOT_DATA when it is not given."""
-    protocol: Literal["ridge", "ridge-fixed"] = "ridge"
+    protocol: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = Field(
+        ["ridge"], min_length=1
+    )
+    """A protocol's name, or a list of them (`evals.protocol.PROTOCOLS`)."""
+    upstream: bool | Literal["by_class"] = True
+    """Whether checkpoints are measured on the held-out upstream images too; "by_class" adds each class's accuracy."""
+    keep_features: bool = False
+    """Whether the features of every checkpoint stay in the study folder, so that protocols that are asked for later
+    need no forward pass."""
     shots: list[Count] = [1, 5, 10, 25]
     draws: Count = 3
     layers: Literal["all", "last"] = "all"
@@ -149,10 +157,10 @@ class Study(_Table):
     wandb: Wandb = Wandb()
 
     @property
-    def protocol(self) -> Protocol:
-        """How this study judges a checkpoint on each of its tasks."""
+    def protocols(self) -> tuple[Protocol, ...]:
+        """How this study judges a checkpoint on each of its tasks, in the order of the study file."""
         d = self.downstream
-        return Protocol(name=d.protocol, shots=tuple(d.shots), draws=d.draws, layers=d.layers)
+        return tuple(Protocol(name=name, shots=tuple(d.shots), draws=d.draws, layers=d.layers) for name in d.protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,25 +183,6 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudyFile:
     document = read_document(path, overrides)
     text = tomlkit.dumps(document)
     return StudyFile(parse_study(tomllib.loads(text), path), text, path)
-
-
-def read_document(path: Path, overrides: Iterable[str] = ()) -> tomlkit.TOMLDocument:
-    """The TOML of a study file, with overrides applied and paths made absolute; raises StudyError where it is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise StudyError(f"{path}: there is no such study file (`upshot init` writes one)") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: cannot be read: {error}") from error
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{path}: not valid TOML: {error}") from error
-    document = tomlkit.parse(text)
-    for override in overrides:
-        _override(document, override, path)
-    _make_absolute(document, path)
-    return document
 
 
 def parse_study(raw: dict[str, Any], path: Path) -> Study:
@@ -219,7 +208,11 @@ def validated(raw: dict[str, Any], path: Path) -> Study:
         study = Study.model_validate(raw)
     except ValidationError as error:
         raise StudyError(f"{path}: {describe_errors(error, Study)}") from error
-    for key, values in (("tasks", study.downstream.tasks), ("shots", study.downstream.shots)):
+    d = study.downstream
+    for name in d.protocol:
+        if name not in PROTOCOLS:
+            raise StudyError(f"{path}: downstream.protocol: {UnknownNameError('protocol', name, PROTOCOLS)}")
+    for key, values in (("tasks", d.tasks), ("protocol", d.protocol), ("shots", d.shots)):
         _refuse_repeats(values, f"{path}: downstream.{key}")
     return study
 
@@ -347,53 +340,3 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
                 return []
             model = annotation
     return list(model.model_fields)
-
-
-def _override(document: tomlkit.TOMLDocument, override: str, path: Path) -> None:
-    """Applies one `key.path=value`; the value is TOML, or a bare word."""
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise StudyError(f"--set {override}: write it as key=value, for example grid.epochs=[1,2]")
-    try:
-        value = tomlkit.parse(f"value = {text}")["value"]
-    except TOMLKitError as error:
-        if text.strip()[:1] in ("[", "{", '"', "'"):
-            raise StudyError(f"--set {override}: the value is no TOML (strings need quotes): {error}") from error
-        value = tomlkit.string(text)
-    *parents, last = key.strip().split(".")
-    table: Any = document
-    for part in parents:
-        table = table.setdefault(part, tomlkit.table())
-        if isinstance(table, list):
-            raise StudyError(f"--set {override}: {path} has several [[{part}]] tables; edit the file instead")
-        if not isinstance(table, Mapping):
-            raise StudyError(f"--set {override}: {part!r} is no table of {path}")
-    table[last] = value
-
-
-def _make_absolute(document: tomlkit.TOMLDocument, path: Path) -> None:
-    upstream: Any = document.get("upstream")
-    if isinstance(upstream, Mapping) and _is_path(upstream.get("dataset")):
-        upstream["dataset"] = _absolute(path, upstream["dataset"])  # type: ignore[index]  # a tomlkit table
-    cluster: Any = document.get("cluster")
-    if isinstance(cluster, Mapping) and str(cluster.get("profile", "local")) != "local":
-        cluster["profile"] = _absolute(path, str(cluster["profile"]))  # type: ignore[index]  # a tomlkit table
-    downstream: Any = document.get("downstream")
-    if isinstance(downstream, Mapping) and isinstance(downstream.get("data"), str):
-        downstream["data"] = _absolute(path, downstream["data"])  # type: ignore[index]  # a tomlkit table
-    if isinstance(downstream, Mapping) and isinstance(downstream.get("tasks"), list):
-        for i, task in enumerate(downstream["tasks"]):
-            if _is_path(task) or str(task).lower().endswith(".csv"):
-                downstream["tasks"][i] = _absolute(path, task)
-
-
-def _absolute(path: Path, name: str) -> str:
-    try:
-        return str(path.resolve().parent / Path(name).expanduser())
-    except RuntimeError as error:
-        raise StudyError(f"{path}: {name}: there is no such user: {error}") from error
-
-
-def _is_path(name: object) -> bool:
-    """A name with a separator is a path; packaged names have none."""
-    return isinstance(name, str) and ("/" in name or name in (".", ".."))

@@ -37,6 +37,7 @@ checkpoints = 2                    # a cell; evenly spaced, the last at the last
 
 [downstream]
 tasks = ["mnist", "fashion", "hiragana", "patches"]
+protocol = "ridge"                 # or a list, of which the first is reported on: ["ridge", "logistic", "linear"]
 shots = [1, 5, 10, 25]             # images a class
 draws = 3                          # of the shots, for an interval
 # data = "/datasets"               # where public tasks lie: tasks = ["pets", "cifar100"] (`upshot tasks` lists them)

@@ -1,8 +1,8 @@
 """Effects: what the axes, the layers and the choice of a cell do beyond upstream accuracy. Pure polars and numpy.
 
 `axes` asks whether an axis adds information once upstream accuracy is known, `choice` which cell to take, `layers`
-which layer, `coverage` how much each model was tuned. The frames called `cells` are those of
-`orchestrator.selection.select_cells`: one row per task, shots and cell.
+which layer, `coverage` how much each model was tuned, `protocols` whether another protocol ranks the cells alike. The
+frames called `cells` are those of `orchestrator.selection.select_cells`: one row per task, shots and cell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,11 @@ from orchestrator.effects.choice import (
 )
 from orchestrator.effects.coverage import BEST_OF_K_SCHEMA, COVERAGE_SCHEMA, best_of_k, coverage
 from orchestrator.effects.layers import LAYERS_SCHEMA, best_layer_cells, best_layers, layer_drift
+from orchestrator.effects.protocols import AGREEMENT_SCHEMA, agreement
 
 __all__ = [
     "SCHEMAS",
+    "agreement",
     "axis_effects",
     "best_cells",
     "best_layer_cells",
@@ -48,6 +50,7 @@ SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
     "layers": LAYERS_SCHEMA,
     "coverage": COVERAGE_SCHEMA,
     "best_of_k": BEST_OF_K_SCHEMA,
+    "protocols": AGREEMENT_SCHEMA,
 }
 """The lists of `effects_of`, each with the columns of its rows."""
 
@@ -63,9 +66,9 @@ def effects_of(
     """Every effect, ready for JSON: a list of rows for each name of `SCHEMAS`.
 
     Args:
-        results: the results table, for its layers.
+        results: the results table, for its layers and its other protocols.
         cells: one row per task, shots and cell.
-        protocol: the probe that counts; None where the table does not say.
+        protocol: the one that counts; None where the table does not say.
         permutations: draws behind each p-value of `axes`.
         seed: of the permutations.
     """
@@ -78,6 +81,7 @@ def effects_of(
         "layers": layer_drift(best_layers(results, protocol)),
         "coverage": coverage(cells),
         "best_of_k": best_of_k(cells),
+        "protocols": agreement(results, cells, protocol),
     }
     return {name: frames[name].to_dicts() for name in SCHEMAS}
 

@@ -15,11 +15,16 @@ from orchestrator import lock, tracking
 from orchestrator.files import append_record, read_records
 from orchestrator.grid import Cell
 from orchestrator.node.work import Body, StopRequest, Work
-from orchestrator.state import read_files, wanted_steps
+from orchestrator.state import read_files
 from orchestrator.store import Stage, Store
 from orchestrator.study import Study
+from orchestrator.wanted import wanted_steps
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from evals.measures import Row
+    from evals.runner import Subject
     from models.trunk import Trunk
 
 
@@ -133,7 +138,15 @@ def _evaluate(work: Work) -> dict[str, Any]:
     if trained == "diverged":
         records = read_records(store.train_log(cell_id)).records
         metrics = next(record for record in reversed(records) if record.get("event") == "diverged")
-        write_null_rows(store.evals(cell_id, metrics["step"]), **_subject(work, study, metrics))
+        d = study.downstream
+        write_null_rows(
+            store.evals(cell_id, metrics["step"]),
+            _subject(work, metrics),
+            tasks=d.tasks,
+            protocols=study.protocols,
+            upstream=bool(d.upstream),
+            by_class=d.upstream == "by_class",
+        )
     files = read_files(store, study, cell_id)
     if trained is not None and not files.missing:
         mirror_cell(store, cell_id, trained)
@@ -141,47 +154,55 @@ def _evaluate(work: Work) -> dict[str, Any]:
 
 
 def _evaluate_step(work: Work, study: Study, step: int) -> int:
-    """How many tasks were evaluated for one checkpoint; none if somebody else is at it."""
+    """How many files were written for one checkpoint; none if somebody else is at it."""
     from evals.datasets import load_task
     from evals.runner import evaluate_checkpoint
     from evals.tasks import data_root
     from models.checkpoint import read_json, step_folder
+    from models.prepare import recipe_architecture
     from models.train import load_model
 
+    d, evals = study.downstream, work.store.evals(work.cell_id, step)
     folder = step_folder(work.store.checkpoints(work.cell_id), step)
-    subject = _subject(work, study, read_json(folder / "metrics.json"))
-    load = load_model(subject["architecture"])
+    metrics = read_json(folder / "metrics.json")
+    architecture = recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"])
     try:
-        with lock.holding(work.store.evals(work.cell_id, step) / ".lock"):
+        with lock.holding(evals / ".lock"):
             written = evaluate_checkpoint(
                 folder,
-                work.store.evals(work.cell_id, step),
-                **subject,
-                load_model=load,
-                load_task=partial(load_task, root=data_root(study.downstream.data)),
+                evals,
+                _subject(work, metrics),
+                tasks=d.tasks,
+                protocols=study.protocols,
+                load_model=load_model(architecture),
+                load_task=partial(load_task, root=data_root(d.data)),
+                upstream=partial(_upstream_rows, work, study) if d.upstream else None,
+                by_class=d.upstream == "by_class",
+                keep_features=d.keep_features,
             )
     except lock.LockBusyError as error:
         print(f"step {step}: {error.owner} is at it", flush=True)
         return 0
-    print(f"step {step}: {len(written)} of {len(subject['tasks'])} tasks evaluated, the others were there", flush=True)
+    print(f"step {step}: {len(written)} files written, the others were there", flush=True)
     return len(written)
 
 
-def _subject(work: Work, study: Study, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation is about, as `evals.runner` takes it."""
+def _upstream_rows(work: Work, study: Study, model: "nn.Module", batch_size: int) -> "list[Row]":
+    from evals.upstream import upstream_measures
+    from models.upstream import held_out_batches, load_held_out
+
+    held_out = load_held_out(work.store.read_cell(work.cell_id).recipe, max_corrupt=study.train.max_corrupt)
+    batches = held_out_batches(held_out, batch_size)
+    by_class = study.downstream.upstream == "by_class"
+    return upstream_measures(model, batches, held_out.classes, batch_size=batch_size, by_class=by_class)
+
+
+def _subject(work: Work, metrics: dict[str, Any]) -> "Subject":
+    from evals.runner import Backbone, Subject
     from models.prepare import recipe_architecture
 
-    d = study.downstream
-    return {
-        "cell_id": work.cell_id,
-        "architecture": recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"]),
-        "checkpoint": metrics,
-        "tasks": d.tasks,
-        "protocol": d.protocol,
-        "shots": d.shots,
-        "draws": d.draws,
-        "layers": d.layers,
-    }
+    architecture = recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"])
+    return Subject(cell_id=work.cell_id, backbone=Backbone.of(architecture), checkpoint=metrics)
 
 
 BODIES: Mapping[Stage, Body] = {"train": _train, "evaluate": _evaluate}

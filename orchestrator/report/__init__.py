@@ -19,6 +19,7 @@ from orchestrator.reduce import reduce_study
 from orchestrator.report.effect_panels import effect_panels
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.figures import write_figures
+from orchestrator.report.measures_section import measure_panels
 from orchestrator.report.page import write_page
 from orchestrator.report.panels import Panel, study_panels
 from orchestrator.report.tables import write_tables
@@ -37,6 +38,7 @@ def write_report(
     plan_summary: Mapping[str, Any],
     generated_by: str,
     generated: str | None = None,
+    measures: pl.DataFrame | None = None,
 ) -> Path:
     """The path of the page, after `folder` was written anew: tables/ and figures/ first, index.html last.
 
@@ -52,13 +54,14 @@ def write_report(
         plan_summary: gpu_hours, cpu_hours and sbatch_calls, as far as they are known.
         generated_by: program and version.
         generated: the date that the page carries; today's when it is not given.
+        measures: the study's table of upstream measures (`results.UPSTREAM_SCHEMA`), if it has one.
 
     Raises:
         DataError: the results cannot be reduced.
         UserError: the folder cannot be written.
     """
-    facts = gather(results, reduced, cells)
-    panels = [*study_panels(facts), *effect_panels(facts)]
+    facts = gather(results, reduced, cells, measures)
+    panels = [*study_panels(facts), *effect_panels(facts), *measure_panels(facts)]
     try:
         files = _write_files(folder, facts, panels)
         page = write_page(

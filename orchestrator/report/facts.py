@@ -13,7 +13,7 @@ import polars as pl
 
 from orchestrator import conflicts
 from orchestrator.columns import tidied
-from orchestrator.effects import frames_of
+from orchestrator.effects import best_layers, frames_of
 from orchestrator.results import AXIS_SCHEMA
 from orchestrator.selection import select_cells
 
@@ -49,6 +49,14 @@ POINTS_SCHEMA: dict[str, type[pl.DataType]] = {
     "upstream": pl.Float64,
     "downstream": pl.Float64,
 }
+MEASURES_SCHEMA: dict[str, type[pl.DataType]] = {
+    "cell_id": pl.String,
+    "quantity": pl.String,
+    "layer": pl.Int64,
+    "value": pl.Float64,
+    "reason": pl.String,
+}
+DEPTHS_SCHEMA: dict[str, type[pl.DataType]] = {"shots": pl.Int64, "cell_id": pl.String, "depth": pl.Float64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +69,14 @@ class Facts:
         points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
         layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`); of equally good
             layers the last is the best.
+        measures: what each cell's last checkpoint is on the upstream images (`MEASURES_SCHEMA`), over all classes: of
+            the last layer where a quantity is one of layers, null where it is no number.
+        depths: the depth of the best layer, mean over the tasks of a cell (`DEPTHS_SCHEMA`).
         effects: the reducer's effects as frames (`effects.SCHEMAS`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
         crowded: axes that are not among the changes, and how many values they have.
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
+        protocol: whose values these are; None where the table does not say.
         tasks: the reducer's objects, one per task and shots.
         axes: the columns of `cells` that are axes, in the order of `conflicts.axes_of`.
         varying: those that have more than one value here.
@@ -76,10 +88,13 @@ class Facts:
     cells: pl.DataFrame
     points: pl.DataFrame
     layers: pl.DataFrame
+    measures: pl.DataFrame
+    depths: pl.DataFrame
     effects: Mapping[str, pl.DataFrame]
     changes: pl.DataFrame
     crowded: Mapping[str, int]
     strongest: pl.DataFrame
+    protocol: str | None
     tasks: list[dict[str, Any]]
     axes: tuple[str, ...]
     varying: tuple[str, ...]
@@ -122,13 +137,19 @@ class Facts:
         return self.cells["params"].min(), self.cells["params"].max()  # type: ignore[return-value]  # of an Int64 column
 
 
-def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> Facts:
+def gather(
+    results: pl.DataFrame,
+    reduced: Mapping[str, Any],
+    states: Sequence[Mapping[str, Any]],
+    measures: pl.DataFrame | None = None,
+) -> Facts:
     """The facts of a study.
 
     Args:
         results: the results table, an imported one, or an empty one.
         reduced: what `reduce_study` made of it; `{"tasks": []}` without results.
         states: one object a cell as `CellState.to_json` makes it; empty for imported tables.
+        measures: the table of upstream measures (`results.UPSTREAM_SCHEMA`), where there is one.
 
     Raises:
         DataError: as `reduce_study`.
@@ -138,22 +159,26 @@ def gather(results: pl.DataFrame, reduced: Mapping[str, Any], states: Sequence[M
     if results.is_empty():
         points = pl.DataFrame(schema=POINTS_SCHEMA)
         changes, strongest = (pl.DataFrame(schema=s) for s in (conflicts.CONTROLLED_SCHEMA, conflicts.STRONGEST_SCHEMA))
-        by_layer, crowded = pl.DataFrame(), {}
+        by_layer, depths, crowded = pl.DataFrame(), pl.DataFrame(schema=DEPTHS_SCHEMA), {}
     else:
-        selection = select_cells(results)
+        selection = select_cells(results, reduced.get("protocol"))
         points = selection.cells.select(list(POINTS_SCHEMA)).sort("task", "shots", "cell_id")
         changes = conflicts.controlled_pairs(selection.cells)
         strongest = conflicts.strongest_pairs(selection.cells, LISTED_CONFLICTS)
         crowded = conflicts.crowded_axes(selection.cells)
         by_layer = _by_layer(results, selection.protocol, cells)
+        depths = _mean_depths(best_layers(results, selection.protocol))
     return Facts(
         cells=cells,
         points=points,
         layers=_mean_layers(by_layer),
+        measures=_last_measures(measures),
+        depths=depths,
         effects=frames_of(reduced.get("effects", {})),
         changes=changes,
         crowded=crowded,
         strongest=strongest,
+        protocol=reduced.get("protocol"),
         tasks=list(reduced["tasks"]),
         axes=axes,
         varying=varying,
@@ -279,6 +304,22 @@ def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
         .select(pl.col(name).cast(kind) for name, kind in LAYERS_SCHEMA.items())
         .sort("task", "shots", "family", "params", "size", "layer")
     )
+
+
+def _mean_depths(best: pl.DataFrame) -> pl.DataFrame:
+    means = best.group_by("shots", "cell_id").agg(pl.col("depth").mean())
+    return means.select(list(DEPTHS_SCHEMA)).sort("shots", "cell_id")
+
+
+def _last_measures(measures: pl.DataFrame | None) -> pl.DataFrame:
+    """Quantities over all classes at the last checkpoint, those of layers at the last one."""
+    if measures is None:
+        return pl.DataFrame(schema=MEASURES_SCHEMA)
+    table = measures.filter("last_checkpoint", pl.col("label").is_null())
+    deepest = pl.col("layer").max().over("cell_id", "quantity")
+    last = table.filter(pl.col("layer").eq_missing(deepest))
+    finite = pl.when(pl.col("value").is_finite()).then("value").alias("value")
+    return last.with_columns(finite).select(list(MEASURES_SCHEMA)).sort("quantity", "cell_id")
 
 
 def _texts(results: pl.DataFrame, name: str) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ def charts_of(facts: Facts, panels: Sequence[Panel], style: Style) -> dict[str, 
         "added": effect_charts.added_chart(style),
         "correlations": effect_charts.correlations_chart(style),
         "best_of_k": effect_charts.best_of_k_chart(style),
+        "measures": effect_charts.measures_chart(style),
     }
     return {kind: made[kind] for kind in sorted({panel.kind for panel in panels})}
 

@@ -95,7 +95,8 @@ const rows = table => {
   return all.filter(row => row.downstream !== null && row.upstream !== null && row.accuracy !== null);
 };
 const panelOf = figure => page.panels.find(panel => panel.kind === figure.dataset.kind &&
-  panel.name === figure.dataset.name && (panel.shots === shots || panel.name === 'upstream'));
+  panel.name === figure.dataset.name && (panel.shots === shots ||
+  (panel.shots === null && (panel.name === 'upstream' || panel.kind === 'measures'))));
 
 async function draw(figure) {
   const panel = panelOf(figure), plot = figure.querySelector('.plot'), note = figure.querySelector('.note');

@@ -13,7 +13,8 @@ from orchestrator.report.facts import Facts, axes_text, plain
 from orchestrator.report.words import count
 
 Kind = str
-"""Which chart draws a panel: "frontier", "layers", "changes", "added", "correlations", "best_of_k" or "axis AXIS"."""
+"""Which chart draws a panel: "frontier", "layers", "changes", "added", "correlations", "best_of_k", "measures"
+or "axis AXIS"."""
 
 CURVE_POINTS = 41
 MAX_CHANGES = 24
@@ -50,10 +51,7 @@ def study_panels(facts: Facts) -> list[Panel]:
 def frontier_panels(facts: Facts) -> list[Panel]:
     """Downstream against upstream accuracy for every task and number of shots."""
     values = facts.points.partition_by("task", "shots", as_dict=True)
-    # By id, which is a hash: in the order of families the last one would cover the others.
-    about = facts.cells.sort("cell_id").select(
-        pl.col("cell_id").alias("cell"), pl.col("text").alias("axes"), _family(facts.cells), "params"
-    )
+    about = about_cells(facts)
     return [_frontier_panel(task, about, values.get((task["task"], task["shots"]))) for task in facts.tasks]
 
 
@@ -103,6 +101,14 @@ def changes_panels(facts: Facts) -> list[Panel]:
         for rows, note in [_changes(facts, shots)]
         if rows.height
     ]
+
+
+def about_cells(facts: Facts) -> pl.DataFrame:
+    """What a point tells of its cell: cell, axes (in words), family, params."""
+    # By id, which is a hash: in the order of families the last one would cover the others.
+    return facts.cells.sort("cell_id").select(
+        pl.col("cell_id").alias("cell"), pl.col("text").alias("axes"), _family(facts.cells), "params"
+    )
 
 
 def shots_text(shots: int | None) -> str:

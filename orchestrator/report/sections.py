@@ -15,8 +15,10 @@ from orchestrator.report.effects_section import effects_section
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import answers, paragraph
 from orchestrator.report.markup import Column, Markup, element, join, table
+from orchestrator.report.measures_section import measures_section
 from orchestrator.report.panels import Panel, line_axes
 from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key, tasks_at
+from orchestrator.report.protocols_section import protocols_section
 from orchestrator.report.state_sections import cells_section, missing_section, operations_section
 from orchestrator.report.words import fixed, listed, signed
 
@@ -39,6 +41,8 @@ def sections(facts: Facts, panels: Sequence[Panel], plan: Mapping[str, Any], fil
         Section("conflicts", "Conflicts", conflict_section(facts, panels)),
         Section("effects", "Effects", effects_section(facts, panels)),
         Section("layers", "Layers", _layers(facts, panels)),
+        Section("protocols", "Protocols", protocols_section(facts)),
+        Section("upstream", "Upstream measures", measures_section(facts, panels)),
         Section("axes", "Axes", _axes(facts, panels)),
         Section("missing", "What is missing, and why", missing_section(facts)),
         Section("operations", "Operations", operations_section(facts, plan)),

@@ -58,6 +58,7 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
         "conflicts": facts.strongest,
         "axes": facts.changes,
         "layers": facts.layers,
+        "measures": facts.measures,
         "cells": facts.cells.drop("text"),
         **{f"effects_{name}": frame for name, frame in facts.effects.items()},
     }

@@ -1,5 +1,6 @@
 """What a mirror shows of a cell, read from its folder: the curves of training, and the metrics it ended with."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ COSTS: Final[tuple[str, ...]] = ("params", "flops")
 """Fields of a checkpoint's record: the model's parameters, and the training FLOPs up to that checkpoint."""
 
 ROW_COLUMNS: Final = ["task", "protocol", "shots", "draw", "layer", "last_layer", "downstream_accuracy", "reason"]
+MEASURE_COLUMNS: Final = ["quantity", "layer", "label", "value"]
 DEFAULT_PROTOCOL: Final = "ridge"
+MEASURES: Final = "upstream-*.parquet"
+"""The files of upstream measures among those of a checkpoint (`evals.protocol.upstream_eval_id`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,27 +112,48 @@ def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
     metrics: Metrics = {}
     if checkpoints:
         last = max(checkpoints, key=lambda point: (point.step, point.index))
-        metrics |= last.costs | last.values | downstream_metrics(cell_dir / "evals" / f"step_{last.step:08d}")
+        folder = cell_dir / "evals" / f"step_{last.step:08d}"
+        metrics |= upstream_metrics(folder) | last.costs | last.values | downstream_metrics(folder)
     if curve.points:
         metrics["examples_seen"] = max(point.examples_seen for point in curve.points)
     return metrics
 
 
+def upstream_metrics(folder: Path) -> Metrics:
+    """By name, `upstream/QUANTITY` of one checkpoint over all classes, of the last layer where layers have it.
+
+    Of several files the newest counts. A value that is no number is None.
+
+    Raises:
+        DataError: the file is torn or has other columns.
+    """
+    files = sorted(folder.glob(MEASURES), key=_age)
+    if not files:
+        return {}
+    rows = _read_rows(files[-1], MEASURE_COLUMNS).filter(pl.col("label").is_null()).sort("layer", nulls_last=False)
+    return {
+        f"upstream/{quantity}": value if value is not None and math.isfinite(value) else None
+        for quantity, value in rows.select("quantity", "value").iter_rows()
+    }
+
+
 def downstream_metrics(folder: Path) -> Metrics:
-    """By name, the few-shot results of one checkpoint: `downstream/TASK/SHOTSshot/accuracy` and `/best_layer`.
+    """By name, the results of one checkpoint: `downstream/TASK/SHOTSshot/accuracy` and `/best_layer`.
 
     Accuracy is the mean over the draws at the last layer; the best layer has the highest such mean, the lowest one on
     ties, and is given where several were probed. A mean over fewer draws than asked is None, with a `/reason`. Where
-    several files hold the same task and shots the newest counts. Protocols other than ridge stand in the name.
+    several files hold the same task and shots the newest counts. Protocols other than ridge stand in the name, as
+    `downstream/TASK/SHOTSshot/PROTOCOL/accuracy`; `all` stands there for the shots of those that have none.
 
     Raises:
         DataError: a file is torn or has other columns.
     """
-    files = sorted(folder.glob("*.parquet"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    files = {*folder.glob("*.parquet")} - {*folder.glob(MEASURES)}
     if not files:
         return {}
     rows = pl.concat(
-        [_read_rows(path).with_columns(file=pl.lit(i)) for i, path in enumerate(files)], how="vertical_relaxed"
+        [_read_rows(path, ROW_COLUMNS).with_columns(file=pl.lit(i)) for i, path in enumerate(sorted(files, key=_age))],
+        how="vertical_relaxed",
     )
     group = ["task", "protocol", "shots"]
     rows = rows.filter(pl.col("file") == pl.col("file").max().over(group)).sort(*group, "layer", "draw")
@@ -142,14 +167,18 @@ def downstream_metrics(folder: Path) -> Metrics:
     metrics: Metrics = {}
     for (task, protocol, shots), table in layers.group_by(*group, maintain_order=True):
         qualifier = "" if protocol == DEFAULT_PROTOCOL else f"/{protocol}"
-        number = "full" if shots is None else f"{shots}shot"
+        number = "all" if shots is None else f"{shots}shot"
         metrics |= _task_metrics(f"downstream/{task}/{number}{qualifier}", table.rows(named=True))
     return metrics
 
 
-def _read_rows(path: Path) -> pl.DataFrame:
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
+
+
+def _read_rows(path: Path, columns: list[str]) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path, columns=ROW_COLUMNS)
+        return pl.read_parquet(path, columns=columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: the evaluation cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -7,6 +7,7 @@ from orchestrator.state import CellState, find_corpses, judge, read_files
 from orchestrator.store import Manifest, Stage, Store
 from orchestrator.study import Study
 from orchestrator.submissions import index_submissions
+from orchestrator.wanted import wanted_files
 from slurm.failures import Cause
 
 TRAIN, EVALUATE = "a" * 12, "b" * 12
@@ -68,12 +69,15 @@ class Ledger:
             folder.mkdir(parents=True)
             (folder / "DONE").touch()
 
-    def evaluated(self, *steps, cell=0, tasks=("mnist", "patches")) -> None:
+    def evaluated(self, *steps, cell=0, tasks=("mnist", "patches"), protocols=None, measures=True) -> None:
+        """The files of these checkpoints are there: of every protocol where none is named, and upstream measures."""
+        wanted = wanted_files(self.study)
+        names = [n for (t, p), n in wanted.results.items() if t in tasks and (protocols is None or p in protocols)]
         for step in steps:
             folder = self.store.evals(self.cells[cell].cell_id, step)
             folder.mkdir(parents=True, exist_ok=True)
-            for task in tasks:
-                (folder / f"{self.study.protocol.eval_id(task)}.parquet").touch()
+            for name in [*names, *([wanted.measures] if measures and wanted.measures else [])]:
+                (folder / name).touch()
 
     def trained(self, *steps, cell=0) -> None:
         """The cell's training has ended well, with these checkpoints."""

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.plan import decide, why_halted
 from orchestrator.state import CellState, StageState, Status
 from orchestrator.study import Retry
+from orchestrator.wanted import MissingFile
 from slurm.failures import Cause, Death
 from tests.orchestrator.ledger import TRAIN
 from tests.orchestrator.plans import load, plan_of
@@ -92,7 +93,7 @@ def test_budgets_begin_anew_once_a_person_asks(ledger):
 
 
 def test_the_evaluation_is_retried_without_the_training(small):
-    missing = ((2, "mnist"), (4, "mnist"))
+    missing = (MissingFile(2, "mnist", "ridge"), MissingFile(4, "mnist", "ridge"))
     state = cell(small, stage("done"), died(Cause.KILLED), steps=(2, 4), missing=missing)
     assert decide(small.file.study, state)[::2] == ("retry", ("evaluate",))
     assert decide(small.file.study, state)[3] == (2, 4)
@@ -179,12 +180,12 @@ def test_a_halted_plan_submits_nothing_until_somebody_asks(small):
 
 # --- evaluations ---------------------------------------------------------------------------------------------------
 
-MISSING = tuple((step, task) for step in (1, 2, 3, 4) for task in ("mnist", "patches"))
+MISSING = tuple(MissingFile(step, task, "ridge") for step in (1, 2, 3, 4) for task in ("mnist", "patches"))
 
 
 def training(small, steps, **evaluate):
     """A cell that trains on and has left these checkpoints, none of them judged."""
-    missing = tuple((step, task) for step, task in MISSING if step in steps)
+    missing = tuple(file for file in MISSING if file.step in steps)
     return cell(
         small,
         stage("running"),

@@ -16,6 +16,7 @@ from scipy import special, stats
 from orchestrator.conflicts import AXES, CONTROLLED_SCHEMA, NO_AXES, STRONGEST_SCHEMA, controlled_pairs
 from orchestrator.effects import (
     SCHEMAS,
+    agreement,
     axis_effects,
     best_cells,
     best_layer_cells,
@@ -370,6 +371,54 @@ def test_only_the_last_checkpoint_and_the_chosen_probe_count() -> None:
     assert best_layers(right.with_columns(downstream_accuracy=pl.lit(None, pl.Float64)), None).is_empty()
 
 
+def test_protocols_are_compared_over_the_cells_that_have_both_at_the_same_shots_or_without() -> None:
+    rng = np.random.default_rng(0)
+    accuracy = {name: rng.uniform(0.2, 0.8, 12) for name in ("ridge 1", "ridge 5", "knn 1", "knn 5", "linear")}
+    rows = [
+        {
+            "cell_id": f"c{i:02}",
+            "task": "mnist",
+            "protocol": name.split()[0],
+            "shots": int(name.split()[1]) if " " in name else None,
+            "draw": draw,
+            "layer": layer,
+            "last_layer": layer == 1,
+            "last_checkpoint": step == 2,
+            "upstream_accuracy": 0.5,
+            "downstream_accuracy": float(value) + (draw - 0.5) / 10 if (layer, step) == (1, 2) else 0.9,
+        }
+        for name, values in accuracy.items()
+        for i, value in enumerate(values)
+        for draw, layer, step in itertools.product((0, 1), (0, 1), (1, 2))
+        if not (name == "linear" and i < 4)
+    ]
+    results = pl.DataFrame(rows, schema_overrides={"shots": pl.Int64})
+    found = agreement(results, select_cells(results, "ridge").cells, "ridge")
+    expected = []
+    for one, other in (
+        ("ridge 1", "knn 1"), ("ridge 1", "linear"), ("ridge 5", "knn 5"), ("ridge 5", "linear"),
+        ("knn 1", "linear"), ("knn 5", "linear"),
+    ):  # fmt: skip
+        a, b = (accuracy[name][4 if "linear" in (one, other) else 0 :] for name in (one, other))
+        ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
+        (name, shots), (other_name, other_shots) = ((*(text.split()), None)[:2] for text in (one, other))
+        expected.append(
+            {
+                "task": "mnist",
+                "shots": shots and int(shots),
+                "protocol": name,
+                "other_shots": other_shots and int(other_shots),
+                "other": other_name,
+                "n": len(a),
+                "spearman": pytest.approx(np.corrcoef(ranks)[0, 1]),
+                "mean_difference": pytest.approx((b - a).mean()),
+            }
+        )
+    assert found.to_dicts() == expected
+    one = results.filter(protocol="ridge")
+    assert agreement(one, select_cells(one).cells, "ridge").is_empty()
+
+
 def test_drift_is_the_rank_correlation_of_depth_with_upstream_accuracy() -> None:
     layer_of = [0, 1, 1, 2, 3, 3]
     values = np.zeros((6, 1, 4))
@@ -523,7 +572,7 @@ def test_effects_are_strict_json_with_declared_columns_whatever_the_table_knows(
         for name, frame in frames_of(effects).items():
             assert frame.schema == pl.Schema(SCHEMAS[name])
             assert frame.to_dicts() == effects[name]
-    assert {name for name in SCHEMAS if not effects[name]} == {"regret", "correlations"}
+    assert {name for name in SCHEMAS if not effects[name]} == {"regret", "correlations", "protocols"}
     assert frames_of({})["axes"].is_empty()
 
 

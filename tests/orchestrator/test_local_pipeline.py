@@ -143,6 +143,51 @@ def test_a_new_task_is_evaluated_without_training(tmp_path):
     assert state["status"] == "done"
 
 
+def test_a_protocol_that_is_added_later_is_evaluated_alone(tmp_path):
+    small = SmallStudy(tmp_path)
+    one = ["--runs", small.runs, "--set", "grid.family=vit", "--set", "grid.epochs=2"]
+    upshot("submit", small.path, *one)
+    upshot("watch", small.store.root)
+    first = evaluations(small)
+    both = [*one, "--set", f'downstream.protocol=["ridge","{OTHER}"]']
+    plan = upshot_json("plan", small.path, *both)
+    assert {cell["reason"] for cell in plan["cells"]} == {"4 evaluations are missing"}  # 2 checkpoints, 2 tasks
+    upshot("submit", small.path, *both)
+    assert "2 done" in upshot("watch", small.store.root)
+    second = evaluations(small)
+    assert first.items() < second.items(), "what was there is as it was"
+    assert len(second) - len(first) == 2 * 4
+    assert [c["missing_evaluations"] for c in upshot_json("status", small.store.root)["cells"]] == [0, 0]
+    for cell in small.store.cells():
+        assert [e["stage"] for e in small.store.attempts(cell.cell_id) if e["event"] == "start"].count("train") == 1
+
+    reduced = upshot_json("reduce", small.store.root)
+    assert (reduced["protocol"], {task["shots"] for task in reduced["tasks"]}) == ("ridge", {1, 5})
+    assert {(row["protocol"], row["other"], row["n"]) for row in reduced["effects"]["protocols"]} == {
+        ("ridge", OTHER, 2)
+    }
+    other = upshot_json("reduce", small.store.root, "--protocol", OTHER)
+    assert (other["protocol"], [task["n"] for task in other["tasks"]]) == (OTHER, [2] * len(other["tasks"]))
+    said = upshot("reduce", small.store.root, "--protocol", "knn", code=2)
+    assert f"unknown protocol 'knn' in study small (known: ridge, {OTHER})" in said
+    page = Path(upshot("report", small.store.root, "--protocol", OTHER).strip()).read_text()
+    assert f"about one protocol ({OTHER})" in page
+    table = pl.read_parquet(small.store.results_path)
+    assert set(table["protocol"]) == {"ridge", OTHER}
+    means = table.filter("last_checkpoint", "last_layer").group_by("protocol").agg(pl.col("downstream_accuracy").mean())
+    assert means["downstream_accuracy"].min() > 1.5 / 12
+    measures = pl.read_parquet(small.store.measures_path).filter(pl.col("label").is_null())
+    assert measures.select("cell_id", "step").n_unique() == 4
+
+
+OTHER = "ridge-fixed"
+
+
+def evaluations(small):
+    """When each file of an evaluation was written."""
+    return {path: path.stat().st_mtime_ns for path in small.store.root.glob("cells/*/*/evals/*/*.parquet")}
+
+
 def test_a_cell_that_raises_leaves_the_others_alone(tmp_path):
     small = SmallStudy(tmp_path)
     victim = small.cells[1].cell_id

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.state import CellState, StageState, Status
+from orchestrator.wanted import MissingFile
 from slurm.cluster import Profile, local_profile
 from slurm.failures import Cause, Death
 from tests.orchestrator.plans import CLUSTER, CPU, WIDE, load, new, plan_of, units
@@ -16,7 +17,7 @@ ONE_A_JOB = ["cluster.pack=1"]
 
 def trained(cell, steps=(2, 4)):
     """Training has ended, and nothing is judged yet."""
-    missing = tuple((step, task) for step in steps for task in ("mnist", "patches"))
+    missing = tuple(MissingFile(step, task, "ridge") for step in steps for task in ("mnist", "patches"))
     done = StageState(status=Status.DONE, num_attempts=1, token="t")
     return CellState(cell=cell, train=done, evaluate=StageState(status=Status.NEW), steps=steps, missing=missing)
 

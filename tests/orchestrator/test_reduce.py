@@ -258,6 +258,33 @@ def test_a_table_of_one_other_protocol_is_taken_as_it_is() -> None:
     assert "protocol ridge-fixed" in task["method"]
 
 
+def test_the_protocol_that_is_named_counts_and_others_are_no_loss() -> None:
+    results = table(
+        row("a", 0.5, 0.4),
+        row("b", 0.6, 0.5),
+        row("a", 0.5, 0.7, protocol="linear", shots=None),
+        row("b", 0.6, 0.6, protocol="linear", shots=None),
+    )
+    for read in (results, results.lazy()):
+        linear = reduce_study(read, protocol="linear", draws=5)
+        (task,) = linear["tasks"]
+        assert (linear["protocol"], task["shots"], task["n"], task["conflicts"]) == ("linear", None, 2, 1)
+        assert task["dropped"] == {}
+    default = reduce_study(results, draws=5)
+    assert default["protocol"] == "ridge"
+    assert [(task["shots"], task["conflicts"], task["dropped"]) for task in default["tasks"]] == [(5, 0, {})]
+
+
+def test_a_protocol_that_no_row_is_of_is_refused_with_those_there_are() -> None:
+    results = table(row(), row(protocol="linear", shots=None), row(protocol="knn", last_checkpoint=False))
+    with pytest.raises(DataError, match=r"protocol 'liner' \(those there are: linear, ridge\). Did you mean 'linear'"):
+        reduce_study(results, protocol="liner")
+    with pytest.raises(DataError, match=r"is of protocol 'knn' \(those"):
+        reduce_study(results, protocol="knn")
+    with pytest.raises(DataError, match="no column protocol"):
+        reduce_study(results.drop("protocol"), protocol="ridge")
+
+
 def test_an_imported_table_needs_four_columns_only() -> None:
     results = pl.DataFrame(
         {
@@ -385,7 +412,10 @@ def test_too_few_cells_have_null_fits_and_a_verdict(n: int, hull: str) -> None:
         (table(row(shots=None), row(shots=None)), "cell 'a' has 2 rows of the same draw for task 'mnist' "),
         (table(row(), row(upstream=0.6, draw=1)), "cell 'a' has 2 different upstream accuracies"),
         (table(row(cell_id=None)), "1 rows have no cell_id"),  # type: ignore[arg-type] # the point of the test
-        (table(row(protocol="knn"), row("b", protocol="probe")), "protocol 'ridge' is not among"),
+        (
+            table(row(protocol="knn"), row("b", protocol="probe")),
+            r"rows of several protocols \(knn, probe\); choose one with --protocol NAME",
+        ),
         (table(row(last_layer=False)), "no row is of a last checkpoint and a last layer"),
         (table(row(downstream_num_test=0)), "downstream_num_test 0 .* at least 1 test image"),
         (table(row()).with_columns(shots=pl.lit("five")), "values of a wrong kind"),

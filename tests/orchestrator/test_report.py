@@ -17,20 +17,21 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from scipy import stats
 
 from models.errors import UserError
-from orchestrator.effects import SCHEMAS
+from orchestrator.effects import SCHEMAS, best_layers
 from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
-from orchestrator.results import SCHEMA
+from orchestrator.results import SCHEMA, UPSTREAM_SCHEMA
 from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import top1
 
 Study = tuple[pl.DataFrame, list[dict[str, Any]]]
 Tasks = list[dict[str, Any]]
 
-KINDS = ("frontier", "layers", "changes", "added", "correlations", "best_of_k")
+KINDS = ("frontier", "layers", "changes", "added", "correlations", "best_of_k", "measures")
 TASKS = ("digits", "fashion", "hiragana", "kanji_radical", "landcover", "mnist", "noto_script", "patches")
 SHOTS = (1, 5, 10, 25)
 SIZES = {"pico": (2, 20_000), "nano": (3, 90_000), "micro": (4, 400_000)}
@@ -191,9 +192,15 @@ class Page(HTMLParser):
 
 
 def write(
-    folder: Path, results: pl.DataFrame, states: list[dict[str, Any]], title: str = "quickstart", draws: int = 50
+    folder: Path,
+    results: pl.DataFrame,
+    states: list[dict[str, Any]],
+    title: str = "quickstart",
+    draws: int = 50,
+    protocol: str | None = None,
+    measures: pl.DataFrame | None = None,
 ) -> Page:
-    reduced = reduce_study(results, draws=draws) if results.height else {"tasks": []}
+    reduced = reduce_study(results, protocol=protocol, draws=draws) if results.height else {"tasks": []}
     write_report(
         folder,
         title=title,
@@ -203,6 +210,7 @@ def write(
         plan_summary={"gpu_hours": 1.25, "cpu_hours": 0.0, "sbatch_calls": 3},
         generated_by="Upshot 0.1.0",
         generated="2026-11-23",
+        measures=measures,
     )
     return Page(folder)
 
@@ -509,7 +517,7 @@ def test_figures_are_real_pictures(page: Page) -> None:
 def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> None:
     tables = page.folder / "tables"
     assert {path.stem for path in tables.iterdir()} == {
-        *("fits", "results", "conflicts", "axes", "layers", "cells"),
+        *("fits", "results", "conflicts", "axes", "layers", "measures", "cells"),
         *(f"effects_{name}" for name in SCHEMAS),
     }
     for path in tables.glob("*.parquet"):
@@ -687,6 +695,95 @@ def test_many_failed_cells_are_counted_beyond_the_listed_ones(tmp_path: Path) ->
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('2')">" onclick="alert(3)" '&amp;|`${x}`"""
 
 
+def with_linear(results: pl.DataFrame) -> pl.DataFrame:
+    """The results, and those of a protocol without shots: half of what ridge has at most shots, draw 0, last layer."""
+    most = pl.col("shots") == pl.col("shots").max()
+    linear = results.filter("last_layer", most, pl.col("draw") == 0).with_columns(
+        protocol=pl.lit("linear"),
+        shots=pl.lit(None, pl.Int64),
+        downstream_accuracy=pl.col("downstream_accuracy") / 2,
+    )
+    return pl.concat([results, linear])
+
+
+def measures_of(results: pl.DataFrame) -> pl.DataFrame:
+    """Upstream measures of every cell: a head norm that falls as accuracy rises, ranks of layers, an unknown margin."""
+    cells = results.filter("last_checkpoint").group_by("cell_id").agg(pl.col("upstream_accuracy").first())
+    rows = []
+    for cell_id, upstream in cells.sort("cell_id").iter_rows():
+        known = {"cell_id": cell_id, "step": 100, "last_checkpoint": True}
+        rows += [
+            {**known, "quantity": "head_weight_norm", "value": None if upstream is None else 1 - upstream},
+            {**known, "quantity": "effective_rank", "layer": 0, "value": 99.0},
+            {**known, "quantity": "effective_rank", "layer": 1, "value": 7.0},
+            {**known, "quantity": "margin_mean", "reason": "diverged"},
+            {**known, "quantity": "accuracy", "label": "sea", "value": 0.5},
+            {**known, "quantity": "head_weight_norm", "value": -1.0, "step": 50, "last_checkpoint": False},
+        ]
+    return pl.DataFrame(rows, schema=UPSTREAM_SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def two_protocols(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, pl.DataFrame]:
+    results, states = synthetic(tasks=("digits", "mnist"), shots=(5, 25))
+    both = with_linear(results)
+    folder = tmp_path_factory.mktemp("protocols")
+    return write(folder, both, states, draws=10, measures=measures_of(results)), both
+
+
+def test_protocols_are_compared_at_every_number_of_shots(two_protocols: tuple[Page, pl.DataFrame]) -> None:
+    page, results = two_protocols
+    assert "about one protocol (ridge)" in page.text
+    last = results.filter("last_checkpoint", "last_layer").drop_nulls(["upstream_accuracy", "downstream_accuracy"])
+    for shots in (5, 25):
+        mean = last.filter(task="mnist", shots=shots).group_by("cell_id").agg(pl.col("downstream_accuracy").mean())
+        other = last.filter(task="mnist", protocol="linear").select("cell_id", linear="downstream_accuracy")
+        both = mean.join(other, on="cell_id")
+        rank = stats.spearmanr(both["downstream_accuracy"], both["linear"]).statistic
+        difference = f"{(both['linear'] - both['downstream_accuracy']).mean():+.3f}".replace("-", "−")
+        assert f"mnistridge, {shots} shotslinear{both.height}{rank:.3f}{difference}" in page.text
+    assert pl.read_parquet(page.folder / "tables/effects_protocols.parquet").height == 2 * 2
+
+
+def test_another_protocol_is_reported_on_when_it_is_named(tmp_path: Path) -> None:
+    results, states = synthetic(tasks=("digits", "mnist"), shots=(5, 25))
+    page = write(tmp_path, with_linear(results), states, draws=10, protocol="linear")
+    assert "about one protocol (linear)" in page.text
+    assert "shots: " not in page.text.partition("Fits and verdicts")[0]
+    points = {row["cell"]: row["downstream"] for row in page.rows("frontier", "mnist", None, "points")}
+    halves = results.filter("last_checkpoint", "last_layer", task="mnist", shots=25, draw=0)
+    for cell_id, accuracy in halves.drop_nulls("downstream_accuracy").select("cell_id", "downstream_accuracy").rows():
+        assert points[cell_id] == pytest.approx(accuracy / 2, abs=6e-5)
+    assert {name.stem for name in (page.folder / "figures").glob("frontier*")} == {"frontier"}
+
+
+def test_a_table_of_one_protocol_has_nothing_to_compare(page: Page) -> None:
+    assert "All values are of one protocol, ridge." in page.text
+
+
+def test_measures_are_those_of_the_last_checkpoint_and_layer_over_all_classes(
+    two_protocols: tuple[Page, pl.DataFrame],
+) -> None:
+    page, results = two_protocols
+    upstream = dict(
+        results.filter("last_checkpoint").drop_nulls("upstream_accuracy").select("cell_id", "upstream_accuracy").rows()
+    )
+    shown = {row["cell"]: row for row in page.rows("measures", "head weight norm", None, "points")}
+    assert set(shown) == set(upstream)
+    for cell_id, accuracy in upstream.items():
+        assert shown[cell_id]["value"] == pytest.approx(1 - accuracy, abs=6e-5)
+        assert shown[cell_id]["upstream"] == pytest.approx(accuracy, abs=6e-5)
+    assert {row["value"] for row in page.rows("measures", "effective rank", None, "points")} == {7.0}
+    notes = {panel["name"]: panel["note"] for panel in page.data["panels"] if panel["kind"] == "measures"}
+    assert notes["head weight norm"] == f"{len(upstream)} cells; rank correlation −1.00"
+    assert "margin mean" not in notes
+    assert f"head weight norm{len(upstream)}" in page.text
+    assert f"margin meandiverged{results['cell_id'].n_unique()}" in page.text
+    best = best_layers(results, "ridge").filter(shots=5).group_by("cell_id").agg(pl.col("depth").mean())
+    depth = {row["cell"]: row["value"] for row in page.rows("measures", "depth of the best layer", 5, "points")}
+    assert depth == pytest.approx(dict(best.filter(pl.col("cell_id").is_in(list(upstream))).iter_rows()), abs=6e-5)
+
+
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     results, states = synthetic(tasks=("mnist",), shots=(5,))
     results = results.with_columns(
@@ -721,14 +818,32 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_draws_the_measures_at_every_number_of_shots(
+    two_protocols: tuple[Page, pl.DataFrame], tmp_path: Path
+) -> None:
+    page, drawn = two_protocols[0], seen_by_a_browser(two_protocols[0], tmp_path)
+    names = {attributes["data-name"] for _, attributes in page.tags if attributes.get("data-kind") == "measures"}
+    assert names == {"head weight norm", "effective rank", "depth of the best layer"}
+    for name in names:
+        assert re.search(rf'data-name="{name}".*?<svg [^>]*class="marks"', drawn, flags=re.DOTALL)
+    assert not re.search(r'class="note">no values at this number of shots', drawn)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_a_browser_draws_every_chart_without_complaint(page: Page, tmp_path: Path) -> None:
+    drawn = seen_by_a_browser(page, tmp_path)
+    charts = sum(tag == "figure" for tag, _ in page.tags)
+    assert charts == 8 + 8 + 6 + 1 + 1 + 1 + 8 + 1  # the last: the depth of the best layer
+    assert len(re.findall(r'<svg [^>]*class="marks"', drawn)) == charts
+    assert re.search(r'data-shots="5" [^>]*hidden', drawn)
+    assert not re.search(r'data-shots="25" [^>]*hidden', drawn)
+
+
+def seen_by_a_browser(page: Page, tmp_path: Path) -> str:
+    """The document once every chart is drawn; nothing was complained of."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={tmp_path}", (page.folder / "index.html").as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    charts = sum(tag == "figure" for tag, _ in page.tags)
-    assert charts == 8 + 8 + 6 + 1 + 1 + 1 + 8
     assert 'data-drawn="yes"' in ran.stdout
-    assert len(re.findall(r'<svg [^>]*class="marks"', ran.stdout)) == charts
     assert "CONSOLE" not in ran.stderr
-    assert re.search(r'data-shots="5" [^>]*hidden', ran.stdout)
-    assert not re.search(r'data-shots="25" [^>]*hidden', ran.stdout)
+    return ran.stdout

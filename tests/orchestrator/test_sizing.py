@@ -3,12 +3,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evals import tasks
 from models import ladder
-from models.data import load_labels, split, subset
+from models.build import build_model
+from models.data import describe, load_labels, split, subset
+from models.data.parts import MAX_TEST
 from models.data.residence import fits_in_memory
 from models.memory import own_memory_gb
 from models.recipe import num_steps
 from orchestrator import drive, sizing
+from orchestrator.evaluation_cost import evaluation_work, feature_width
+from orchestrator.grid import planned_architecture
 from orchestrator.sizing import packed_cost, rounded_minutes, with_less_memory
 from orchestrator.speeds import measure_speeds
 from orchestrator.spread import MEMORY_SHARE, TIME_MARGIN, TIME_START_MIN
@@ -79,6 +84,67 @@ def test_all_checkpoints_are_more_to_judge_than_the_last(small):
     sets = ["train.checkpoints=4"]
     all_of_them = plan_of(small, sets=sets).cells[0].evaluate.flops
     assert all_of_them == 4 * plan_of(small, sets=[*sets, "downstream.checkpoints=last"]).cells[0].evaluate.flops
+
+
+def test_an_evaluation_encodes_every_image_once_whatever_is_fitted_to_it(small):
+    def encoded(*protocols, upstream=False):
+        study, found = load(
+            small, [f"downstream.protocol={list(protocols)}", f"downstream.upstream={upstream}".lower()]
+        )
+        arch = planned_architecture(found[0].recipe)
+        work = evaluation_work(study, arch, describe("icons"))
+        assert work.flops(arch) == ladder.forward_flops(arch) * work.num_encoded
+        assert (work.num_trained, work.batch_size) == (0, 0)
+        return work.num_encoded
+
+    mnist, patches = tasks.task("mnist"), tasks.task("patches")
+    tests, shots = 1000 + 834, 5 * 2 * (10 + 12)  # shots, draws, classes
+    assert encoded("ridge") == encoded("ridge", "logistic", "knn", "finetune-head") == tests + shots
+    assert encoded("ridge", upstream=True) == tests + shots + min(describe("icons").num_test, MAX_TEST)
+    assert encoded("linear") == encoded("linear", "ridge", "knn-all") == tests + mnist.num_train + patches.num_train
+    assert encoded("vtab1k-linear") == tests + 1000 + patches.num_train  # which are 847
+    assert encoded("vtab1k-linear", "ridge") == tests + 1000 + 5 * 2 * 10 + patches.num_train
+
+
+def test_fine_tuning_costs_its_steps_and_a_pass_of_the_test_images_for_each_model(small):
+    study, found = load(
+        small, ["downstream.protocol=finetune", 'downstream.tasks=["mnist"]', "downstream.upstream=false"]
+    )
+    arch = planned_architecture(found[0].recipe)
+    work = evaluation_work(study, arch, describe("icons"))
+    assert work.num_trained == 2 * 500 * (10 + 50)  # draws, steps, images of 1 and of 5 shots
+    assert work.num_encoded == 4 * 1000
+    assert work.flops(arch) == ladder.train_flops(arch) * work.num_trained + ladder.forward_flops(arch) * 4000
+    plans = [plan_of(small, local_profile(), [f"downstream.protocol={name}"]) for name in ("ridge", "vtab1k-finetune")]
+    ridge, tuned = (plan.cells[0].evaluate for plan in plans)
+    assert tuned.hours > 100 * ridge.hours
+    assert tuned.resources.mem_gb >= ridge.resources.mem_gb
+
+
+def test_features_of_all_training_images_are_held_of_the_last_layer_alone(small):
+    def features_gb(protocol, task):
+        study, found = load(small, [f"downstream.protocol={protocol}", f"downstream.tasks={task}"])
+        arch = planned_architecture(found[0].recipe)
+        return evaluation_work(study, arch, describe("icons")).features_gb, arch
+
+    images = tasks.task("noto_script")
+    held, arch = features_gb("linear", '["noto_script"]')
+    copies = 2  # the features, and what the probe makes of them
+    assert held == copies * 4 * images.num_train * arch.width / 1e9
+    assert features_gb("linear", '["cells","noto_script"]')[0] == held, "one task after the other"
+    shots = images.num_classes * 5 * 2
+    layers = arch.depth + 1
+    assert features_gb("ridge", '["noto_script"]')[0] == copies * 4 * shots * layers * arch.width / 1e9
+
+
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [("vit", "pico"), ("mixer", "pico"), ("resnet", "pico"), ("resnet", "R50"), ("timm", "resnet18")],
+)
+def test_no_layer_has_more_features_than_are_planned_for(family, size):
+    arch = ladder.architecture(family, size, image_size=32, num_classes=10)
+    widest = build_model(arch).num_features
+    assert feature_width(arch) == widest if family != "timm" else feature_width(arch) >= widest
 
 
 def test_measured_seconds_correct_the_hours(small):

@@ -5,6 +5,7 @@ from orchestrator.attempts import read_attempts, work_seconds
 from orchestrator.plan import decide
 from orchestrator.state import Status
 from orchestrator.submissions import Task
+from orchestrator.wanted import UPSTREAM, MissingFile
 from slurm.failures import Cause
 from tests.orchestrator.ledger import EVALUATE, TRAIN
 
@@ -131,11 +132,38 @@ def test_a_trained_cell_is_running_until_its_results_are_there(ledger):
     ledger.submit_both()
     ledger.trained()
     waiting = ledger.state({(EVALUATE, 0): PENDING})
-    assert (waiting.status, waiting.train.status, len(waiting.missing)) == (Status.RUNNING, Status.DONE, 2)
+    assert (waiting.status, waiting.train.status, len(waiting.missing)) == (Status.RUNNING, Status.DONE, 3)
     ledger.evaluated(4, tasks=["mnist"])
-    assert ledger.state({(EVALUATE, 0): RUNNING}).missing == ((4, "patches"),)
+    assert ledger.state({(EVALUATE, 0): RUNNING}).missing == (MissingFile(4, "patches", "ridge"),)
     ledger.evaluated(4)
     assert ledger.state().status == Status.DONE
+
+
+def test_a_protocol_that_is_asked_for_later_lacks_its_own_files_only(ledger):
+    ledger.submit_both()
+    ledger.trained(2, 4)
+    ledger.evaluated(2, 4)
+    assert ledger.state().status == Status.DONE
+    downstream = ledger.study.downstream.model_copy(update={"protocol": ["ridge", "linear"]})
+    more = ledger.study.model_copy(update={"downstream": downstream})
+    state = ledger.state(study=more)
+    assert state.missing == tuple(MissingFile(step, task, "linear") for step in (2, 4) for task in ("mnist", "patches"))
+    assert state.to_json()["missing_evaluations"] == 4
+    assert decide(more, state)[::2] == ("submit", ("evaluate",))
+    assert decide(more, state)[3] == (2, 4)
+
+
+def test_upstream_measures_are_wanted_unless_the_study_declines_them(ledger):
+    ledger.submit_both()
+    ledger.trained()
+    ledger.evaluated(4, measures=False)
+    assert ledger.state().missing == (MissingFile(4, UPSTREAM),)
+    for given, missing in ((False, 0), ("by_class", 1)):
+        downstream = ledger.study.downstream.model_copy(update={"upstream": given})
+        state = ledger.state(study=ledger.study.model_copy(update={"downstream": downstream}))
+        assert len(state.missing) == missing
+    ledger.evaluated(4)
+    assert len(state.missing) == 1, "the accuracy of each class is in a file of its own"
 
 
 def test_a_diverged_cell_without_its_rows_is_not_done(ledger):
@@ -145,7 +173,7 @@ def test_a_diverged_cell_without_its_rows_is_not_done(ledger):
         ledger.cells[0].cell_id, event="end", stage="train", attempt=1, token=TRAIN, outcome="diverged", step=3
     )
     state = ledger.state()
-    assert state.missing == ((3, "mnist"), (3, "patches"))
+    assert [(file.step, file.task) for file in state.missing] == [(3, "mnist"), (3, "patches"), (3, UPSTREAM)]
     assert decide(ledger.study, state)[::2] == ("submit", ("evaluate",))
 
 

@@ -9,6 +9,7 @@ from orchestrator.attempts import read_attempts
 from orchestrator.state import LIVE, CellFiles, Status, find_corpses, judge
 from orchestrator.store import Manifest
 from orchestrator.submissions import Task, index_submissions
+from orchestrator.wanted import MissingFile
 from slurm.failures import Cause
 
 CELL = SimpleNamespace(cell_id="c" * 16)
@@ -108,7 +109,9 @@ def test_a_live_or_unknown_evaluation_is_neither_done_nor_failed_while_results_a
         for name in ("start", "end")
     ]
     files = CellFiles(
-        attempts=read_attempts([*trained, *records]), steps=STEPS, missing=tuple((s, "mnist") for s in sorted(missing))
+        attempts=read_attempts([*trained, *records]),
+        steps=STEPS,
+        missing=tuple(MissingFile(s, "mnist", "ridge") for s in sorted(missing)),
     )
     unit = CELL.cell_id if step is None else f"{CELL.cell_id}@{step}"
     ends = {(a.outcome, a.step) for a in files.attempts if a.stage == "evaluate"}

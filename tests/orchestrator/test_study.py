@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evals.protocol import PROTOCOLS
 from models.errors import StudyError
 from models.recipe import Axes
 from orchestrator.grid import cells, num_excluded
@@ -248,8 +249,33 @@ def test_the_template_is_a_study(tmp_path):
 
 
 def test_every_protocol_can_be_asked_for(tmp_path):
-    for name in ("ridge", "ridge-fixed"):
-        assert load(tmp_path, sets=[f"downstream.protocol={name}"]).study.protocol.name == name
+    for name in PROTOCOLS:
+        (protocol,) = load(tmp_path, sets=[f"downstream.protocol={name}"]).study.protocols
+        assert protocol.name == name
+
+
+def test_protocols_stand_in_the_order_of_the_file_with_the_shots_that_they_have(tmp_path):
+    sets = ['downstream.protocol=["linear","ridge","scenic"]', "downstream.shots=[5,1]", "downstream.draws=2"]
+    linear, ridge, scenic = load(tmp_path, sets=sets).study.protocols
+    assert (linear.name, linear.shots, linear.draws, linear.layers) == ("linear", (), 1, "last")
+    assert (ridge.name, ridge.shots, ridge.draws, ridge.layers) == ("ridge", (1, 5), 2, "all")
+    assert (scenic.name, scenic.shots, scenic.draws) == ("scenic", (1, 5), 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ('downstream.protocol=["ridge","logistik"]', "downstream.protocol: unknown protocol 'logistik'.*'logistic'"),
+        ("downstream.protocol=rigde", "downstream.protocol: unknown protocol 'rigde'.*Did you mean 'ridge'"),
+        ('downstream.protocol=["knn","ridge","knn"]', "downstream.protocol: 'knn' stands there twice"),
+        ("downstream.protocol=[]", "downstream.protocol: .*at least 1 item"),
+        ("downstream.protocol=[3]", "downstream.protocol.0: "),
+        ("downstream.upstream=by_clas", "by_class"),
+    ],
+)
+def test_a_wrong_choice_of_evaluations_says_what_there_is(tmp_path, given, said):
+    with pytest.raises(StudyError, match=said):
+        load(tmp_path, sets=[given])
 
 
 def test_cell_ids_never_change(tmp_path):

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evals.measures import MEASURES_SCHEMA
+from evals.protocol import upstream_eval_id
 from models.errors import DataError, UserError
 from orchestrator import tracking
-from orchestrator.tracking.curves import Point, current_points, downstream_metrics, read_curve
+from orchestrator.tracking.curves import Point, current_points, downstream_metrics, final_metrics, read_curve
 from tests.wandb_server import WandbServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -758,9 +760,41 @@ def test_tasks_shots_and_protocols_stay_apart(cell: Path) -> None:
         "downstream/mnist/5shot/accuracy": 0.1,
         "downstream/mnist/25shot/accuracy": 0.2,
         "downstream/digits/5shot/accuracy": 0.3,
-        "downstream/mnist/full/accuracy": 0.4,
+        "downstream/mnist/all/accuracy": 0.4,
         "downstream/mnist/5shot/ridge-fixed/accuracy": 0.5,
     }
+    evaluate(cell, 10, {0: [0.6]}, protocol="linear", shots=None)
+    assert downstream_metrics(folder)["downstream/mnist/all/linear/accuracy"] == 0.6
+
+
+def test_upstream_measures_stand_beside_the_results_of_the_tasks(cell: Path) -> None:
+    append(cell, training(0, 10, checkpoints=(10,)))
+    folder = evaluate(cell, 10, {0: [0.1]}).parent
+    rows = [
+        ("margin", None, None, 0.4),
+        ("feature_rank", 1, None, 3.5),
+        ("feature_rank", 0, None, 7.5),
+        ("accuracy", None, "sea", 0.9),
+        ("ece", None, None, None),
+        ("head_norm", None, None, math.inf),
+        ("accuracy", None, None, 0.3),
+    ]
+    columns = ("quantity", "layer", "label", "value")
+    table = pl.DataFrame(rows, schema=[(name, MEASURES_SCHEMA[name]) for name in columns], orient="row")
+    table.write_parquet(folder / f"{upstream_eval_id(by_class=True)}.parquet")
+    metrics = final_metrics(cell, read_curve(cell))
+    assert {name: value for name, value in metrics.items() if name.startswith(("upstream", "downstream"))} == {
+        "upstream/accuracy": 0.01,  # as training measured it
+        "upstream/loss": 2.99,
+        "upstream/margin": 0.4,
+        "upstream/feature_rank": 3.5,
+        "upstream/ece": None,
+        "upstream/head_norm": None,
+        "downstream/mnist/5shot/accuracy": 0.1,
+    }
+    (folder / f"{upstream_eval_id(by_class=True)}.parquet").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"upstream-.*cannot be read"):
+        final_metrics(cell, read_curve(cell))
 
 
 def test_of_two_files_for_the_same_shots_the_newer_counts(cell: Path) -> None:
