@@ -245,13 +245,13 @@ def _bounds(d: _Decomposition, lambdas_R: Floats, held_out_RN: Floats, share_R: 
 
 
 # Rounding of the float32 products: with p_n a row of X V and f_k = 1 / (m_k + lambda), the change of
-# h_n = sum_k p_nk^2 f_k is 2 sum_k p_nk dp_nk f_k <= 2 max|dp| sqrt(h_n sum_k f_k) by Cauchy and Schwarz. That of
-# p_n' (f right) is about max|dp| |f right| as the signs of the dp are unrelated; the sum over k rounds no worse.
+# h_n = sum_k p_nk^2 f_k is 2 sum_k p_nk dp_nk f_k. As the signs of the dp are unrelated, that is about
+# 2 max|dp| (sum_k p_nk^2 f_k^2)^(1/2) <= 2 max|dp| (max_k f_k)^(1/2), since h_n <= 1. Likewise that of p_n' (f right)
+# is about max|dp| |f right|; the sum over k rounds no worse.
 
 
 def _leverage_rounding(d: _Decomposition, lambdas_R: Floats) -> Floats:
-    sums_R = np.sum(1.0 / (d.eigenvalues_K + lambdas_R[:, None]), axis=1)
-    return np.asarray(2 * d.rounding * np.sqrt(sums_R), dtype=np.float64)
+    return np.asarray(2 * d.rounding / np.sqrt(d.eigenvalues_K.min() + lambdas_R), dtype=np.float64)
 
 
 def _residual_rounding(d: _Decomposition, regularisation: float) -> float:
