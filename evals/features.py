@@ -1,97 +1,238 @@
-"""Frozen features of every layer, in one forward pass an image.
+"""Frozen features of every layer, in one forward pass an image, batch by batch.
 
-Shape suffixes: B batch, N images, H and W pixels, C channels, T tokens, D features.
+A layer's features are the output of its block, pooled, before any final norm; the last layer's are what the classifier
+sees (the pre-logits features). A ViT or MLP-Mixer has one layer a block, a ResNet its stem and four stages, any other
+timm model what its `forward_intermediates` gives; the pre-logits features come on top.
+
+Shape suffixes: B batch, N images, H and W pixels, C channels or classes, T tokens, D features, L layers.
 """
 
-from typing import Protocol, cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from itertools import pairwise
+from typing import Final, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from evals.protocol import Layers
 from models.device import Device, device_of
 from models.errors import DataError
 from models.inputs import to_input
+
+Features = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+Pooling = Literal["class token", "mean over tokens", "mean over positions"]
+
+CLASS_TOKEN: Final = "class token"  # noqa: S105 - no password
 
 
 class _Backbone(Protocol):
     """What timm's models share, and `torch.nn.Module` does not declare."""
 
-    def forward_intermediates(self, x: torch.Tensor, **options: object) -> tuple[torch.Tensor, list[torch.Tensor]]: ...
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor: ...
 
-    def forward_head(self, x: torch.Tensor, *, pre_logits: bool) -> torch.Tensor: ...
+    def forward_intermediates(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]: ...
+
+    def forward_head(self, x: torch.Tensor, *, pre_logits: bool = False) -> torch.Tensor: ...
 
 
 class _TokenBackbone(Protocol):
-    """timm's ViT with a class token, asked for the prefix tokens too."""
+    """Those with a class token, asked for the tokens before the patches' too."""
 
     def forward_intermediates(
         self, x: torch.Tensor, **options: object
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]: ...
 
 
-def extract_features(
-    model: nn.Module,
-    images_NHWC: npt.NDArray[np.uint8],
-    *,
-    batch_size: int,
-) -> list[npt.NDArray[np.float32]]:
-    """Features [N, D] of every layer, first to last: each block's output, pooled, and then the pre-logits features.
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Of one batch: features [B, D] by layer, first to last, and logits [B, C]."""
 
-    A block of a ViT with a class token gives that token; other ViT and MLP-Mixer blocks give the mean over tokens. A
-    ResNet gives its stem and its four stages, each the mean over positions; any other timm model that of each map
-    which its `forward_intermediates` gives. Block outputs are taken before any final norm. Each image is encoded once,
-    in evaluation mode; the model's mode is restored.
+    layers: list[Features]
+    logits_BC: Features
+
+
+def encode(
+    model: nn.Module, batches: Iterable[Pixels], *, batch_size: int, layers: Layers = "all"
+) -> Iterator[list[Features]]:
+    """Features [B, D] of each batch in turn, by layer, first to last; of the last layer alone where that is asked.
+
+    Blocks are pooled as they come (see `pooling`), so that the block outputs of a batch need not be in memory together;
+    those of models other than ViT, MLP-Mixer and ResNet are. The model is in evaluation mode until the last batch, and
+    as it was then. Results depend on batch size and order by float32 rounding only.
 
     Args:
         model: a timm model, on any device.
-        images_NHWC: uint8, with one channel or three, of the size that the model takes.
-        batch_size: images a forward pass; the last pass may have fewer. It changes results by rounding only.
+        batches: uint8 [B, H, W, C], with one channel or three, of the size that the model takes.
+        batch_size: the most images of a batch; where programs are compiled, smaller ones are filled up to it.
+        layers: "all", or "last" for the pre-logits features.
+
+    Raises:
+        DataError: a batch without images, or one that is not uint8 with one channel or three.
+    """
+    return _outputs(model, batches, batch_size, layers, logits=False)
+
+
+def encode_with_logits(model: nn.Module, batches: Iterable[Pixels], *, batch_size: int) -> Iterator[Encoded]:
+    """Features of every layer and the logits of each batch in turn, as `encode` gives them, from one forward pass.
+
+    Raises:
+        DataError: as `encode`.
+    """
+    for *layers, logits_BC in _outputs(model, batches, batch_size, "all", logits=True):
+        yield Encoded(layers, logits_BC)
+
+
+def extract_features(model: nn.Module, images_NHWC: Pixels, *, batch_size: int) -> list[Features]:
+    """Features [N, D] of every layer of all images, as `encode` gives them.
 
     Raises:
         DataError: no images, or not uint8 with one channel or three.
     """
     _check_images(images_NHWC)
-    was_training, device = model.training, device_of(model)
-    model.eval()
-    try:
-        batches = [
-            _encode(model, images_NHWC[start : start + batch_size], batch_size, device)
-            for start in range(0, len(images_NHWC), batch_size)
-        ]
-    finally:
-        model.train(was_training)
-    return [np.concatenate(layer) for layer in zip(*batches, strict=True)]
+    starts = range(0, len(images_NHWC), batch_size)
+    encoded = encode(model, (images_NHWC[start : start + batch_size] for start in starts), batch_size=batch_size)
+    return [np.concatenate(layer) for layer in zip(*encoded, strict=True)]
 
 
-def _check_images(images_NHWC: npt.NDArray[np.uint8]) -> None:
-    shape = images_NHWC.shape
-    if images_NHWC.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
-        raise DataError(f"images: {images_NHWC.dtype} {list(shape)} given, uint8 [N, H, W, 1 or 3] needed")
+def pooling(model: nn.Module) -> Pooling:
+    """How a block's output becomes one vector: the class token where the classifier reads it, else a mean.
+
+    The mean is over the patches' tokens, or over the positions of a map.
+    """
+    reads_class_token = getattr(model, "global_pool", None) == "token"
+    if isinstance(model, VisionTransformer):
+        return CLASS_TOKEN if reads_class_token and model.has_class_token else "mean over tokens"
+    if isinstance(model, MlpMixer):
+        return "mean over tokens"
+    takes = signature(cast("_Backbone", model).forward_intermediates).parameters
+    return CLASS_TOKEN if reads_class_token and "return_prefix_tokens" in takes else "mean over positions"
+
+
+def _check_images(images_BHWC: Pixels) -> None:
+    shape = images_BHWC.shape
+    if images_BHWC.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+        raise DataError(f"images: {images_BHWC.dtype} {list(shape)} given, uint8 [N, H, W, 1 or 3] needed")
     if shape[0] == 0:
         raise DataError("images: none given, there is nothing to encode")
 
 
+def _outputs(
+    model: nn.Module, batches: Iterable[Pixels], batch_size: int, layers: Layers, *, logits: bool
+) -> Iterator[list[Features]]:
+    """What was asked for of each batch, the logits last."""
+    was_training, device = model.training, device_of(model)
+    model.eval()
+    try:
+        for images_BHWC in batches:
+            _check_images(images_BHWC)
+            assert len(images_BHWC) <= batch_size, f"a batch of {len(images_BHWC)} images, {batch_size} at most"
+            yield _forward(model, images_BHWC, batch_size, device, layers, logits=logits)
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()  # torch-xla makes no views in inference mode
-def _encode(
-    model: nn.Module, images_BHWC: npt.NDArray[np.uint8], batch_size: int, device: Device
-) -> list[npt.NDArray[np.float32]]:
+def _forward(
+    model: nn.Module, images_BHWC: Pixels, batch_size: int, device: Device, layers: Layers, *, logits: bool
+) -> list[Features]:
     # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
     x_BCHW = to_input(device.put(device.filled(torch.tensor(images_BHWC), batch_size)))
-    layers = _layers(model, x_BCHW)
-    device.end_step()  # one program for all layers
-    return [layer_BD.float().cpu().numpy()[: len(images_BHWC)] for layer_BD in layers]
-
-
-def _layers(model: nn.Module, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
-    if getattr(model, "has_class_token", False):
-        final, blocks = cast("_TokenBackbone", model).forward_intermediates(
-            x_BCHW, output_fmt="NLC", return_prefix_tokens=True
-        )
-        # timm puts the class token before the other prefix tokens.
-        pooled = [prefix_BTD[:, 0] for _, prefix_BTD in blocks]
+    backbone = cast("_Backbone", model)
+    if layers == "all":
+        final, outputs = _with_blocks(model, x_BCHW)
     else:
-        final, maps_BDHW = cast("_Backbone", model).forward_intermediates(x_BCHW)
-        pooled = [map_BDHW.mean(dim=(2, 3)) for map_BDHW in maps_BDHW]
-    return [*pooled, cast("_Backbone", model).forward_head(final, pre_logits=True)]
+        final, outputs = backbone.forward_features(x_BCHW), []
+    outputs.append(backbone.forward_head(final, pre_logits=True))
+    if logits:
+        outputs.append(backbone.forward_head(final))
+    return _fetched(outputs, len(images_BHWC), device)
+
+
+def _fetched(outputs: list[torch.Tensor], num_images: int, device: Device) -> list[Features]:
+    """All of them in one transfer: an accelerator is waited for once a batch."""
+    whole_BD = torch.cat(outputs, dim=1).float()
+    device.end_step()  # one program for all layers
+    fetched_BD = whole_BD.cpu().numpy()[:num_images]
+    ends = np.cumsum([0, *(output.shape[1] for output in outputs)])
+    return [np.ascontiguousarray(fetched_BD[:, start:end]) for start, end in pairwise(ends)]
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+def _with_blocks(model: nn.Module, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """(what goes into the head, the pooled output of every block)."""
+    blocks = _blocks(model)
+    if blocks:
+        with _pooled(blocks, _pool_of(model)) as outputs:
+            return cast("_Backbone", model).forward_features(x_BCHW), outputs
+    if pooling(model) == CLASS_TOKEN:
+        final, tokens = cast("_TokenBackbone", model).forward_intermediates(x_BCHW, return_prefix_tokens=True)
+        # timm puts the class token before the other prefix tokens.
+        return final, [prefix_BTD[:, 0] for _, prefix_BTD in tokens]
+    final, maps_BDHW = cast("_Backbone", model).forward_intermediates(x_BCHW)
+    return final, [_mean_of_map(map_BDHW) for map_BDHW in maps_BDHW]
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The modules whose outputs are the layers, as timm's `forward_intermediates` has them; empty for other models."""
+    if isinstance(model, VisionTransformer | MlpMixer):
+        return list(model.blocks)
+    if isinstance(model, ResNet):
+        stem_and_stages = (model.act1, model.layer1, model.layer2, model.layer3, model.layer4)
+        return [cast("nn.Module", module) for module in stem_and_stages]
+    return []
+
+
+def layer_modules(model: nn.Module) -> list[list[nn.Module]]:
+    """The modules of each layer but the last; empty where they are not known.
+
+    Of models other than ViT, MLP-Mixer and ResNet they are known where timm's `feature_info` names all children of one
+    container: elsewhere it leaves out blocks between its layers.
+    """
+    if isinstance(model, ResNet):  # the stem's convolution comes before the module whose output it gives
+        return [[cast("nn.Module", model.conv1), cast("nn.Module", model.bn1)], *([b] for b in _blocks(model)[1:])]
+    return [[block] for block in _blocks(model) or _children_in_feature_info(model)]
+
+
+def _children_in_feature_info(model: nn.Module) -> list[nn.Module]:
+    names = [str(info["module"]) for info in getattr(model, "feature_info", None) or ()]
+    parents = {name.rpartition(".")[0] for name in names}
+    parent = dict(model.named_modules()).get(parents.pop()) if len(parents) == 1 else None
+    children = dict(parent.named_children()) if parent is not None else {}
+    return list(children.values()) if [name.rpartition(".")[2] for name in names] == list(children) else []
+
+
+@contextmanager
+def _pooled(blocks: list[nn.Module], pool: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """What the blocks give while this is open, pooled."""
+    outputs: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda *call: outputs.append(pool(call[-1]))) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pool_of(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    how = pooling(model)
+    if how == CLASS_TOKEN:
+        return lambda x_BTD: x_BTD[:, 0].clone()  # a view would keep all of the block's output
+    if how == "mean over tokens":
+        num_prefix_tokens = getattr(model, "num_prefix_tokens", 0)
+        return lambda x_BTD: x_BTD[:, num_prefix_tokens:].mean(dim=1)
+    return _mean_of_map
+
+
+def _mean_of_map(map_BDHW: torch.Tensor) -> torch.Tensor:
+    return map_BDHW.mean(dim=(2, 3))

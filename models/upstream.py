@@ -12,14 +12,15 @@ import torch
 from torch.nn import functional
 
 from models.augment import Batch, StepImages, draw_batch
-from models.data import is_folder, load_images, open_stored, split, subset
+from models.data import ImageSet, is_folder, load_images, open_stored, split, subset
 from models.data.corrupt import MAX_CORRUPT, Corrupt
 from models.data.order import Order, make_order
 from models.data.parts import Part, draw_parts
 from models.data.pixels import resize
 from models.data.readers import ArrayReader, Reader, StoredReader
 from models.data.residence import MEASURED_IMAGES, fits_in_memory
-from models.data.sets import IntArray
+from models.data.sets import IntArray, PixelArray
+from models.data.stored import StoredSet
 from models.device import Device
 from models.distributed import World
 from models.feed import step_images
@@ -54,6 +55,14 @@ class UpstreamData:
     corrupt: Corrupt
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """The held-out images alone, and the names of the classes, by the label that the model knows them by."""
+
+    images: Resident | Reader
+    classes: tuple[str, ...]
+
+
 def load_upstream(recipe: Recipe, *, max_corrupt: float = MAX_CORRUPT) -> UpstreamData:
     """The recipe's share of the upstream images, labels renumbered over the classes that were kept.
 
@@ -68,11 +77,7 @@ def load_upstream(recipe: Recipe, *, max_corrupt: float = MAX_CORRUPT) -> Upstre
 
 def _packaged(recipe: Recipe) -> UpstreamData:
     """Of these no image is corrupt."""
-    images = load_images(recipe.dataset)
-    train_all, test_all = split(images)
-    kept = subset(images.labels_N, train_all, **recipe.subset)
-    classes = np.unique(images.labels_N[kept])
-    test = test_all[np.isin(images.labels_N[test_all], classes)]
+    images, kept, test, classes = _drawn(recipe)
     labels = np.searchsorted(classes, images.labels_N[kept])
     train: Resident | Reader
     if not recipe.crop and recipe.augreg == "none":
@@ -82,13 +87,26 @@ def _packaged(recipe: Recipe) -> UpstreamData:
         train = ArrayReader(images.images_NHWC[kept], labels, recipe.image_size)
     return UpstreamData(
         train=train,
-        test=Resident(
-            torch.from_numpy(resize(images.images_NHWC[test], recipe.image_size)),
-            torch.from_numpy(np.searchsorted(classes, images.labels_N[test])),
-        ),
+        test=_resident(recipe, images, test, classes),
         num_classes=len(classes),
         order=_order(recipe, np.array([len(kept)]), 1),
         corrupt=Corrupt(recipe.dataset, len(kept), 0.0),
+    )
+
+
+def _drawn(recipe: Recipe) -> tuple[ImageSet, IntArray, IntArray, IntArray]:
+    """A packaged set, the indices to train on and those held out of the same classes, and these classes, ascending."""
+    images = load_images(recipe.dataset)
+    train_all, test_all = split(images)
+    kept = subset(images.labels_N, train_all, **recipe.subset)
+    classes = np.unique(images.labels_N[kept])
+    return images, kept, test_all[np.isin(images.labels_N[test_all], classes)], classes
+
+
+def _resident(recipe: Recipe, images: ImageSet, idx: IntArray, classes: IntArray) -> Resident:
+    return Resident(
+        torch.from_numpy(resize(images.images_NHWC[idx], recipe.image_size)),
+        torch.from_numpy(np.searchsorted(classes, images.labels_N[idx])),
     )
 
 
@@ -98,18 +116,20 @@ def _stored(recipe: Recipe, max_corrupt: float) -> UpstreamData:
     num_images = int(drawn.train.shard_sizes.sum() + drawn.test.shard_sizes.sum())
     corrupt = Corrupt(recipe.dataset, num_images, max_corrupt)
     keep = fits_in_memory(num_images, recipe.image_size, own_memory_gb())
-    label_C = np.searchsorted(drawn.classes, np.arange(len(stored.classes)))
-
-    def reader(part: Part) -> StoredReader:
-        return StoredReader(stored, part, image_size=recipe.image_size, label_C=label_C, corrupt=corrupt, keep=keep)
-
     return UpstreamData(
-        train=reader(drawn.train),
-        test=reader(drawn.test),
+        train=_reader(recipe, stored, drawn.train, drawn.classes, corrupt, keep=keep),
+        test=_reader(recipe, stored, drawn.test, drawn.classes, corrupt, keep=keep),
         num_classes=len(drawn.classes),
         order=_order(recipe, drawn.train.shard_sizes, stored.most_open),
         corrupt=corrupt,
     )
+
+
+def _reader(
+    recipe: Recipe, stored: StoredSet, part: Part, classes: IntArray, corrupt: Corrupt, *, keep: bool
+) -> StoredReader:
+    label_C = np.searchsorted(classes, np.arange(len(stored.classes)))
+    return StoredReader(stored, part, image_size=recipe.image_size, label_C=label_C, corrupt=corrupt, keep=keep)
 
 
 def _order(recipe: Recipe, shard_sizes: IntArray, most_open: int) -> Order:
@@ -163,3 +183,34 @@ def measure_upstream(model: torch.nn.Module, data: UpstreamData, device: Device)
     for of_batch in losses:
         loss += float(of_batch)
     return sum(map(int, correct)) / num_test, loss / num_test
+
+
+def load_held_out(recipe: Recipe, *, max_corrupt: float = MAX_CORRUPT) -> HeldOut:
+    """The images that `measure_upstream` measures on, without those to train on; stored ones are not kept in memory.
+
+    Raises:
+        UserError: as `load_upstream`.
+    """
+    if not is_folder(recipe.dataset):
+        images, _, test, classes = _drawn(recipe)
+        return HeldOut(_resident(recipe, images, test, classes), tuple(images.classes[label] for label in classes))
+    stored = open_stored(recipe.dataset)
+    drawn = draw_parts(stored, recipe.subset)
+    corrupt = Corrupt(recipe.dataset, int(drawn.test.shard_sizes.sum()), max_corrupt)
+    reader = _reader(recipe, stored, drawn.test, drawn.classes, corrupt, keep=False)
+    return HeldOut(reader, tuple(stored.classes[label] for label in drawn.classes))
+
+
+def held_out_batches(held_out: HeldOut, batch_size: int) -> Iterator[tuple[PixelArray, IntArray]]:
+    """(images [B, H, W, C], labels [B]) of the held-out part, in its order; the next ones are decoded meanwhile.
+
+    Raises:
+        DataError: too many images cannot be read.
+    """
+    num_images = len(held_out.images)
+    starts = range(0, num_images, batch_size)
+    batches = (Batch(position_B=np.arange(start, min(start + batch_size, num_images))) for start in starts)
+    with _images(held_out.images, batches, World.alone(), Device(torch.device("cpu"))) as coming:
+        for images in coming:
+            row_B = images.row_B
+            yield images.images_NHWC.numpy()[row_B], images.labels_N.numpy()[row_B]
