@@ -40,6 +40,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.checkpoint_stall
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.features
 
 clean:
 	rm -rf $(VENV) $(XLA) build *.egg-info

@@ -61,17 +61,17 @@ class Scores:
     def rows(self) -> Iterator[Row]:
         """Accuracy, top-5 accuracy, loss, calibration error and Brier score."""
         num_images, num_classes, unusable = self._num_images, len(self._images_C), self._unusable()
-        of_all = 1 / max(1, num_images)
         few = f"any five of {num_classes} classes hold the right one" if num_classes <= TOP else None
         gap_M = np.abs(self._confidence_M - self._hits_M)
         for quantity, total, reason in (
-            ("accuracy", self._hits_C.sum(), unusable),
+            ("accuracy", int(self._hits_C.sum()), unusable),
             ("accuracy_top5", self._num_top, unusable or few),
             ("cross_entropy", self._loss, unusable),
-            ("expected_calibration_error", gap_M.sum(), unusable),
+            ("expected_calibration_error", float(gap_M.sum()), unusable),
             ("brier_score", self._brier, unusable),
         ):
-            yield measure(quantity, float(total) * of_all, num_images=num_images, reason=reason)
+            value = None if reason else total / num_images
+            yield measure(quantity, value, num_images=num_images, reason=reason)
 
     def class_rows(self, classes: Sequence[str]) -> Iterator[Row]:
         """The accuracy on the images of each class."""

@@ -58,3 +58,44 @@ def test_batches_of_any_size_are_one_program(checkpoint):
         for layer_ND, expected_ND in zip(features, whole, strict=True):
             np.testing.assert_array_equal(layer_ND, expected_ND[:size])
     assert compiled() == before
+
+
+@pytest.mark.parametrize("family", AXES)
+def test_upstream_measures_are_what_was_recorded_there_and_those_of_the_cpu(checkpoint, family, monkeypatch):
+    there, metrics = measured(checkpoint(family), family)
+    monkeypatch.delenv("PJRT_DEVICE")
+    here, _ = measured(checkpoint(family), family)
+    assert there[None, "accuracy"] == pytest.approx(metrics["upstream_accuracy"], abs=0.001)
+    assert there[None, "cross_entropy"] == pytest.approx(metrics["upstream_loss"], rel=1e-4)
+    assert there.keys() == here.keys()
+    assert all(value is not None for value in there.values())
+    for key, value in there.items():
+        assert value == pytest.approx(here[key], rel=1e-3, abs=1e-3), key
+
+
+def measured(checkpoint, family):
+    """Values by (layer, quantity), and what was recorded in training; the last batch is not a full one."""
+    from evals.upstream import upstream_measures
+    from models.train import load_model
+    from models.upstream import held_out_batches, load_held_out
+
+    folder, metrics, arch = checkpoint
+    held_out = load_held_out(recipe(family))
+    batches = held_out_batches(held_out, 200)
+    rows = upstream_measures(load_model(arch)(folder), batches, held_out.classes, batch_size=200)
+    return {(row["layer"], row["quantity"]): row["value"] for row in rows}, metrics
+
+
+def test_measures_of_a_model_are_one_program(checkpoint):
+    from evals.features import encode_with_logits
+    from models.train import load_model
+
+    folder, _, arch = checkpoint("resnet")
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 1), dtype=np.uint8)
+    model = load_model(arch)(folder)
+    [whole, _] = encode_with_logits(model, [images_NHWC[:48], images_NHWC[48:]], batch_size=48)
+    before = compiled()
+    for size in (48, 3):
+        [encoded] = encode_with_logits(model, [images_NHWC[:size]], batch_size=48)
+        np.testing.assert_array_equal(encoded.logits_BC, whole.logits_BC[:size])
+    assert compiled() == before
