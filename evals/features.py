@@ -10,6 +10,7 @@ Shape suffixes: B batch, N images, H and W pixels, C channels or classes, T toke
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import Final, Literal, Protocol, cast
@@ -29,6 +30,7 @@ from models.inputs import ToInput, to_input
 
 Features = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]
 Pooling = Literal["class token", "mean over tokens", "mean over positions"]
 
 CLASS_TOKEN: Final = "class token"  # noqa: S105 - no password
@@ -135,33 +137,34 @@ def _outputs(
     model: nn.Module, batches: Iterable[Pixels], batch_size: int, layers: Layers, to_input: ToInput, *, logits: bool
 ) -> Iterator[list[Features]]:
     """What was asked for of each batch, the logits last."""
-    was_training, device = model.training, device_of(model)
-    model.eval()
-    try:
+    device, backbone = device_of(model), cast("_Backbone", model)
+    forward = _with_blocks(model) if layers == "all" else lambda x_BCHW: (backbone.forward_features(x_BCHW), [])
+    with _evaluating(model):
         for images_BHWC in batches:
             _check_images(images_BHWC)
             assert len(images_BHWC) <= batch_size, f"a batch of {len(images_BHWC)} images, {batch_size} at most"
-            # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
-            images = device.put(device.filled(torch.tensor(images_BHWC), batch_size))
-            outputs = _forward(model, images, to_input, layers, logits=logits)
-            yield _fetched(outputs, len(images_BHWC), device)
+            with torch.no_grad():  # torch-xla makes no views in inference mode
+                # A copy, because torch warns about tensors on arrays that are read-only, as cached images are.
+                x_BCHW = to_input(device.put(device.filled(torch.tensor(images_BHWC), batch_size)))
+                final, outputs = forward(x_BCHW)
+                outputs.append(backbone.forward_head(final, pre_logits=True))
+                if logits:
+                    outputs.append(backbone.forward_head(final))
+                fetched = _fetched(outputs, len(images_BHWC), device)
+            yield fetched
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and afterwards as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
     finally:
-        model.train(was_training)
-
-
-@torch.no_grad()  # torch-xla makes no views in inference mode
-def _forward(
-    model: nn.Module, images_BHWC: torch.Tensor, to_input: ToInput, layers: Layers, *, logits: bool
-) -> list[torch.Tensor]:
-    x_BCHW, backbone = to_input(images_BHWC), cast("_Backbone", model)
-    if layers == "all":
-        final, outputs = _with_blocks(model, x_BCHW)
-    else:
-        final, outputs = backbone.forward_features(x_BCHW), []
-    outputs.append(backbone.forward_head(final, pre_logits=True))
-    if logits:
-        outputs.append(backbone.forward_head(final))
-    return outputs
+        for module in training:
+            module.training = True
 
 
 def _fetched(outputs: list[torch.Tensor], num_images: int, device: Device) -> list[Features]:
@@ -176,17 +179,34 @@ def _fetched(outputs: list[torch.Tensor], num_images: int, device: Device) -> li
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
 
-def _with_blocks(model: nn.Module, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """(what goes into the head, the pooled output of every block)."""
-    blocks = _blocks(model)
+def _with_blocks(model: nn.Module) -> Forward:
+    """What gives (what goes into the head, the pooled output of every block)."""
+    blocks, backbone = _blocks(model), cast("_Backbone", model)
     if blocks:
-        with _pooled(blocks, _pool_of(model)) as outputs:
-            return cast("_Backbone", model).forward_features(x_BCHW), outputs
-    if pooling(model) == CLASS_TOKEN:
-        final, tokens = cast("_TokenBackbone", model).forward_intermediates(x_BCHW, return_prefix_tokens=True)
-        # timm puts the class token before the other prefix tokens.
-        return final, [prefix_BTD[:, 0] for _, prefix_BTD in tokens]
-    final, maps_BDHW = cast("_Backbone", model).forward_intermediates(x_BCHW)
+        return partial(_hooked, backbone, blocks, _pool_of(model))
+    return partial(_with_class_tokens if pooling(model) == CLASS_TOKEN else _with_maps, backbone)
+
+
+def _hooked(
+    backbone: _Backbone, blocks: list[nn.Module], pool: Callable[[torch.Tensor], torch.Tensor], x_BCHW: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    outputs: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda *call: outputs.append(pool(call[-1]))) for block in blocks]
+    try:
+        return backbone.forward_features(x_BCHW), outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _with_class_tokens(backbone: _Backbone, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    final, tokens = cast("_TokenBackbone", backbone).forward_intermediates(x_BCHW, return_prefix_tokens=True)
+    # timm puts the class token before the other prefix tokens.
+    return final, [prefix_BTD[:, 0] for _, prefix_BTD in tokens]
+
+
+def _with_maps(backbone: _Backbone, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    final, maps_BDHW = backbone.forward_intermediates(x_BCHW)
     return final, [_mean_of_map(map_BDHW) for map_BDHW in maps_BDHW]
 
 
@@ -217,18 +237,6 @@ def _children_in_feature_info(model: nn.Module) -> list[nn.Module]:
     parent = dict(model.named_modules()).get(parents.pop()) if len(parents) == 1 else None
     children = dict(parent.named_children()) if parent is not None else {}
     return list(children.values()) if [name.rpartition(".")[2] for name in names] == list(children) else []
-
-
-@contextmanager
-def _pooled(blocks: list[nn.Module], pool: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """What the blocks give while this is open, pooled."""
-    outputs: list[torch.Tensor] = []
-    hooks = [block.register_forward_hook(lambda *call: outputs.append(pool(call[-1]))) for block in blocks]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _pool_of(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
