@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evals.tasks import Source, Task, open_source, task
 from models.data import LabelSet, Square, capped, load_images, split
+from models.data.pixels import resize
 from models.data.stored import refuse_untrained_classes
 from models.errors import DataError
 
@@ -62,15 +63,17 @@ class TaskData:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayImages:
-    """Images in memory."""
+    """Images in memory, made square where that is wanted only as they are asked for: larger ones take much memory."""
 
     images_NHWC: Pixels
     labels_N: Integers
+    square: Square | None = None
 
     def batches(self, index_N: Integers, batch_size: int) -> Iterator[Pixels]:
         """Copies of them."""
         for start in range(0, len(index_N), batch_size):
-            yield self.images_NHWC[index_N[start : start + batch_size]]
+            images_BHWC = self.images_NHWC[index_N[start : start + batch_size]]
+            yield images_BHWC if self.square is None else resize(images_BHWC, self.square)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,14 +121,23 @@ def load_task(which: str | Task, square: Square | None = None, *, root: Path | N
     return _load_packaged(t, square) if t.kind == "packaged" else _load_stored(t, square)
 
 
-@lru_cache(maxsize=16)
 def _load_packaged(t: Task, square: Square | None) -> TaskData:
-    """Kept, since decoding one takes as long as a small model takes to encode it, and all together are 100 MB."""
-    s = load_images(t.dataset, square)
+    own = _packaged_images(t)
+    train, test = (ArrayImages(part.images_NHWC, part.labels_N, square) for part in own[:2])
+    return TaskData(train=train, test=test, classes=own[2])
+
+
+@lru_cache(maxsize=16)
+def _packaged_images(t: Task) -> tuple[ArrayImages, ArrayImages, tuple[str, ...]]:
+    """(train, test, classes) at their own size.
+
+    Kept, since decoding one takes as long as a small model takes to encode it, and all together are 100 MB.
+    """
+    s = load_images(t.dataset)
     train_idx, test_idx = split(s, test_share=t.test_share)
     test_idx = capped(s.labels_N, test_idx, t.num_test)
     train, test = (ArrayImages(s.images_NHWC[idx], s.labels_N[idx]) for idx in (train_idx, test_idx))
-    return TaskData(train=train, test=test, classes=s.classes)
+    return train, test, s.classes
 
 
 def _load_stored(t: Task, square: Square | None) -> TaskData:

@@ -100,18 +100,6 @@ class Stacked:
         return np.ascontiguousarray(scores_BPC.argmax(axis=2).T, dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ProbeResult:
-    """How well a probe does on test images, or why that is not known: then every number is None."""
-
-    accuracy: float | None = None
-    class_accuracy: float | None = None
-    """Mean over the classes that have test images."""
-    regularisation: float | None = None
-    predictions_N: Integers | None = None
-    reason: str | None = None
-
-
 def draw_shots(task: str, labels_N: Integers, *, classes: Sequence[str], shots: int, draw: int) -> Integers:
     """Indices of `shots` training images of every class, class by class; those of fewer shots come first in each.
 
@@ -178,36 +166,6 @@ def check_training(features_ND: Features, labels_N: Integers, num_classes: int, 
     empty_C = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
     if len(empty_C):
         raise ProbeError(f"{len(empty_C)} of {num_classes} classes have no {what} (the first is number {empty_C[0]})")
-
-
-def probe(
-    shots_ND: Features,
-    labels_N: Integers,
-    test_ND: Features,
-    test_labels_N: Integers,
-    *,
-    num_classes: int,
-    lambdas: Sequence[float] = LAMBDAS,
-) -> ProbeResult:
-    """A ridge fitted to the shots and judged on the test images; test labels are used for nothing else."""
-    if len(test_labels_N) == 0:
-        return ProbeResult(reason="the task has no test images")
-    try:
-        ridge = fit_ridge(shots_ND, labels_N, num_classes=num_classes, lambdas=lambdas)
-    except ProbeError as error:
-        return ProbeResult(reason=str(error))
-    if bad := _num_non_finite(test_ND):
-        return ProbeResult(reason=f"{bad} of {len(test_ND)} test images have features that are not finite")
-    predictions_N = ridge.predict(test_ND)
-    correct_N = predictions_N == test_labels_N
-    counts_C = np.bincount(test_labels_N, minlength=num_classes)
-    hits_C = np.bincount(test_labels_N[correct_N], minlength=num_classes)
-    return ProbeResult(
-        accuracy=float(correct_N.mean()),
-        class_accuracy=float(np.mean(hits_C[counts_C > 0] / counts_C[counts_C > 0])),
-        regularisation=ridge.regularisation,
-        predictions_N=predictions_N,
-    )
 
 
 def _first_of_each(

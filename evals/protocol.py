@@ -62,7 +62,10 @@ PROTOCOLS: Final[dict[str, Method]] = {
         + " (scenic chooses it on test accuracies)",
     ),
     "logistic": Method(
-        kind="logistic", training="shots", sentence=_LOGISTIC + "penalty by cross-validation on the shots"
+        kind="logistic",
+        training="shots",
+        last_layer=True,
+        sentence=_LOGISTIC + "penalty by cross-validation on the shots",
     ),
     "knn": Method(kind="knn", training="shots", sentence=_KNN + "k of 1, 3, 5, 10, 20 by leave-one-out on the shots"),
     "finetune": Method(

@@ -18,11 +18,11 @@ from evals.fewshot import (
     draw_shots,
     first_shots,
     fit_ridge,
-    probe,
     stack,
 )
 from evals.leave_one_out import TIE, leave_one_out_errors
 from models.errors import UserError
+from tests.evals.probing import probe
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from typer.main import get_command
 
 from evals.datasets import load_task
-from evals.fewshot import LAMBDAS, draw_shots, probe
+from evals.fewshot import LAMBDAS, draw_shots
 from evals.runner import evaluate_checkpoint
 from models.checkpoint import finalised_steps, read_json, step_folder
 from models.data import load_images, split
@@ -35,6 +35,7 @@ from orchestrator.evaluating import Published, add_rows, asked_for, evaluate_fol
 from orchestrator.reduce import reduce_study
 from orchestrator.report import report_table
 from orchestrator.results import SCHEMA, read_results
+from tests.evals.probing import probe
 from tests.models.test_train import recipe
 from tests.orchestrator.upshot_command import upshot
 
