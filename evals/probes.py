@@ -63,9 +63,14 @@ def _ridge(lambdas: Sequence[float], std_offset: float | None) -> Callable[[Fit,
 
 
 def _logistic(fit: Fit, features_FD: Features, labels_F: Integers, num_classes: int) -> Logistic:
-    """VTAB-1k draws without regard to classes: one that it leaves out is never predicted."""
+    """VTAB-1k draws without regard to classes: one that it leaves out is never predicted.
+
+    Nor is a penalty chosen by images of a class that none of the others has.
+    """
     present_C, compact_F = np.unique(labels_F, return_inverse=True)
-    held_out = None if fit.chooses_F is None else np.flatnonzero(fit.chooses_F)
+    held_out = None
+    if fit.chooses_F is not None:
+        held_out = np.flatnonzero(fit.chooses_F & np.isin(labels_F, labels_F[~fit.chooses_F]))
     found = fit_logistic(features_FD, compact_F, num_classes=len(present_C), held_out=held_out)
     weights_DC, bias_C = np.zeros((features_FD.shape[1], num_classes)), np.full(num_classes, -np.inf)
     weights_DC[:, present_C], bias_C[present_C] = found.linear()

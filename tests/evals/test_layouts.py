@@ -140,7 +140,7 @@ def test_dsprites_come_bit_by_bit(name, tmp_path):
     assert source.labels.labels_N.tolist() == classes
     assert np.array_equal(np.stack([source.image(i, 64) for i in range(80)]), images_NHWC)
     data = load_task(name, root=tmp_path)
-    assert (len(data.train.labels_N), len(data.classes), data.test.image_size) == (80 - len(data.test.labels_N), 16, 64)
+    assert (len(data.train.labels_N), len(data.classes), data.test.square) == (80 - len(data.test.labels_N), 16, 64)
 
 
 def test_dsprites_that_are_cut_short(tmp_path):

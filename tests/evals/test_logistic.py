@@ -203,9 +203,7 @@ def test_constant_features_weigh_nothing():
 
 def test_a_fit_that_does_not_converge_is_a_reason(digits, monkeypatch):
     monkeypatch.setattr(logistic, "MAX_ITERATIONS", 3)
-    with pytest.raises(
-        ProbeError, match=r"did not converge at penalty 0.01: after 4 times 3 iterations at most, the gradient is"
-    ):
+    with pytest.raises(ProbeError, match=r"did not converge at penalty 0\.01"):
         fit_logistic(digits[0][:100], digits[1][:100], num_classes=10, penalties=(0.01,))
 
 

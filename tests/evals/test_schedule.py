@@ -66,7 +66,7 @@ def test_settings_that_mean_nothing_are_refused(wrong):
 
 
 def test_every_protocol_that_fine_tunes_has_its_settings():
-    assert set(SETTINGS) == {name for name, method in PROTOCOLS.items() if method.kind == "finetune"}
+    assert set(SETTINGS) == {name for name, method in PROTOCOLS.items() if method.kind in ("finetune", "head")}
     # What is chosen among needs images to choose on, which shots have not.
     for name, settings in SETTINGS.items():
         assert (len(settings.candidates(1000)) > 1) == (PROTOCOLS[name].training == "vtab1k")

@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from evals.datasets import load_task
 from evals.fewshot import LAMBDAS, draw_shots
-from evals.runner import evaluate_checkpoint
+from evals.runner import Backbone, Subject, evaluate_checkpoint
 from models.checkpoint import finalised_steps, read_json, step_folder
 from models.data import load_images, split
 from models.errors import CorruptCheckpointError, DataError, UserError
@@ -151,15 +151,15 @@ def test_downstream_accuracies_are_those_of_features_of_images_as_the_model_want
         with torch.no_grad():
             return model.forward_head(model.forward_features(transformed(model, images_NHWC)), pre_logits=True).numpy()
 
-    test_ND = features(data.test_images_NHWC)
+    test_ND = features(data.test.images_NHWC)
     rows = pl.read_parquet(table).filter(pl.col("cell_id") == name, pl.col("task") == "digits", "last_layer")
     for row in rows.iter_rows(named=True):
-        index_N = draw_shots("digits", data.train_labels_N, classes=data.classes, shots=row["shots"], draw=row["draw"])
+        index_N = draw_shots("digits", data.train.labels_N, classes=data.classes, shots=row["shots"], draw=row["draw"])
         expected = probe(
-            features(data.train_images_NHWC[index_N]),
-            data.train_labels_N[index_N],
+            features(data.train.images_NHWC[index_N]),
+            data.train.labels_N[index_N],
             test_ND,
-            data.test_labels_N,
+            data.test.labels_N,
             num_classes=10,
             lambdas=LAMBDAS,
         )
@@ -313,12 +313,9 @@ def test_a_checkpoint_of_a_study_is_judged_as_in_it(cell, tmp_path):
     written = evaluate_checkpoint(
         folder,
         tmp_path,
-        cell_id="ab12",
-        architecture=arch,
-        checkpoint=metrics,
+        Subject(cell_id="ab12", backbone=Backbone.of(arch), checkpoint=metrics),
         tasks=ASKED.tasks,
-        shots=(1, 5),
-        draws=2,
+        protocols=ASKED.protocols,
         load_model=load_model(arch),
     )
     expected = pl.concat(pl.read_parquet(path) for path in written)
