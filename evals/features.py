@@ -99,18 +99,6 @@ def encode_with_logits(model: nn.Module, batches: Iterable[Pixels], *, batch_siz
         yield Encoded(layers, logits_BC)
 
 
-def extract_features(model: nn.Module, images_NHWC: Pixels, *, batch_size: int) -> list[Features]:
-    """Features [N, D] of every layer of all images, as `encode` gives them.
-
-    Raises:
-        DataError: no images, or not uint8 with one channel or three.
-    """
-    _check_images(images_NHWC)
-    starts = range(0, len(images_NHWC), batch_size)
-    encoded = encode(model, (images_NHWC[start : start + batch_size] for start in starts), batch_size=batch_size)
-    return [np.concatenate(layer) for layer in zip(*encoded, strict=True)]
-
-
 def pooling(model: nn.Module) -> Pooling:
     """How a block's output becomes one vector: the class token where the classifier reads it, else a mean.
 

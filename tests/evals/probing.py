@@ -1,6 +1,6 @@
 """One ridge on one set of features: what `evals.judge` does for many at once, one thing after the other.
 
-Shape suffixes: N examples, D features, C classes.
+Shape suffixes: N examples, H and W pixels, D features, C classes.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evals.features import encode
 from evals.fewshot import LAMBDAS, Features, Integers, ProbeError, fit_ridge
 
 
@@ -51,3 +52,10 @@ def probe(
         regularisation=ridge.regularisation,
         predictions_N=predictions_N,
     )
+
+
+def extract_features(model, images_NHWC, *, batch_size):
+    """Features [N, D] of every layer of all images."""
+    starts = range(0, len(images_NHWC), batch_size)
+    encoded = encode(model, (images_NHWC[start : start + batch_size] for start in starts), batch_size=batch_size)
+    return [np.concatenate(layer) for layer in zip(*encoded, strict=True)]

@@ -9,11 +9,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from evals.features import encode, encode_with_logits, extract_features, layer_modules, pooling
+from evals.features import encode, encode_with_logits, layer_modules, pooling
 from models.build import build_model
 from models.errors import DataError
 from models.inputs import to_input
 from models.ladder import architecture, num_layers
+from tests.evals.probing import extract_features
 
 NUM_IMAGES = 37  # no multiple of any batch size below
 
@@ -178,7 +179,7 @@ def test_read_only_images_will_do(images_NHWC):
 )
 def test_what_are_no_images_is_refused(images, says):
     with pytest.raises(DataError, match=says):
-        extract_features(build("vit"), images, batch_size=16)
+        list(encode(build("vit"), [images], batch_size=16))
 
 
 # --- batch by batch ---------------------------------------------------------------------------------------------------

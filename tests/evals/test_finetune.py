@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 
 from evals import training
-from evals.features import extract_features
 from evals.fewshot import draw_shots
 from evals.finetune import NO_CLASS, Finetuned, FinetunedHead, finetune, finetune_head
 from evals.schedule import FineTune
@@ -22,6 +21,7 @@ from models.ladder import architecture
 from models.prepare import recipe_architecture
 from models.recipe import Recipe
 from models.train import load_model, train
+from tests.evals.probing import extract_features
 
 FAMILIES = ("vit", "mixer", "resnet")
 SHORT = FineTune(learning_rates=(0.05,), num_steps=(20,))

@@ -11,7 +11,6 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifierCV
 
 from evals.datasets import ArrayImages, TaskData, load_task
-from evals.features import extract_features
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.protocol import RESULT_SCHEMA, Protocol
 from evals.runner import MAX_BATCH, Backbone, Subject, evaluate_checkpoint, write_null_rows
@@ -19,6 +18,7 @@ from models.build import build_model
 from models.checkpoint import load_weights, save_checkpoint, take_snapshot
 from models.errors import CheckpointError, UnknownNameError
 from models.ladder import architecture
+from tests.evals.probing import extract_features
 
 VIT = architecture("vit", "pico", image_size=32, num_classes=5, patch_size=8)
 CHECKPOINT = {

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from evals.features import extract_features
 from evals.layer_measures import LayerFeatures
 from evals.measures import LAYER_QUANTITIES, MEASURES_SCHEMA, UPSTREAM_QUANTITIES, measure, null_measures
 from evals.scores import Margins, Scores
@@ -28,6 +27,7 @@ from models.prepare import recipe_architecture
 from models.recipe import Recipe
 from models.train import load_model, train
 from models.upstream import held_out_batches, load_held_out, load_upstream
+from tests.evals.probing import extract_features
 from tests.models.stored_images import examples, write_folder, write_shards, write_table
 
 ROUNDING = 1e-6

@@ -180,7 +180,7 @@ def test_a_protocol_that_is_added_later_is_evaluated_alone(tmp_path):
     assert measures.select("cell_id", "step").n_unique() == 4
 
 
-OTHER = "ridge-fixed"
+OTHER = "linear"
 
 
 def evaluations(small):

@@ -99,7 +99,7 @@ def _refused(folder: Path) -> str:
 
 def _features_differ_by(trained: Trained) -> float:
     """The most by which a feature differs between four devices and the CPU; the last batch is not a full one."""
-    from evals.features import extract_features
+    from tests.evals.probing import extract_features
 
     folder, metrics = last_checkpoint(trained.folder)
     load = load_model(recipe_architecture(recipe(), metrics["upstream_num_classes"]))

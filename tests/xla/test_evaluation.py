@@ -45,8 +45,8 @@ def test_few_shot_accuracies_are_those_of_the_cpu(checkpoint, family, tmp_path, 
 
 
 def test_batches_of_any_size_are_one_program(checkpoint):
-    from evals.features import extract_features
     from models.train import load_model
+    from tests.evals.probing import extract_features
 
     folder, _, arch = checkpoint("vit")
     images_NHWC = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 1), dtype=np.uint8)
