@@ -1,5 +1,6 @@
 """Shape suffixes: N images, B images of a batch, H and W pixels, C channels or classes."""
 
+import copy
 import itertools
 import warnings
 import weakref
@@ -7,15 +8,20 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
 from evals import feature_rows
-from evals.datasets import ArrayImages, TaskData
+from evals.datasets import ArrayImages, TaskData, load_task
 from evals.encoding import Encoder
 from evals.features import encode
 from evals.fewshot import draw_shots, fit_ridge
 from evals.judge import Judge
-from evals.protocol import Protocol
+from evals.logistic import fit_logistic
+from evals.protocol import PROTOCOLS, Protocol
+from evals.tasks import vtab_split
 from models.build import build_model
 from models.data import load_images
 from models.errors import DataError
@@ -53,7 +59,8 @@ def judge(model, data, *protocols, batch_size=64, task="patches", folder=None):
 
 def features_of(model, images_NHWC):
     return [
-        np.concatenate(layer) for layer in zip(*encode(model, [images_NHWC], batch_size=999, layers="all"), strict=True)
+        np.concatenate(layer)
+        for layer in zip(*encode(model, [images_NHWC], batch_size=len(images_NHWC), layers="all"), strict=True)
     ]
 
 
@@ -222,3 +229,107 @@ def test_damaged_features_are_named(model, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"layer_001\.npy.*delete"):
         judge(model, data, SHOTS, folder=tmp_path)
+
+
+# --- every protocol ---------------------------------------------------------------------------------------------------
+
+
+def fonts_task(num_train=1200, num_test=150):
+    """Real glyphs of Greek: enough of them for VTAB-1k."""
+    data = load_task("greek")
+    train, test = np.arange(num_train), np.arange(num_test)
+    return TaskData(
+        train=ArrayImages(data.train.images_NHWC[train], data.train.labels_N[train]),
+        test=ArrayImages(data.test.images_NHWC[test], data.test.labels_N[test]),
+        classes=data.classes,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS.keys() - {"vtab1k-linear", "vtab1k-finetune"}))
+def test_every_protocol_gives_a_row_for_each_of_its_probes(model, name):
+    protocol = Protocol(name=name, shots=(2,), draws=2)
+    results = judge(model, patches_task(), protocol)
+    assert len(results) == len(list(protocol.combinations())) * (1 if protocol.layers == "last" else 3)
+    for (_, shots, _, layer), judged in results.items():
+        assert judged.reason is None
+        assert judged.accuracy > 1 / CLASSES - 0.05
+        assert judged.regularisation is not None
+        assert layer == 2 or protocol.layers == "all"
+        assert (shots is None) == (protocol.method.training != "shots")
+
+
+def test_probes_on_all_images_are_those_of_scikit_learn(model):
+    data = patches_task()
+    results = judge(model, data, Protocol(name="linear"), Protocol(name="knn-all"))
+    linear, knn = (results[name, None, 0, 2] for name in ("linear", "knn-all"))
+    train_ND, test_ND = features_of(model, data.train.images_NHWC)[2], features_of(model, data.test.images_NHWC)[2]
+    scaler = StandardScaler().fit(train_ND)
+    by_hand = LogisticRegression(C=1 / (linear.regularisation * len(train_ND)), max_iter=5000, tol=1e-8)
+    by_hand.fit(scaler.transform(train_ND), data.train.labels_N)
+    assert linear.accuracy == pytest.approx(
+        by_hand.score(scaler.transform(test_ND), data.test.labels_N), abs=1.01 / 300
+    )
+    voters = KNeighborsClassifier(
+        int(knn.regularisation), metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    )
+    voters.fit(train_ND, data.train.labels_N)
+    assert knn.accuracy == pytest.approx(voters.score(test_ND, data.test.labels_N), abs=1.01 / 300)
+
+
+def test_vtab_fits_to_a_thousand_images_and_chooses_by_two_hundred_of_them(model):
+    data, seen = fonts_task(), []
+    hook = model.patch_embed.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    try:
+        [judged] = judge(model, data, Protocol(name="vtab1k-linear"), task="greek").values()
+    finally:
+        hook.remove()
+    assert sum(seen) == 1000 + 150
+    fit, choose = vtab_split("greek", data.train.labels_N)
+    features_ND, labels_N = features_of(model, data.train.images_NHWC)[2], data.train.labels_N
+    held_out = np.arange(1000)[800:]
+    both = np.concatenate([fit, choose])
+    expected = fit_logistic(features_ND[both], labels_N[both], num_classes=len(data.classes), held_out=held_out)
+    assert judged.regularisation == expected.regularisation
+    predicted_N = expected.predict(features_of(model, data.test.images_NHWC)[2])
+    assert judged.accuracy == pytest.approx(accuracy_score(data.test.labels_N, predicted_N), abs=1.01 / 150)
+
+
+def test_a_class_that_vtab_leaves_out_is_never_predicted(model):
+    data = fonts_task()
+    _, choose = vtab_split("greek", data.train.labels_N)
+    labels_N = np.where(data.train.labels_N == 3, 4, data.train.labels_N)  # no image of class 3 any more
+    labels_N[choose[:2]] = 5
+    train = ArrayImages(data.train.images_NHWC, labels_N)
+    only_3 = np.flatnonzero(data.test.labels_N == 3)
+    test = ArrayImages(data.test.images_NHWC[only_3], data.test.labels_N[only_3])
+    [judged] = judge(
+        model, TaskData(train=train, test=test, classes=data.classes), Protocol(name="vtab1k-linear"), task="greek"
+    ).values()
+    assert (judged.accuracy, judged.reason) == (0.0, None)
+
+
+def test_a_task_too_small_for_vtab_says_so(model):
+    [judged] = judge(model, patches_task(), Protocol(name="vtab1k-linear")).values()
+    assert judged.accuracy is None
+    assert "VTAB-1k needs 1000" in judged.reason
+
+
+def test_all_images_do_not_make_up_for_a_class_without_any(model):
+    data = patches_task()
+    index_N = np.flatnonzero(data.train.labels_N != 2)
+    train = ArrayImages(data.train.images_NHWC[index_N], data.train.labels_N[index_N])
+    [judged] = judge(
+        model, TaskData(train=train, test=data.test, classes=data.classes), Protocol(name="linear")
+    ).values()
+    assert judged.accuracy is None
+    assert f"class {data.classes[2]!r} has no training image" in judged.reason
+
+
+def test_fine_tuning_learns_what_the_frozen_model_does_not(model):
+    data = patches_task()
+    protocols = [Protocol(name=name, shots=(10,), draws=1) for name in ("finetune", "finetune-head")]
+    before = copy.deepcopy(model.state_dict())
+    whole, head = judge(model, data, *protocols).values()
+    assert whole.accuracy > head.accuracy - 0.05
+    assert (whole.regularisation, head.regularisation) == (0.003, 0.003)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
