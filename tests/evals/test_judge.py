@@ -59,8 +59,7 @@ def judge(model, data, *protocols, batch_size=64, task="patches", folder=None):
 
 def features_of(model, images_NHWC):
     return [
-        np.concatenate(layer)
-        for layer in zip(*encode(model, [images_NHWC], batch_size=len(images_NHWC), layers="all"), strict=True)
+        np.concatenate(layer) for layer in zip(*encode(model, [images_NHWC], batch_size=len(images_NHWC)), strict=True)
     ]
 
 
@@ -237,7 +236,10 @@ def test_damaged_features_are_named(model, tmp_path):
 def fonts_task(num_train=1200, num_test=150):
     """Real glyphs of Greek: enough of them for VTAB-1k."""
     data = load_task("greek")
-    train, test = np.arange(num_train), np.arange(num_test)
+    train, test = (
+        np.random.RandomState(0).permutation(len(part.labels_N))[:num]
+        for part, num in ((data.train, num_train), (data.test, num_test))
+    )
     return TaskData(
         train=ArrayImages(data.train.images_NHWC[train], data.train.labels_N[train]),
         test=ArrayImages(data.test.images_NHWC[test], data.test.labels_N[test]),
