@@ -9,9 +9,10 @@ from orchestrator.report.parts import at, empty, per_shots
 from orchestrator.report.words import fixed, signed
 
 NOTE = (
-    "All other sections are about one protocol ({name}). Here every two are compared over the cells that have both: "
-    "Spearman's rank correlation of their accuracies, and by how much the second one is higher on average. One that "
-    "fits to all training images, or to VTAB-1k's, is compared with each number of shots of another."
+    "All other sections are about one protocol ({name}). Here each other one is compared with it over the cells that "
+    "have both: Spearman's rank correlation of their accuracies, and by how much the other one is higher on average. "
+    "One that fits to all training images, or to VTAB-1k's, is compared with each number of shots of another. "
+    "`upshot reduce --json` compares every two, under effects.protocols."
 )
 
 
@@ -28,7 +29,7 @@ def protocols_section(facts: Facts) -> Markup:
 
 def _pairs(facts: Facts, shots: int | None) -> Markup:
     """The pairs at a number of shots; all where the protocol of the page has none."""
-    shown = facts.effects["protocols"]
+    shown = facts.effects["protocols"].filter(protocol=facts.protocol)
     if shots is not None:
         shown = shown.filter(pl.col(name).is_null() | (pl.col(name) == shots) for name in ("shots", "other_shots"))
     columns = [Column("task"), Column("protocol", "line"), Column("other", "line"), Column("cells", "number")]
@@ -44,7 +45,7 @@ def _pairs(facts: Facts, shots: int | None) -> Markup:
         ]
         for row in shown.iter_rows(named=True)
     ]
-    return table(columns, rows, f"Every two protocols on every task{at(shots)}")
+    return table(columns, rows, f"Other protocols against {facts.protocol} on every task{at(shots)}")
 
 
 def _named(protocol: str, shots: int | None) -> str:
