@@ -106,7 +106,7 @@ def many_images(num: int) -> None:
     data = TaskData(train=train, test=Noise(num), classes=tuple(map(str, range(CLASSES))))
     encoder = Encoder(model=lambda: model.eval(), num_layers=LAYERS, batch_size=BATCH)
     before_gib, start = memory_gib(), time.perf_counter()
-    Judge(encoder=encoder, data=data, task="noise").results([Protocol(**SHOTS)])
+    Judge(encoder=encoder, data=data, task="noise").results([Protocol(shots=SHOTS["shots"], draws=1)])
     print(time.perf_counter() - start, before_gib, memory_gib())
 
 
