@@ -3,20 +3,22 @@
 Shape suffixes: N examples, B examples of a chunk, D features, C classes.
 
 What is minimised is mean cross-entropy + penalty / 2 * |W|^2 over standardised features, with free biases: what
-scikit-learn's `LogisticRegression` minimises with its C = 1 / (penalty * N). L-BFGS in float64 passes over the features
-chunk by chunk, so they may be an `np.memmap`: it then takes memory for some 2 * `HISTORY` copies of the weights and for
-a few times `CHUNK_BYTES` (0.4 GB seen at D = 1024, C = 200). Features that take no more than
-`CACHED_BYTES` are standardised once and kept.
+scikit-learn's `LogisticRegression` minimises with its C = 1 / (penalty * N). Newton's method in float64 (see
+`evals.newton`) passes over the features chunk by chunk, so they may be an `np.memmap`: it then takes memory for some
+ten copies of the weights, a few matrices [D, D] and a few times `CHUNK_BYTES`. Features that take no more than
+`CACHED_BYTES` are standardised once and kept, with the probabilities of their classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 import torch
 
 from evals.fewshot import CONSTANT_SPREAD, Features, Floats, Integers, ProbeError, check_training
+from evals.newton import Axes, Point, minimise, principal_axes
 
 PENALTIES: Final = tuple(10.0**power for power in range(-5, 2))
 
@@ -30,17 +32,12 @@ CHUNK_BYTES: Final = 2**26
 ROWS: Final = 2**13
 """Images whose means and standard deviations are taken together."""
 
-HISTORY: Final = 10
-"""Pairs of steps and gradients that L-BFGS keeps."""
-
 GRADIENT: Final = 1e-6
-"""L-BFGS has converged when no entry of the gradient is larger. It goes on to a hundredth of the penalty, where it gets
+"""A fit has converged when no entry of the gradient is larger. It goes on to a hundredth of the penalty, where it gets
 so far: the weights are off by the gradient over the penalty at most. scikit-learn stops at 1e-4."""
 
-MAX_ITERATIONS: Final = 1000
-
-STARTS: Final = 4
-"""torch's line search can find no step where steps and gradients that it keeps are from far away: it starts afresh."""
+MAX_PASSES: Final = 10_000
+"""Over the training images, of one fit."""
 
 Chunk = tuple[torch.Tensor, torch.Tensor]
 """(x_BE, labels_B)."""
@@ -115,7 +112,7 @@ def folds(labels_N: Integers) -> Integers:
     return np.where(several_C[labels_N], rank_N % num_folds, -1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Examples:
     """Training images, standardised as they are read; E is D + 1, for a feature of 1."""
 
@@ -135,6 +132,11 @@ class _Examples:
             mean_D=mean_D,
             inverse_std_D=inverse_std_D,
         )
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Of all training images: those of a fold's are so like them that they serve it as well."""
+        return principal_axes(lambda: (x_BE for x_BE, _ in _chunks(self, np.arange(len(self.labels_N)))))
 
     @property
     def num_weights(self) -> tuple[int, int]:
@@ -210,55 +212,77 @@ def _minimise(
     examples: _Examples, index_N: Integers, penalty: float, start_EC: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, float]:
     """(weights, loss) at the minimum over these images; the last row of weights are the biases."""
-    chunks, goal = _chunks(examples, index_N), min(GRADIENT, penalty / 100)
-    weights_EC = torch.zeros(examples.num_weights, dtype=torch.float64) if start_EC is None else start_EC.clone()
-
-    def loss_and_gradient() -> float:
-        loss, gradient_EC = 0.0, torch.zeros_like(weights_EC)
-        for chunk in chunks:
-            chunk_loss, residuals_BC = _cross_entropy(chunk, weights_EC)
-            loss += float(chunk_loss) / len(index_N)
-            gradient_EC.addmm_(chunk[0].T, residuals_BC, alpha=1 / len(index_N))
-        gradient_EC[:-1] += penalty * weights_EC[:-1]
-        weights_EC.grad = gradient_EC
-        return loss + penalty / 2 * float(weights_EC[:-1].square().sum())
-
-    for _ in range(STARTS):
-        _lbfgs(weights_EC, goal).step(loss_and_gradient)  # type: ignore[no-untyped-call]
-        loss = loss_and_gradient()
-        assert weights_EC.grad is not None
-        largest = float(weights_EC.grad.abs().max())
-        if largest <= goal:
-            break
-    if largest > GRADIENT:
-        raise ProbeError(f"logistic regression did not converge at penalty {penalty:g}")
-    return weights_EC.detach(), loss
-
-
-def _lbfgs(weights_EC: torch.Tensor, goal: float) -> torch.optim.LBFGS:
-    return torch.optim.LBFGS(
-        [weights_EC],
-        max_iter=MAX_ITERATIONS,
-        max_eval=2 * MAX_ITERATIONS,
-        tolerance_grad=goal,
-        tolerance_change=0.0,
-        history_size=HISTORY,
-        line_search_fn="strong_wolfe",
+    start_EC = torch.zeros(examples.num_weights, dtype=torch.float64) if start_EC is None else start_EC
+    found = minimise(
+        _MeanLoss(chunks=_chunks(examples, index_N), num=len(index_N), penalty=penalty).at,
+        start_EC,
+        examples.axes,
+        penalty=penalty,
+        goal=min(GRADIENT, penalty / 100),
+        max_passes=MAX_PASSES,
     )
+    if found.largest_gradient > GRADIENT:
+        raise ProbeError(f"logistic regression did not converge at penalty {penalty:g}")
+    return found.weights_EC, found.loss
 
 
 def _chunks(examples: _Examples, index_N: Integers) -> Iterable[Chunk]:
     """In memory where that is small."""
     chunks = _Chunks(examples=examples, index_N=index_N)
-    return list(chunks) if len(index_N) * (len(examples.mean_D) + 1) * 8 <= CACHED_BYTES else chunks
+    num_columns = len(examples.mean_D) + 1 + examples.num_classes
+    return list(chunks) if len(index_N) * num_columns * 8 <= CACHED_BYTES else chunks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _MeanLoss:
+    """What is minimised, over `num` images."""
+
+    chunks: Iterable[Chunk]
+    num: int
+    penalty: float
+
+    def at(self, weights_EC: torch.Tensor) -> Point:
+        loss, spread, gradient_EC = 0.0, 0.0, torch.zeros_like(weights_EC)
+        kept: list[torch.Tensor] | None = [] if isinstance(self.chunks, list) else None
+        for x_BE, labels_B in self.chunks:
+            chunk_loss, probabilities_BC = _cross_entropy((x_BE, labels_B), weights_EC)
+            loss += float(chunk_loss) / self.num
+            spread += float((probabilities_BC * (1 - probabilities_BC)).mean()) * len(labels_B) / self.num
+            gradient_EC.addmm_(x_BE.T, _residuals(probabilities_BC, labels_B), alpha=1 / self.num)
+            if kept is not None:
+                kept.append(probabilities_BC)
+        gradient_EC[:-1] += self.penalty * weights_EC[:-1]
+        return Point(
+            loss=loss + self.penalty / 2 * float(weights_EC[:-1].square().sum()),
+            gradient_EC=gradient_EC,
+            curvature=spread,
+            times_hessian=lambda step_EC: self._times_hessian(step_EC, weights_EC, kept),
+        )
+
+    def _times_hessian(
+        self, step_EC: torch.Tensor, weights_EC: torch.Tensor, kept: list[torch.Tensor] | None
+    ) -> torch.Tensor:
+        product_EC = torch.zeros_like(step_EC)
+        for i, (x_BE, labels_B) in enumerate(self.chunks):
+            p_BC = kept[i] if kept is not None else _cross_entropy((x_BE, labels_B), weights_EC)[1]
+            weighted_BC = p_BC * (x_BE @ step_EC)
+            weighted_BC.sub_(p_BC * weighted_BC.sum(dim=1, keepdim=True))
+            product_EC.addmm_(x_BE.T, weighted_BC, alpha=1 / self.num)
+        product_EC[:-1] += self.penalty * step_EC[:-1]
+        return product_EC
 
 
 def _cross_entropy(chunk: Chunk, weights_EC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum over the images, its derivative by the scores [B, C])."""
+    """(sum over the images, probabilities [B, C])."""
     x_BE, labels_B = chunk
     scores_BC = x_BE @ weights_EC
     normalisers_B = torch.logsumexp(scores_BC, dim=1)
     loss = (normalisers_B - scores_BC.gather(1, labels_B[:, None])[:, 0]).sum()
-    residuals_BC = scores_BC.sub_(normalisers_B[:, None]).exp_()
+    return loss, scores_BC.sub_(normalisers_B[:, None]).exp_()
+
+
+def _residuals(probabilities_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    """Derivatives of the cross-entropy by the scores."""
+    residuals_BC = probabilities_BC.clone()
     residuals_BC[torch.arange(len(labels_B)), labels_B] -= 1.0
-    return loss, residuals_BC
+    return residuals_BC

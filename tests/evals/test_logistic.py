@@ -147,6 +147,24 @@ def test_unequal_classes_and_a_class_of_one_image():
     np.testing.assert_array_equal(probe.predict(test_BD), expected.predict(standardised(test_BD, features_ND)))
 
 
+def test_features_that_are_nearly_the_same_converge_at_a_small_penalty(digits, monkeypatch):
+    """As those of networks are. A quasi-Newton method without a preconditioner takes several times these passes."""
+    monkeypatch.setattr(logistic, "MAX_PASSES", 1000)
+    mix_DD = np.random.default_rng(0).normal(size=(64, 64))
+    shared_N = digits[0] @ mix_DD[0]
+    features_ND = (0.03 * digits[0] @ mix_DD + shared_N[:, None]).astype(np.float64)[:300]
+    labels_N, penalty = digits[1][:300], 1e-4
+    found = fit_logistic(features_ND, labels_N, num_classes=10, penalties=(penalty,))
+    x_ND = standardised(features_ND, features_ND)
+    std_D = features_ND.std(axis=0)
+    weights_DC = found.weights_DC * std_D[:, None]
+    scores_NC = x_ND @ weights_DC + found.bias_C + features_ND.mean(axis=0) @ found.weights_DC
+    probability_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
+    probability_NC /= probability_NC.sum(axis=1, keepdims=True)
+    residuals_NC = probability_NC - np.eye(10)[labels_N]
+    assert np.abs(x_ND.T @ residuals_NC / 300 + penalty * weights_DC).max() < 2 * logistic.GRADIENT
+
+
 # --- what must not matter ---------------------------------------------------------------------------------------------
 
 
@@ -202,7 +220,7 @@ def test_constant_features_weigh_nothing():
 
 
 def test_a_fit_that_does_not_converge_is_a_reason(digits, monkeypatch):
-    monkeypatch.setattr(logistic, "MAX_ITERATIONS", 3)
+    monkeypatch.setattr(logistic, "MAX_PASSES", 3)
     with pytest.raises(ProbeError, match=r"did not converge at penalty 0\.01"):
         fit_logistic(digits[0][:100], digits[1][:100], num_classes=10, penalties=(0.01,))
 
