@@ -19,6 +19,7 @@ from models.recipe import Recipe
 from orchestrator import lock
 from orchestrator.importing import write_results
 from orchestrator.results import AXIS_SCHEMA, SCHEMA, read_results
+from orchestrator.study_text import absolute_task
 
 if TYPE_CHECKING:
     from evals.external import Upstream
@@ -52,14 +53,15 @@ class Published:
 
 
 def asked_for(tasks: Sequence[str], protocols: Sequence[str], shots: str, draws: int, layers: str) -> Asked:
-    """What was asked for, checked before anything is loaded.
+    """What was asked for, checked before anything is loaded. Tasks that are paths are absolute, as in a study.
 
     Raises:
         UserError: no task, an unknown task or protocol, or shots that are no numbers.
     """
     if not tasks:
         raise UserError("--task: none given; `upshot tasks` lists those that work at once")
-    for name in tasks:
+    named = tuple(dict.fromkeys(absolute_task(name, Path("here")) for name in tasks))
+    for name in named:
         task(name)
     if not all(part.strip().isdecimal() for part in shots.split(",")):
         raise UserError(f"--shots {shots}: whole numbers separated by commas are wanted, such as 1,5,10")
@@ -67,7 +69,7 @@ def asked_for(tasks: Sequence[str], protocols: Sequence[str], shots: str, draws:
         raise UserError(f"--layers {layers}: all or last is wanted")
     counts = tuple(int(part) for part in shots.split(","))
     specs = [Protocol(name=name, shots=counts, draws=draws, layers=cast("Layers", layers)) for name in protocols]
-    return Asked(tasks=tuple(dict.fromkeys(tasks)), protocols=tuple(dict.fromkeys(specs)))
+    return Asked(tasks=named, protocols=tuple(dict.fromkeys(specs)))
 
 
 def evaluate_timm(

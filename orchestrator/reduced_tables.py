@@ -101,7 +101,10 @@ def _print_strongest(conflicts: Sequence[Mapping[str, Any]]) -> None:
             f"+{pair['upstream_gain']:.3f} upstream, -{pair['downstream_loss']:.3f} downstream{sigmas}"
         )
     totals = {(pair["task"], pair["shots"]): pair["conflicts"] for pair in conflicts}
-    print_sentence(f"{sum(totals.values()) - len(shown):,} further conflicts are not listed; upshot report lists more.")
+    more = sum(totals.values()) - len(shown)
+    if more:
+        are = "conflict is" if more == 1 else "conflicts are"
+        print_sentence(f"{more:,} further {are} not listed; upshot report lists more.")
 
 
 def _strength(pair: Mapping[str, Any]) -> tuple[float, float]:

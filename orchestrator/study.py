@@ -299,10 +299,17 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """Every complaint of a validation, one a line, with its key path and the nearest known key or value."""
     lines = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
+        *_, last = item["loc"] or ("",)
+        if last == "bool":  # of true, false or a name: what is said of the names tells all
+            continue
+        named_or_bool = str(last).startswith("literal[")
+        where = ".".join(str(part) for part in (item["loc"][:-1] if named_or_bool else item["loc"]))
         if item["type"] == "extra_forbidden":
             known = _keys_at(model, item["loc"][:-1])
             line = f"unknown key (known: {', '.join(known)}).{did_you_mean(item['loc'][-1], known)}"
+        elif named_or_bool:
+            known = [*_quoted(item["ctx"]["expected"]), "true", "false"]
+            line = f"unknown value {item['input']!r} (known: {', '.join(known)}).{did_you_mean(item['input'], known)}"
         else:
             line = _describe(item, item.get("input"), None)
         lines.append(f"{where}: {line}")

@@ -64,8 +64,16 @@ def _make_absolute(document: tomlkit.TOMLDocument, path: Path) -> None:
         downstream["data"] = _absolute(path, downstream["data"])  # type: ignore[index]  # a tomlkit table
     if isinstance(downstream, Mapping) and isinstance(downstream.get("tasks"), list):
         for i, task in enumerate(downstream["tasks"]):
-            if _is_path(task) or str(task).lower().endswith(".csv"):
-                downstream["tasks"][i] = _absolute(path, task)
+            downstream["tasks"][i] = absolute_task(task, path)
+
+
+def absolute_task(task: Any, path: Path) -> Any:
+    """The task, as an absolute path where it is a path, seen from the folder of `path`.
+
+    Results name it so, and the draws of its shots depend on it: the same images under two names would not compare.
+    """
+    is_path = _is_path(task) or str(task).lower().endswith(".csv")
+    return _absolute(path, task) if is_path else task
 
 
 def _absolute(path: Path, name: str) -> str:

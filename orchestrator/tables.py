@@ -17,6 +17,7 @@ from evals import tasks
 from orchestrator.arrays import Array, PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
+from orchestrator.evaluation_cost import VTAB_IMAGES
 from orchestrator.files import read_records
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
@@ -107,6 +108,7 @@ def print_plan(plan: Plan, session: Session) -> None:
     _print_shards(plan)
     _print_limits(plan)
     _print_absent(session)
+    _print_scarce(session)
     shared = [planned for planned in plan.cells if planned.shared]
     if shared:
         print(f"{len(shared)} cells go on from the state of a shorter one: hours count the steps in common once")
@@ -164,6 +166,21 @@ def _print_absent(session: Session) -> None:
             f"images of {', '.join(absent)} are {where}: planned by their published numbers; the nodes need them"
             " (`upshot data check` tells where)"
         )
+
+
+def _print_scarce(session: Session) -> None:
+    """Where a task has too few training images for a protocol: its accuracies will be null."""
+    study = session.file.study
+    named = [tasks.task(name) for name in study.downstream.tasks]
+    most = max((shots for protocol in study.protocols for shots in protocol.shots), default=0)
+    few = [f"{t.name} {t.max_shots}" for t in named if t.max_shots is not None and t.max_shots < most]
+    if few:
+        print_sentence(f"the most shots that every class serves: {', '.join(few)}; what takes more will be null")
+    vtab = [protocol.name for protocol in study.protocols if protocol.method.training == "vtab1k"]
+    small = [t.name for t in named if t.num_train < VTAB_IMAGES]
+    if vtab and small:
+        why = f"they have fewer than {VTAB_IMAGES:,} training images"
+        print_sentence(f"{', '.join(vtab)} will be null on {', '.join(small)}: {why}")
 
 
 def _print_measured(plan: Plan) -> None:

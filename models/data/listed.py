@@ -114,6 +114,8 @@ def _read(path: Path) -> pl.DataFrame:
     """All columns as text."""
     try:
         table = pl.read_csv(path, infer_schema=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such CSV of images") from error
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read as a CSV ({error})") from error
     for column in COLUMNS:

@@ -82,7 +82,7 @@ def test_a_class_of_the_test_only_is_refused(written):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.csv: cannot be read as a CSV"):
+    with pytest.raises(DataError, match=r"gone\.csv: no such CSV of images"):
         listed.open_csv(str(tmp_path / "gone.csv"))
 
 

@@ -121,7 +121,7 @@ def test_a_torn_image_is_broken_not_missing(study, tmp_path):
 def test_paths_that_are_not_there_do_not_stop_the_check(study, tmp_path):
     found = checked(study("./nowhere", "./gone.csv", "digits").parent)
     assert "no such folder" in found[str(tmp_path / "nowhere")].error
-    assert "cannot be read as a CSV" in found[str(tmp_path / "gone.csv")].error
+    assert "no such CSV" in found[str(tmp_path / "gone.csv")].error
     assert found["digits"].is_whole
 
 
@@ -159,6 +159,16 @@ def test_a_plan_needs_no_images_of_public_tasks_and_says_so(study, tmp_path):
     assert "retinopathy" not in said
     assert tasks.absent(["digits", "pets", "retinopathy"], tmp_path / "sets") == ["pets"]
     assert tasks.absent(["digits", "pets", "retinopathy"], None) == ["pets", "retinopathy"]
+
+
+def test_a_plan_says_what_will_be_null_for_want_of_images(study):
+    path = study("digits", "cells", "mnist")
+    asked = ("--set", "downstream.shots=[1,50]", "--set", 'downstream.protocol=["ridge","vtab1k-linear"]')
+    said = " ".join(upshot("plan", path, *asked, env=NO_ROOT).split())
+    most = tasks.task("cells").max_shots
+    assert f"the most shots that every class serves: cells {most}; what takes more will be null" in said
+    assert "vtab1k-linear will be null on digits, cells: they have fewer than 1,000 training images" in said
+    assert "will be null" not in upshot("plan", path, env=NO_ROOT)
 
 
 def test_the_root_is_seen_from_the_study_file(study, tmp_path):

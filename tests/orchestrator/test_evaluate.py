@@ -35,7 +35,9 @@ from orchestrator.evaluating import Published, add_rows, asked_for, evaluate_fol
 from orchestrator.reduce import reduce_study
 from orchestrator.report import report_table
 from orchestrator.results import SCHEMA, read_results
+from orchestrator.study import load_study
 from tests.evals.probing import probe
+from tests.models.stored_images import examples, write_folder
 from tests.models.test_train import recipe
 from tests.orchestrator.upshot_command import upshot
 
@@ -407,6 +409,19 @@ def test_tasks_are_asked_for_by_known_names():
         asked_for([], ["ridge"], "1", 1, "all")
     with pytest.raises(UserError, match="unknown task 'mnits'"):
         asked_for(["mnits"], ["ridge"], "1", 1, "all")
+
+
+def test_tasks_that_are_paths_have_the_names_that_a_study_gives_them(tmp_path, monkeypatch):
+    """Rows of both are of one task, and their draws are the same."""
+    write_folder(tmp_path / "photos", examples(100))
+    monkeypatch.chdir(tmp_path)
+    asked = asked_for(["./photos", "digits", "photos/../photos"], ["ridge"], "1", 1, "all")
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'name = "s"\nupstream = {dataset = "icons"}\ngrid = {family = "vit", size = "pico"}\n'
+        '[downstream]\ntasks = ["./photos", "digits", "photos/../photos"]\n'
+    )
+    assert list(asked.tasks) == load_study(study).study.downstream.tasks
 
 
 def test_every_option_is_on_the_page_on_evaluation():

@@ -270,7 +270,11 @@ def test_protocols_stand_in_the_order_of_the_file_with_the_shots_that_they_have(
         ('downstream.protocol=["knn","ridge","knn"]', "downstream.protocol: 'knn' stands there twice"),
         ("downstream.protocol=[]", "downstream.protocol: .*at least 1 item"),
         ("downstream.protocol=[3]", "downstream.protocol.0: "),
-        ("downstream.upstream=by_clas", "by_class"),
+        (
+            "downstream.upstream=by_clas",
+            r"^\S+: downstream.upstream: .*: by_class, true, false\).*'by_class'\?$",
+        ),
+        ("downstream.upstream=7", r"downstream.upstream: unknown value 7 \(known: by_class, true, false\)"),
     ],
 )
 def test_a_wrong_choice_of_evaluations_says_what_there_is(tmp_path, given, said):
