@@ -42,6 +42,8 @@ shots = [1, 5, 10, 25]             # images a class
 draws = 3                          # of the shots, for an interval
 # data = "/datasets"               # where public tasks lie: tasks = ["pets", "cifar100"] (`upshot tasks` lists them)
 layers = "all"                     # or "last"
+# upstream = "by_class"            # accuracy on the held-out upstream images by class too; or false
+# keep_features = true             # protocols that are added later then need no pass through the model
 checkpoints = "all"                # or "last"
 
 [cluster]
