@@ -1,6 +1,6 @@
 """What judging one checkpoint takes: images that are encoded, images that it is trained on further, features. Pure.
 
-The work of fitting probes to features is left out: beside large models it is little, of small ones more than the passes.
+The work of fitting probes to features is left out: little beside large models, more than the passes of small ones.
 """
 
 import math
