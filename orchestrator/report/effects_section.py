@@ -88,9 +88,11 @@ def _regrets(facts: Facts, shots: int | None) -> Markup:
     columns = [Column("cell"), Column("mean regret", "number"), Column("worst regret", "number"), Column("on")]
     first = frame.row(0, named=True)
     more, partial = first["complete_cells"] - shown.height, first["incomplete_cells"]
-    note = f"{count(more, 'further cell')} with all tasks; {count(partial, 'cell')} without all of them left out."
+    others = [f"{count(more, 'further cell')} with all tasks"] if more else []
+    others += [f"{count(partial, 'cell')} without all of them left out"] if partial else []
+    note = element("p", "; ".join(others) + ".", class_="note") if others else ""
     caption = f"The cells with the least regret over {count(first['tasks'], 'task')}{at(shots)}"
-    return join([table(columns, rows, caption), element("p", note, class_="note")])
+    return join([table(columns, rows, caption), note])
 
 
 def _best_cells(facts: Facts, shots: int | None) -> Markup:

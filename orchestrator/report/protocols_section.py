@@ -12,7 +12,7 @@ NOTE = (
     "All other sections are about one protocol ({name}). Here each other one is compared with it over the cells that "
     "have both: Spearman's rank correlation of their accuracies, and by how much the other one is higher on average. "
     "One that fits to all training images, or to VTAB-1k's, is compared with each number of shots of another. "
-    "`upshot reduce --json` compares every two, under effects.protocols."
+    "upshot reduce --json compares every two, under effects.protocols."
 )
 
 
@@ -40,7 +40,7 @@ def _pairs(facts: Facts, shots: int | None) -> Markup:
             _named(row["protocol"], row["shots"]),
             _named(row["other"], row["other_shots"]),
             row["n"],
-            fixed(row["spearman"], 3),
+            fixed(row["spearman"], 3).replace("-", "−"),
             signed(row["mean_difference"]),
         ]
         for row in shown.iter_rows(named=True)
