@@ -165,6 +165,20 @@ def test_features_that_are_nearly_the_same_converge_at_a_small_penalty(digits, m
     assert np.abs(x_ND.T @ residuals_NC / 300 + penalty * weights_DC).max() < 2 * logistic.GRADIENT
 
 
+@pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
+def test_fewer_images_than_features(digits, penalty):
+    """Then the principal axes are fewer than the features."""
+    features_ND, labels_N = digits[0][:30], digits[1][:30]
+    found = fit_logistic(features_ND, labels_N, num_classes=10, penalties=(penalty,))
+    x_ND = standardised(features_ND, features_ND)
+    expected = judge(x_ND, labels_N, penalty)
+    best = objective(x_ND, labels_N, expected.coef_, expected.intercept_, penalty)
+    assert found.loss == pytest.approx(best, abs=1e-7)
+    np.testing.assert_array_equal(
+        found.predict(digits[0][30:400]), expected.predict(standardised(digits[0][30:400], features_ND))
+    )
+
+
 # --- what must not matter ---------------------------------------------------------------------------------------------
 
 
