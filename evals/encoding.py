@@ -1,18 +1,22 @@
 """Images of a task as features, batch by batch: from the model or, where they are kept, from files.
 
-Kept features lie in FOLDER/train and FOLDER/test: `index.npy` [N], `hashes.npy` [N] and `layer_<number>.npy` [N, D] of
-the same N images. They are float32, as they come from the model, so whatever is fitted to them has the same numbers.
+Kept features lie in FOLDER/train and FOLDER/test: `index.npy` [N], `labels.npy` [N], `hashes.npy` [N] and
+`layer_<number>.npy` [N, D] of the same N images. They are float32, as they come from the model, so whatever is fitted
+to them has the same numbers. They count while the task's images are those that were encoded: all labels, and the pixels
+of `LOOKED_AT` images, are compared; features of other images are made anew.
 
 Shape suffixes: N images, B images of a batch, D features.
 """
 
+import contextlib
+import os
 import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +31,9 @@ from models.errors import DataError
 from models.inputs import ToInput, to_input
 
 Part = Literal["train", "test"]
+
+LOOKED_AT: Final = 64
+"""Images, spread evenly over those in use, the last of them too: where one came or went the later ones have moved."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +68,9 @@ class Encoder:
             return self._encoded(images, index_N, layers)
         there = self.folder / part
         rows_N = _kept_rows(there, index_N, layers)
-        if rows_N is not None:
+        if rows_N is not None and _are_of(there, rows_N, images, index_N, self.batch_size):
             return _read(there, rows_N, layers, self.batch_size)
-        return _keeping(there, self._encoded(images, index_N, layers), len(index_N))
+        return _keeping(there, self._encoded(images, index_N, layers), images.labels_N[index_N])
 
     def _encoded(self, images: Images, index_N: Integers, layers: Sequence[int]) -> Iterator[Batch]:
         waiting: deque[Pixels] = deque()  # itertools.tee would hold 57 batches
@@ -83,42 +90,74 @@ class Encoder:
             yield Batch(index_B, hashes_B, dict(zip(layers, features, strict=True)))
 
 
-def _keeping(folder: Path, batches: Iterator[Batch], num_images: int) -> Iterator[Batch]:
+def _keeping(folder: Path, batches: Iterator[Batch], labels_N: Integers) -> Iterator[Batch]:
     """The batches, which lie in the folder once the last was taken; what was there before goes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a job that was killed
+        shutil.rmtree(left, ignore_errors=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     draft.mkdir()
     try:
-        files: dict[str, np.memmap[Any, Any]] = {}
-        start = 0
-        for batch in batches:
-            end = start + len(batch.index_B)
-            columns: dict[str, npt.NDArray[Any]] = {"index": batch.index_B, "hashes": batch.hashes_B}
-            columns |= {_layer_name(layer): features_BD for layer, features_BD in batch.features.items()}
-            for name, values in columns.items():
-                if name not in files:
-                    shape = (num_images, *values.shape[1:])
-                    files[name] = np.lib.format.open_memmap(draft / f"{name}.npy", "w+", values.dtype, shape)
-                files[name][start:end] = values
-            start = end
-            yield batch
-        for file in files.values():
-            file.flush()
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
+        with contextlib.ExitStack() as opened:
+            files: dict[str, BinaryIO] = {}
+            start = 0
+            for batch in batches:
+                end = start + len(batch.index_B)
+                for name, values in _columns(batch, labels_N[start:end]).items():
+                    if name not in files:
+                        files[name] = opened.enter_context((draft / f"{name}.npy").open("wb"))
+                        _write_header(files[name], values, len(labels_N))
+                    files[name].write(np.ascontiguousarray(values).data)
+                start = end
+                yield batch
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        _replace(folder, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _columns(batch: Batch, labels_B: Integers) -> dict[str, npt.NDArray[Any]]:
+    found: dict[str, npt.NDArray[Any]] = {"index": batch.index_B, "labels": labels_B, "hashes": batch.hashes_B}
+    return found | {_layer_name(layer): features_BD for layer, features_BD in batch.features.items()}
+
+
+def _write_header(file: BinaryIO, values: npt.NDArray[Any], num_images: int) -> None:
+    # Not a memory map: on a full disk that kills the process, where a write is an error that tells.
+    shape = (num_images, *values.shape[1:])
+    descr = np.lib.format.dtype_to_descr(values.dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Puts the draft there: whoever is killed meanwhile leaves a whole folder, or none."""
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(old)
+    draft.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _kept_rows(folder: Path, index_N: Integers, layers: Sequence[int]) -> Integers | None:
     """Where the images stand in the files; None where not all of them, or not all layers, are kept."""
-    if not all((folder / f"{_layer_name(layer)}.npy").exists() for layer in layers):
+    names = ["index", "labels", "hashes", *(_layer_name(layer) for layer in layers)]
+    if not all((folder / f"{name}.npy").exists() for name in names):
         return None
     kept_N = _array(folder, "index")
     if not np.isin(index_N, kept_N).all():
         return None
     order_N = np.argsort(kept_N)
     return np.asarray(order_N[np.searchsorted(kept_N, index_N, sorter=order_N)])
+
+
+def _are_of(folder: Path, rows_N: Integers, images: Images, index_N: Integers, batch_size: int) -> bool:
+    """Whether kept features are of these images, as far as labels and some pixels tell."""
+    if not np.array_equal(_array(folder, "labels")[rows_N], images.labels_N[index_N]):
+        return False
+    some = np.unique(np.linspace(0, max(0, len(index_N) - 1), LOOKED_AT).astype(np.int64))[: len(index_N)]
+    hashes = [pixel_hashes(images_BHWC) for images_BHWC in images.batches(index_N[some], batch_size)]
+    return not hashes or np.array_equal(_array(folder, "hashes")[rows_N[some]], np.concatenate(hashes))
 
 
 def _read(folder: Path, rows_N: Integers, layers: Sequence[int], batch_size: int) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 Shape suffixes: U images in use, N the same of one layer, B images of a batch, D features.
 """
 
+import os
 import tempfile
 from collections.abc import Mapping
 from typing import Final
@@ -53,4 +54,6 @@ def _room(num_images: int, num_features: int) -> FloatRows:
     if 4 * num_images * num_features <= SPILL_BYTES:
         return np.empty((num_images, num_features), dtype=np.float32)
     with tempfile.TemporaryFile(prefix="upshot-features-") as file:  # mapped, it outlives its name and its descriptor
+        # Without its room, a write to the map on a full disk would kill the process.
+        os.posix_fallocate(file.fileno(), 0, 4 * num_images * num_features)
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(num_images, num_features))

@@ -2,6 +2,9 @@
 
 import copy
 import itertools
+import os
+import subprocess
+import sys
 import warnings
 import weakref
 
@@ -219,6 +222,77 @@ def test_an_evaluation_that_dies_keeps_no_features(model, tmp_path):
         judge(model, TaskData(train=data.train, test=broken, classes=data.classes), SHOTS, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
     assert judge(model, data, SHOTS, folder=tmp_path) == judge(model, data, SHOTS)
+
+
+def reversed_images(part):
+    return ArrayImages(part.images_NHWC[::-1].copy(), part.labels_N[::-1].copy())
+
+
+def of_one_class_in_other_order(part):
+    """No label tells that these have changed."""
+    index_N = np.arange(len(part.labels_N))
+    of_class = index_N[part.labels_N == 0]
+    index_N[of_class] = np.roll(of_class, 1)
+    return ArrayImages(part.images_NHWC[index_N], part.labels_N)
+
+
+@pytest.mark.parametrize("changed", [reversed_images, of_one_class_in_other_order])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_kept_features_of_images_that_have_changed_are_made_anew(model, tmp_path, part, changed):
+    data = patches_task()
+    judge(model, data, SHOTS, folder=tmp_path)
+    other = TaskData(
+        **{"train": data.train, "test": data.test, part: changed(getattr(data, part))}, classes=data.classes
+    )
+    assert judge(model, other, SHOTS, folder=tmp_path) == judge(model, other, SHOTS)
+    assert judge(not_to_be_called, other, SHOTS, folder=tmp_path) == judge(model, other, SHOTS)
+
+
+def test_a_job_that_is_killed_while_it_replaces_features_is_in_nobodys_way(model, tmp_path, monkeypatch):
+    data, more = patches_task(), Protocol(shots=(10,), draws=2)
+    judge(model, data, SHOTS, folder=tmp_path)
+    unlink, removed = os.unlink, []
+
+    def killed(path, **options):
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            judge(model, data, more, folder=tmp_path)
+    assert removed
+    assert judge(model, data, more, folder=tmp_path) == judge(model, data, more)
+    judge(model, data, Protocol(shots=(20,), draws=2), folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+
+
+ON_A_FULL_DISK = """
+import tempfile
+from pathlib import Path
+from evals import feature_rows
+from tests.evals.test_judge import SHOTS, VIT, build_model, judge, patches_task
+
+model, data, full = build_model(VIT).eval(), patches_task(), Path(tempfile.gettempdir())
+feature_rows.SPILL_BYTES = 0
+for options in {"folder": full / "kept"}, {}:
+    (full / "filler").write_bytes(bytes(20_000) if options else bytes(60_000))
+    try:
+        judge(model, data, SHOTS, **options)
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_features_that_the_disk_has_no_room_for_are_an_error(tmp_path):
+    """Kept ones, and those of training images that are many."""
+    mount = f"mount -t tmpfs -o size=64k none {tmp_path} && TMPDIR={tmp_path} exec {sys.executable} -"
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", tmp_path], capture_output=True).returncode:
+        pytest.skip("nobody may mount a small disk here")
+    ran = subprocess.run(["unshare", "-rm", "sh", "-c", mount], input=ON_A_FULL_DISK, capture_output=True, text=True)
+    assert ran.stdout.splitlines() == ["No space left on device"] * 2, (ran.returncode, ran.stderr)
 
 
 def test_damaged_features_are_named(model, tmp_path):
