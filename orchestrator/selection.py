@@ -1,6 +1,6 @@
 """The rows of a results table that count, one value a cell, and what had to be left out. Pure.
 
-A cell counts with its last checkpoint, last layer, and the mean over its draws. Accuracies are fractions in [0, 1].
+A cell counts with its last checkpoint, last layer, and the mean over its draws, all of which need a value. Accuracies are fractions in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ CELL = ("task", "shots", "cell_id")
 ACCURACIES = ("upstream_accuracy", "downstream_accuracy")
 LAST = ("last_checkpoint", "last_layer")
 DEFAULT_PROTOCOL = "ridge"
+IN_PART = "another draw of the cell has no value"
+"""Why a draw with a value does not count: those that fail are no chance choice, so the others' mean would mislead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +45,10 @@ class Selection:
     Args:
         cells: one row per task, shots and cell: task, shots, cell_id, upstream, downstream, upstream_num_test,
             downstream_num_test, the axes (`conflicts.axes_of`), params; best downstream accuracy first within a task.
-        dropped: rows that do not count, by reason, for each task and shots: those without a value, of another
-            protocol where nobody chose one, and of cells without a last checkpoint or layer. Other checkpoints and
-            layers of a cell that has its last ones are no loss. Every task and shots of the chosen protocol is a key,
-            and those of tasks that it lacks.
+        dropped: rows that do not count, by reason, for each task and shots: those without a value, other draws
+            of their cells, those of another protocol where nobody chose one, and of cells without a last checkpoint or
+            layer. Other checkpoints and layers of a cell that has its last ones are no loss. Every task and shots of
+            the chosen protocol is a key, and those of tasks that it lacks.
         protocol: the one that the values come from; None where the table does not say.
     """
 
@@ -74,9 +76,12 @@ def select_cells(results: pl.DataFrame | pl.LazyFrame, protocol: str | None = No
     _check_range(table)
     _check_test_sizes(table)
     has_values = pl.all_horizontal(pl.col(ACCURACIES).is_not_null())
-    kept = _with_known_axes(table.filter(has_values))
+    cells_without = table.filter(~has_values).select(CELL).unique()
+    in_part = table.filter(has_values).join(cells_without, on=CELL, how="semi", nulls_equal=True)
+    whole_cells = table.join(cells_without, on=CELL, how="anti", nulls_equal=True, maintain_order="left")
+    kept = _with_known_axes(whole_cells)
     _check_unique(kept)
-    lost = _lost(results.lazy(), protocol, whole)
+    lost = pl.concat([_lost(results.lazy(), protocol, whole), _counted(in_part, pl.lit(IN_PART))])
     return Selection(cells=_mean_over_draws(kept), dropped=_count_dropped(table, has_values, lost), protocol=protocol)
 
 
@@ -342,6 +347,10 @@ def _lost(results: pl.LazyFrame, protocol: str | None, last: pl.DataFrame) -> pl
     return cells.group_by("task", "shots", why=why).agg(rows=rows.sum())
 
 
+def _counted(rows: pl.DataFrame, why: pl.Expr) -> pl.DataFrame:
+    return rows.group_by("task", "shots", why=why).agg(rows=pl.len())
+
+
 def _count_dropped(table: pl.DataFrame, has_values: pl.Expr, lost: pl.DataFrame) -> "dict[TaskKey, dict[str, int]]":
     upstream, downstream = (pl.col(name) for name in ACCURACIES)
     why = (
@@ -353,7 +362,7 @@ def _count_dropped(table: pl.DataFrame, has_values: pl.Expr, lost: pl.DataFrame)
         .then(pl.lit("no upstream accuracy"))
         .otherwise(pl.lit("no downstream accuracy"))
     )
-    empty = table.filter(~has_values).group_by("task", "shots", why=why).agg(rows=pl.len())
+    empty = _counted(table.filter(~has_values), why)
     keys = pl.concat([table.select("task", "shots"), lost.select("task", "shots")]).unique().sort("task", "shots")
     counts: dict[TaskKey, dict[str, int]] = {key: {} for key in keys.iter_rows()}
     for task, shots, reason, rows in pl.concat([empty, lost.match_to_schema(empty.schema)]).sort("why").iter_rows():

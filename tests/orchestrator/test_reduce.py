@@ -225,6 +225,23 @@ def test_processes_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- which rows count
 
 
+def test_a_cell_of_which_a_draw_has_no_value_does_not_count_with_the_others() -> None:
+    results = table(
+        row("a", draw=0, downstream=0.4),
+        row("a", draw=1, downstream=None, reason="fine-tuning diverged"),
+        row("a", draw=0, shots=None),
+        row("b", draw=0, downstream=0.5),
+        row("b", draw=1, downstream=0.7),
+        row("c", draw=0, shots=None),
+        row("c", draw=1, shots=None, downstream=None),
+    )
+    all_images, few = reduce_study(results)["tasks"]
+    assert [hull["cell_id"] for hull in few["hull"]] == ["b"]
+    assert few["dropped"] == {"another draw of the cell has no value": 1, "fine-tuning diverged": 1}
+    assert [hull["cell_id"] for hull in all_images["hull"]] == ["a"]
+    assert all_images["dropped"] == {"another draw of the cell has no value": 1, "no downstream accuracy": 1}
+
+
 def test_numbers_of_shots_and_of_images_may_be_written_as_fractions() -> None:
     floats = table(row("a"), row("b", 0.6, 0.6)).cast({"shots": pl.Float64, "upstream_num_test": pl.Float32})
     selection = select_cells(floats.with_columns(draw=pl.lit(float("nan"))))
