@@ -159,13 +159,27 @@ def stack(probes: Sequence[LinearProbe]) -> Stacked:
 
 
 def check_training(features_ND: Features, labels_N: Integers, num_classes: int, what: str = "training images") -> None:
-    """Raises ProbeError where features are not finite or a class has no image: a probe would give a number anyway."""
+    """Raises ProbeError where a probe would give a number anyway.
+
+    That is where features are not finite or do not tell one image from another, or a class has no image.
+    """
     bad = sum(_num_non_finite(features_ND[start : start + CHECKED]) for start in range(0, len(features_ND), CHECKED))
     if bad:
         raise ProbeError(f"{bad} of {len(features_ND)} {what} have features that are not finite")
+    if are_constant(features_ND):
+        raise ProbeError(f"the features are the same for all {len(features_ND)} {what}")
     empty_C = np.flatnonzero(np.bincount(labels_N, minlength=num_classes) == 0)
     if len(empty_C):
         raise ProbeError(f"{len(empty_C)} of {num_classes} classes have no {what} (the first is number {empty_C[0]})")
+
+
+def are_constant(features_ND: Features) -> bool:
+    """Whether every feature is the same for all images, but for float32 rounding."""
+    chunks = [features_ND[start : start + CHECKED] for start in range(0, len(features_ND), CHECKED)]
+    lowest_D = np.min([chunk.min(axis=0) for chunk in chunks], axis=0).astype(np.float64)
+    highest_D = np.max([chunk.max(axis=0) for chunk in chunks], axis=0).astype(np.float64)
+    # A standard deviation is half of the spread at most.
+    return bool((highest_D - lowest_D <= 2 * CONSTANT_SPREAD * np.maximum(highest_D, -lowest_D)).all())
 
 
 def _first_of_each(

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from evals.datasets import Images, Pixels
-from evals.fewshot import Features, Integers
+from evals.fewshot import Features, Integers, are_constant
 from evals.schedule import FineTune
 from evals.training import READ_IMAGES, order, step_features, step_images, train
 from models.device import Device, device_of
@@ -161,7 +161,7 @@ def finetune_head(
     candidates = settings.candidates(len(labels_N))
     if len(candidates) > 1:
         raise _no_images_to_choose_on(candidates)
-    reason = _missing_class(labels_N, num_classes) or _not_finite(features_ND)
+    reason = _missing_class(labels_N, num_classes) or _unusable(features_ND)
     if reason is not None:
         return FinetunedHead(reason=reason)
     [(rate, num_steps)] = candidates
@@ -278,6 +278,10 @@ def _missing_class(labels_N: Integers, num_classes: int) -> str | None:
     return f"class {absent[0]} of 0 to {num_classes - 1} has no image to train on{others}"
 
 
-def _not_finite(features_ND: Features) -> str | None:
+def _unusable(features_ND: Features) -> str | None:
     bad = len(features_ND) - int(np.isfinite(features_ND).all(axis=1).sum())
-    return f"{bad} of {len(features_ND)} training images have features that are not finite" if bad else None
+    if bad:
+        return f"{bad} of {len(features_ND)} training images have features that are not finite"
+    return (
+        f"the features are the same for all {len(features_ND)} training images" if are_constant(features_ND) else None
+    )

@@ -15,6 +15,7 @@ from evals.fewshot import (
     PUBLISHED_STD_OFFSET,
     FewShotError,
     ProbeError,
+    Ridge,
     draw_shots,
     first_shots,
     fit_ridge,
@@ -292,8 +293,8 @@ def test_test_order_and_batch_size_do_not_matter(digits, batch_size):
 
 
 def test_stacked_probes_keep_the_first_of_equal_scores():
-    ones_ND, labels_N = np.ones((8, 3)), np.repeat(np.arange(4), 2)
-    ridge = fit_ridge(ones_ND, labels_N, num_classes=4)
+    ones_ND, zeros_D = np.ones((8, 3)), np.zeros(3)
+    ridge = Ridge(mean_D=zeros_D, inverse_std_D=zeros_D + 1, weights_EC=np.zeros((4, 4)), regularisation=1.0)
     np.testing.assert_array_equal(stack([ridge, ridge]).predict(ones_ND), np.zeros((2, 8)))
 
 
@@ -367,11 +368,20 @@ def test_float32_rounding_is_not_a_feature():
     np.testing.assert_allclose(ridge.weights_EC[0], 0, atol=1e-12)
 
 
-def test_nothing_but_constant_features_is_chance_with_the_smallest_of_equal_lambdas():
-    ones_ND, labels_N = np.ones((20, 3)), np.repeat(np.arange(4), 5)
-    ridge = fit_ridge(ones_ND, labels_N, num_classes=4, lambdas=(1.0, 1.001))
-    assert ridge.regularisation == 1.0
-    assert probe(ones_ND, labels_N, ones_ND, labels_N, num_classes=4).accuracy == 0.25
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e30])
+def test_nothing_but_constant_features_is_a_reason(value):
+    same_ND, labels_N = np.full((20, 3), value, dtype=np.float32), np.repeat(np.arange(4), 5)
+    same_ND[::2] *= np.float32(1 + 1e-7)
+    with pytest.raises(ProbeError, match="the features are the same for all 20 shots"):
+        fit_ridge(same_ND, labels_N, num_classes=4)
+    same_ND[7, 1] = value + max(1e-5, abs(value) * 1e-5)
+    assert fit_ridge(same_ND, labels_N, num_classes=4).weights_EC[1].any()
+
+
+def test_of_equal_lambdas_the_smallest_is_taken():
+    """Each class has the same two images, so that no feature tells anything."""
+    features_ND, labels_N = np.tile([[1.0], [2.0]], (4, 3)), np.repeat(np.arange(4), 2)
+    assert fit_ridge(features_ND, labels_N, num_classes=4, lambdas=(1e15, 1e15 * (1 + 1e-12))).regularisation == 1e15
 
 
 def assert_no_test_label_leak(judge):

@@ -443,6 +443,11 @@ def test_features_that_are_not_finite_give_a_reason(value):
     assert head.reason == "2 of 4 training images have features that are not finite"
 
 
+def test_features_that_tell_no_image_from_another_give_a_reason():
+    head = finetune_head(np.ones((4, 3)), np.array([0, 1, 0, 1]), num_classes=2, settings=SHORT, seed=0)
+    assert head.reason == "the features are the same for all 4 training images"
+
+
 def test_scores_that_are_not_finite_are_no_class(digits):
     head = FinetunedHead(weights_CD=np.array([[1e38], [-1e38]], np.float32), bias_C=np.zeros(2, np.float32))
     features_ND = np.array([[1.0], [-1.0], [10.0], [np.nan]], np.float32)

@@ -239,6 +239,12 @@ def test_a_fit_that_does_not_converge_is_a_reason(digits, monkeypatch):
         fit_logistic(digits[0][:100], digits[1][:100], num_classes=10, penalties=(0.01,))
 
 
+def test_nothing_but_constant_features_is_a_reason():
+    features_ND, labels_N, _, _ = clusters(1)
+    with pytest.raises(ProbeError, match="the features are the same for all 18 training images"):
+        fit_logistic(np.full_like(features_ND, 0.1), labels_N, num_classes=3)
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_features_that_are_not_finite_are_a_reason(value):
     features_ND, labels_N, _, _ = clusters(1)
