@@ -185,14 +185,15 @@ def evaluate_checkpoint(
         )
     model, inputs = cache(partial(load_model, checkpoint_dir)), subject.backbone.inputs
     written = []
-    measures = _upstream_path(output_dir, by_class)
-    if upstream is not None and not measures.exists():
-        rows = [subject.measure(row) for row in upstream(model(), subject.batch_size)]
-        written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
     for task, missing in _missing(output_dir, tasks, protocols).items():
         kept = _features_folder(output_dir, task) if keep_features else None
         judge = Judge(encoder=subject.encoder(model, kept), data=load_task(task, inputs.square), task=task)
         written += _judge(subject, judge, missing)
+    # Last: the upstream images may be gone, and no task needs them.
+    measures = _upstream_path(output_dir, by_class)
+    if upstream is not None and not measures.exists():
+        rows = [subject.measure(row) for row in upstream(model(), subject.batch_size)]
+        written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
     return written
 
 

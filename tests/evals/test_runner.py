@@ -16,7 +16,7 @@ from evals.protocol import RESULT_SCHEMA, Protocol
 from evals.runner import MAX_BATCH, Backbone, Subject, evaluate_checkpoint, write_null_rows
 from models.build import build_model
 from models.checkpoint import load_weights, save_checkpoint, take_snapshot
-from models.errors import CheckpointError, UnknownNameError
+from models.errors import CheckpointError, DataError, UnknownNameError
 from models.ladder import architecture
 from tests.evals.probing import extract_features
 
@@ -237,6 +237,16 @@ def test_a_diverged_checkpoint_is_a_result_without_numbers(checkpoint_dir, tmp_p
     for name in ("downstream_accuracy", "regularisation", "upstream_loss", "upstream_accuracy"):
         assert rows[name].is_null().all()
     assert rows["flops"].unique().to_list() == [1.25e12]
+
+
+def test_upstream_images_that_are_gone_cost_no_task_its_results(checkpoint_dir, tmp_path):
+    def gone(model, batch_size):
+        raise DataError("/data/photos: no such folder")
+
+    with pytest.raises(DataError, match="photos"):
+        evaluate(checkpoint_dir, tmp_path, upstream=gone)
+    [path] = tmp_path.glob("*.parquet")
+    assert pl.read_parquet(path)["downstream_accuracy"].is_not_null().all()
 
 
 def test_null_rows_without_a_checkpoint(tmp_path):
