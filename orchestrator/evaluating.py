@@ -208,11 +208,10 @@ def _joined(others: pl.DataFrame, rows: pl.DataFrame, path: Path) -> pl.DataFram
 
 def summary(rows: pl.DataFrame) -> dict[str, Any]:
     """The cell with its mean accuracies at the last layer, ready for JSON."""
-    tasks = (
-        rows.filter("last_layer")
-        .group_by("task", "protocol", "shots", maintain_order=True)
-        .agg(pl.col("downstream_accuracy").mean(), pl.col("reason").drop_nulls().first())
-    )
+    accuracy = pl.col("downstream_accuracy")
+    mean = pl.when(accuracy.is_not_null().all()).then(accuracy.mean())  # of all draws that were asked for, or none
+    why = pl.coalesce(pl.col("reason").filter(accuracy.is_null()).first(), pl.col("reason").drop_nulls().first())
+    tasks = rows.filter("last_layer").group_by("task", "protocol", "shots", maintain_order=True).agg(mean, why)
     first = rows.row(0, named=True)
     return {
         **{name: first[name] for name in ("cell_id", "family", "size", "image_size", "params", "num_layers")},

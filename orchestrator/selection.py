@@ -1,6 +1,7 @@
 """The rows of a results table that count, one value a cell, and what had to be left out. Pure.
 
-A cell counts with its last checkpoint, last layer, and the mean over its draws, all of which need a value. Accuracies are fractions in [0, 1].
+A cell counts with its last checkpoint, last layer, and the mean over its draws, all of which need a value. Accuracies
+are fractions in [0, 1].
 """
 
 from dataclasses import dataclass

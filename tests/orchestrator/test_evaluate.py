@@ -23,6 +23,7 @@ from torch.nn import functional
 from typer.main import get_command
 
 from evals.datasets import load_task
+from evals.external import NO_UPSTREAM
 from evals.fewshot import LAMBDAS, draw_shots
 from evals.runner import Backbone, Subject, evaluate_checkpoint
 from models.checkpoint import finalised_steps, read_json, step_folder
@@ -31,7 +32,7 @@ from models.errors import CorruptCheckpointError, DataError, UserError
 from models.prepare import recipe_architecture
 from models.train import load_model, train
 from orchestrator.cli import app
-from orchestrator.evaluating import Published, add_rows, asked_for, evaluate_folder, evaluate_timm
+from orchestrator.evaluating import Published, add_rows, asked_for, evaluate_folder, evaluate_timm, summary
 from orchestrator.reduce import reduce_study
 from orchestrator.report import report_table
 from orchestrator.results import SCHEMA, read_results
@@ -102,6 +103,14 @@ def evaluated(public, name="test_vit", asked=ASKED, upstream=None, **options):
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_over_fewer_draws_than_asked_for_is_not_told() -> None:
+    cell = dict.fromkeys(SCHEMA) | {"cell_id": "a", "protocol": "finetune", "shots": 5, "last_layer": True}
+    found = [("mnist", 0.5, NO_UPSTREAM), ("mnist", None, "diverged"), ("digits", 0.5, None), ("digits", 0.7, None)]
+    rows = [cell | {"task": task, "downstream_accuracy": a, "reason": why} for task, a, why in found]
+    told = summary(pl.DataFrame(rows, schema=SCHEMA))["tasks"]
+    assert [(t["downstream_accuracy"], t["reason"]) for t in told] == [(None, "diverged"), (pytest.approx(0.6), None)]
 
 
 def test_public_models_make_a_table_that_reduces(table, public):
