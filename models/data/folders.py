@@ -44,7 +44,11 @@ class FolderSet:
         """(the file's bytes, its label); raises DataError where it is gone or may not be read."""
         try:
             return self.paths[index].read_bytes(), int(self.label_N[index])
-        except (FileNotFoundError, PermissionError) as error:  # others are the file system's, which may recover
+        except (
+            FileNotFoundError,
+            IsADirectoryError,
+            PermissionError,
+        ) as error:  # others are the file system's, which may recover
             raise DataError(f"{self.place(index)}: cannot be read ({error.strerror})") from error
 
     def place(self, index: int) -> str:

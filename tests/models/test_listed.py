@@ -81,6 +81,12 @@ def test_a_class_of_the_test_only_is_refused(written):
         listed.open_csv(written(rows, "path,label,split"))
 
 
+def test_a_folder_in_the_place_of_an_image_is_named(written):
+    s = listed.open_csv(written([*ROWS, ("images", CLASSES[0])]))
+    with pytest.raises(DataError, match=r"images: cannot be read \(Is a directory\)"):
+        s.read(60)
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(DataError, match=r"gone\.csv: no such CSV of images"):
         listed.open_csv(str(tmp_path / "gone.csv"))
