@@ -433,6 +433,18 @@ def test_a_pickle_that_is_cut_short(tmp_path):
         load_task("cifar100", root=tmp_path)
 
 
+@pytest.mark.parametrize(("labels", "told"), [([99], "99"), ([-1], "-1"), ([], "images and")])
+def test_labels_that_no_class_has_are_refused(labels, told, tmp_path):
+    """-1 would be the last class, and with a label too few all later ones would be those of other images."""
+    PARTED["cifar10"](tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_2"
+    found = pickle.loads(path.read_bytes(), encoding="latin1")
+    found = {key.decode() if isinstance(key, bytes) else key: value for key, value in found.items()}
+    path.write_bytes(pickle.dumps(found | {"labels": [*found["labels"][:-1], *labels]}))
+    with pytest.raises(DataError, match=f"cifar-10-batches-py.* {told}"):
+        load_task("cifar10", root=tmp_path)
+
+
 def test_a_retinopathy_table_without_its_column(tmp_path):
     PARTED["retinopathy"](tmp_path)
     with (tmp_path / "retinopathy" / "trainLabels.csv").open("w", newline="") as file:

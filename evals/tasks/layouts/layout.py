@@ -83,4 +83,10 @@ class Layout:
                 f"{folder}: has {len(classes)} classes ({', '.join(classes[:3])}, ...), task {definition.name!r} has"
                 f" {definition.num_classes}; read as: {self.name}"
             )
+        outside_N = (source.labels.labels_N < 0) | (source.labels.labels_N >= len(classes))
+        if outside_N.any():
+            raise DataError(
+                f"{folder}: {int(outside_N.sum())} labels are none of 0 to {len(classes) - 1}, such as"
+                f" {int(source.labels.labels_N[outside_N][0])}; read as: {self.name}"
+            )
         return source

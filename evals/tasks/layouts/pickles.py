@@ -58,6 +58,9 @@ def read_cifar100(folder: Path, _: Definition) -> Arrays:
 def _cifar(folder: Path, names: list[str], labels: str, classes: list[str]) -> Arrays:
     """The last file is for the test."""
     found = [read_arrays(folder / name) for name in names]
+    for name, f in zip(names, found, strict=True):
+        if len(f["data"]) != len(f[labels]):
+            raise DataError(f"{folder / name}: has {len(f['data'])} images and {len(f[labels])} labels")
     # Rows are planes of red, green and blue.
     images_NHWC = np.concatenate([f["data"] for f in found]).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     labels_N = np.concatenate([np.asarray(f[labels], dtype=np.int64) for f in found])
