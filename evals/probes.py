@@ -121,12 +121,17 @@ class LayerProbes:
             self._reasons[fit] = str(error)
 
     def ready(self) -> None:
-        """Puts linear probes side by side, so that a batch meets them in one product; none is fitted after that."""
+        """Puts linear probes side by side, so that a batch meets them in one product; none is fitted after that.
+
+        Their own weights are not held any more: those of all layers and draws may be gigabytes.
+        """
         linear = {fit: probe for fit, probe in self._probes.items() if isinstance(probe, Ridge | Logistic)}
+        others = {fit: probe for fit, probe in self._probes.items() if fit not in linear}
         self._stacked = stack(list(linear.values())) if linear else None
-        self._others = {fit: probe for fit, probe in self._probes.items() if fit not in linear}
-        self._fitted = [*linear, *self._others]
-        self._hits_PC = np.zeros((len(self._probes), self._num_classes), dtype=np.int64)
+        self._others = list(others.values())
+        self._chosen = {fit: probe.regularisation for fit, probe in (linear | others).items()}
+        self._hits_PC = np.zeros((len(self._chosen), self._num_classes), dtype=np.int64)
+        self._probes.clear()
 
     def see(self, features_BD: Features, labels_B: Integers) -> None:
         """Counts what each probe gets right of a batch of test images."""
@@ -136,19 +141,19 @@ class LayerProbes:
             self._num_bad += int((~finite_B).sum())
             features_BD = np.where(finite_B[:, None], features_BD, 0)  # the layer has no result any more
         predicted = [self._stacked.predict(features_BD)] if self._stacked is not None else []
-        predicted += [probe.predict(features_BD)[None] for probe in self._others.values()]
+        predicted += [probe.predict(features_BD)[None] for probe in self._others]
         for hits_C, predicted_B in zip(self._hits_PC, (row for rows in predicted for row in rows), strict=True):
             hits_C += hits(predicted_B, labels_B, self._num_classes)
 
     def scores(self) -> dict[Fit, Score]:
         """Of every probe that was to be fitted."""
         bad = f"{self._num_bad} of {self._num_seen} test images have features that are not finite"
-        reasons = self._reasons | (dict.fromkeys(self._probes, bad) if self._num_bad else {})
+        reasons = self._reasons | (dict.fromkeys(self._chosen, bad) if self._num_bad else {})
         none_C = np.zeros(self._num_classes, dtype=np.int64)
-        fitted = dict(zip(self._fitted, self._hits_PC, strict=True))
+        fitted = dict(zip(self._chosen, self._hits_PC, strict=True))
         found = {fit: Score(hits_C=none_C, reason=reason) for fit, reason in reasons.items()}
         return found | {
-            fit: Score(hits_C=hits_C, regularisation=self._probes[fit].regularisation)
+            fit: Score(hits_C=hits_C, regularisation=self._chosen[fit])
             for fit, hits_C in fitted.items()
             if fit not in reasons
         }

@@ -18,6 +18,7 @@ from orchestrator.study import Study
 
 VTAB_IMAGES, VTAB_CHOSEN_ON = 1000, 200
 FEATURE_BYTES = 4
+WEIGHT_BYTES = 8
 COPIES = 2  # of the features in work: those of all images of a task, and those that a probe is fitted to
 TIMM_WIDTH = 2048  # at least, of the features of a timm model, whose widths nobody measured
 
@@ -27,8 +28,8 @@ class EvaluationWork:
     """What judging one checkpoint takes.
 
     `num_encoded` images pass the model once, `num_trained` are trained on in steps of fine-tuning; `features_gb` is the
-    most that features of training images hold, of one task at a time. `batch_size` images are in a step of fine-tuning,
-    0 without one.
+    most that features of training images and the probes that are fitted to them hold, of one task at a time.
+    `batch_size` images are in a step of fine-tuning, 0 without one.
     """
 
     num_encoded: int
@@ -61,10 +62,11 @@ def _task_work(task: Task, protocols: Sequence[Protocol], arch: ladder.Architect
     last = [_num_fitted(p, task) for p in frozen if p.layers == "last"]
     encoded = min(task.num_train, sum(_num_fitted(p, task) for p in _distinct(frozen)))
     num_features = max(by_layer, default=0) * (ladder.num_layers(arch) + 1) + max(last, default=0)
+    probes = sum(_probe_bytes(p, task, arch) for p in frozen)
     return EvaluationWork(
         num_encoded=encoded + (task.num_test if frozen else 0) + sum(run.num_tested for run in runs),
         num_trained=sum(run.num_steps * run.batch_size for run in runs),
-        features_gb=COPIES * FEATURE_BYTES * num_features * feature_width(arch) / 1e9,
+        features_gb=(COPIES * FEATURE_BYTES * num_features * feature_width(arch) + probes) / 1e9,
         batch_size=max((run.batch_size for run in runs), default=0),
     )
 
@@ -72,6 +74,17 @@ def _task_work(task: Task, protocols: Sequence[Protocol], arch: ladder.Architect
 def _distinct(protocols: Sequence[Protocol]) -> list[Protocol]:
     """One protocol of each choice of training images: few-shot ones draw the same, but for those without chance."""
     return list({(p.method.training, p.draws, p.shots): p for p in protocols}.values())
+
+
+def _probe_bytes(protocol: Protocol, task: Task, arch: ladder.Architecture) -> int:
+    """Of the probes of all layers, shots and draws, which meet the test images together."""
+    num_layers = ladder.num_layers(arch) + 1 if protocol.layers == "all" else 1
+    if protocol.method.kind != "knn":
+        num_probes = sum(1 for _ in protocol.combinations())
+        return WEIGHT_BYTES * num_probes * num_layers * task.num_classes * (feature_width(arch) + 1)
+    # A probe of neighbours holds the features of its shots; one of all images those that are there.
+    held = sum(min(task.num_train, task.num_classes * (shots or 0)) for shots, _ in protocol.combinations())
+    return FEATURE_BYTES * held * num_layers * feature_width(arch)
 
 
 def _num_fitted(protocol: Protocol, task: Task) -> int:

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import weakref
 
@@ -21,8 +22,10 @@ from evals.datasets import ArrayImages, TaskData, load_task
 from evals.encoding import Encoder
 from evals.features import encode
 from evals.fewshot import draw_shots, fit_ridge
+from evals.fits import fits_of
 from evals.judge import Judge
 from evals.logistic import fit_logistic
+from evals.probes import LayerProbes
 from evals.protocol import PROTOCOLS, Protocol
 from evals.tasks import vtab_split
 from models.build import build_model
@@ -302,6 +305,22 @@ def test_damaged_features_are_named(model, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"layer_001\.npy.*delete"):
         judge(model, data, SHOTS, folder=tmp_path)
+
+
+def test_the_weights_of_linear_probes_are_held_once():
+    labels_N = np.tile(np.arange(50), 5)
+    fits = list(fits_of("any", labels_N, [str(label) for label in range(50)], Protocol(shots=(2, 5), draws=5)))
+    features_ND = np.random.default_rng(0).normal(size=(250, 400)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        probes = LayerProbes(50)
+        for fit in fits:
+            probes.fit(fit, features_ND[fit.index_F], labels_N[fit.index_F])
+        probes.ready()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 1 < held / (8 * len(fits) * 50 * 400) < 1.2
 
 
 # --- every protocol ---------------------------------------------------------------------------------------------------

@@ -130,11 +130,15 @@ def test_features_of_all_training_images_are_held_of_the_last_layer_alone(small)
     images = tasks.task("noto_script")
     held, arch = features_gb("linear", '["noto_script"]')
     copies = 2  # the features, and what the probe makes of them
-    assert held == copies * 4 * images.num_train * arch.width / 1e9
+    weights = 8 * images.num_classes * (arch.width + 1)
+    assert held == (copies * 4 * images.num_train * arch.width + weights) / 1e9
     assert features_gb("linear", '["cells","noto_script"]')[0] == held, "one task after the other"
     shots = images.num_classes * 5 * 2
     layers = arch.depth + 1
-    assert features_gb("ridge", '["noto_script"]')[0] == copies * 4 * shots * layers * arch.width / 1e9
+    few = copies * 4 * shots * layers * arch.width
+    assert features_gb("ridge", '["noto_script"]')[0] == (few + 2 * 2 * layers * weights) / 1e9
+    neighbours = 4 * images.num_classes * (1 + 5) * 2 * layers * arch.width
+    assert features_gb("knn", '["noto_script"]')[0] == (few + neighbours) / 1e9
 
 
 @pytest.mark.parametrize(
