@@ -144,12 +144,13 @@ def result_files(store: Store, study: Study, cell_id: str) -> CellResults:
     names = ((found.results, [*wanted.results.values()]), (found.measures, [wanted.measures or ""]))
     for step in wanted_steps(study, store.evaluated_steps(cell_id)):
         folder = store.evals(cell_id, step)
-        there = {entry.name: entry.stat() for entry in os.scandir(folder)}
+        there = {entry.name: entry for entry in os.scandir(folder)}
         for files, asked in names:
+            # No others are looked at: the drafts of a job that is at it are gone at any moment.
+            seen = {name: there[name].stat() for name in asked if name in there}
             files += [
-                ResultFile(folder / name, (f"{cell_id}/{step}/{name}", there[name].st_mtime_ns, there[name].st_size))
-                for name in asked
-                if name in there
+                ResultFile(folder / name, (f"{cell_id}/{step}/{name}", stat.st_mtime_ns, stat.st_size))
+                for name, stat in seen.items()
             ]
     return found
 

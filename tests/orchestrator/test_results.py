@@ -153,6 +153,12 @@ def test_what_the_study_no_longer_asks_for_is_left_out(evaluated):
     assert table(evaluated).height == 8
 
 
+def test_drafts_that_vanish_meanwhile_are_not_missed(evaluated):
+    folder = evaluated.store.evals(evaluated.cells[0].cell_id, 4)
+    (folder / ".a-draft.tmp").symlink_to("gone")  # listed, and not there when it is looked at
+    assert collect(evaluated.store, evaluated.study, evaluated.cells).collect().height
+
+
 def test_a_damaged_result_file_is_named_and_the_table_stays(evaluated):
     before = table(evaluated)
     path = write(evaluated, 0, 2, "mnist")
