@@ -92,6 +92,9 @@ def open_csv(csv: str) -> FolderSet:
     classes = tuple(sorted(table["label"].unique()))
     label_of = {label: number for number, label in enumerate(classes)}
     held_out_N = (table["split"] == "test").to_numpy() if "split" in table.columns else None
+    if held_out_N is not None and (held_out_N.all() or not held_out_N.any()):
+        lacking = "train" if held_out_N.all() else "test"
+        raise DataError(f"{csv}: lists no image to {lacking} on: split says {table['split'][0]!r} of every one")
     paths = [path.parent / name for name in table["path"]]
     labels_N = np.array([label_of[label] for label in table["label"]], dtype=np.int64)
     found = _set(csv, classes, paths, labels_N, held_out_N)

@@ -75,6 +75,12 @@ def test_what_is_wrong_is_named(header, rows, said, written):
         listed.open_csv(written(rows, header))
 
 
+@pytest.mark.parametrize(("part", "lacking"), [("train", "test"), ("test", "train")])
+def test_a_split_that_says_the_same_of_all_is_refused(part, lacking, written):
+    with pytest.raises(DataError, match=f"cells.csv: lists no image to {lacking} on"):
+        listed.open_csv(written([(*row, part) for row in ROWS], "path,label,split"))
+
+
 def test_a_class_of_the_test_only_is_refused(written):
     rows = [(path, label, "train" if label != ROWS[0][1] else "test") for path, label in ROWS]
     with pytest.raises(DataError, match=f"1 classes that the train part has not: {ROWS[0][1]}"):
