@@ -184,7 +184,7 @@ def evaluate_checkpoint(
             output_dir, subject, tasks=tasks, protocols=protocols, upstream=upstream is not None, by_class=by_class
         )
     model, inputs = cache(partial(load_model, checkpoint_dir)), subject.backbone.inputs
-    written = []
+    written: list[Path] = []
     for task, missing in _missing(output_dir, tasks, protocols).items():
         kept = _features_folder(output_dir, task) if keep_features else None
         judge = Judge(encoder=subject.encoder(model, kept), data=load_task(task, inputs.square), task=task)
