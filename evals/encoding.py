@@ -9,6 +9,7 @@ Shape suffixes: N images, B images of a batch, D features.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -31,6 +32,9 @@ from models.errors import DataError
 from models.inputs import ToInput, to_input
 
 Part = Literal["train", "test"]
+
+LEFT_S: Final = 7 * 86400.0
+"""So long after a draft of kept features was begun nobody writes to it any more: no job runs longer."""
 
 LOOKED_AT: Final = 64
 """Images, spread evenly over those in use, the last of them too: where one came or went the later ones have moved."""
@@ -93,10 +97,9 @@ class Encoder:
 def _keeping(folder: Path, batches: Iterator[Batch], labels_N: Integers) -> Iterator[Batch]:
     """The batches, which lie in the folder once the last was taken; what was there before goes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a job that was killed
-        shutil.rmtree(left, ignore_errors=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     draft.mkdir()
+    _remove_leftovers(folder, draft.stat().st_mtime)
     try:
         with contextlib.ExitStack() as opened:
             files: dict[str, BinaryIO] = {}
@@ -135,8 +138,20 @@ def _replace(folder: Path, draft: Path) -> None:
     old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(old)
-    draft.replace(folder)
+    try:
+        draft.replace(folder)
+    except OSError as error:  # another job was faster: its features are as good
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path, now: float) -> None:
+    """Removes what jobs left that were killed; `now` is by the clock of the file system."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < now - LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _kept_rows(folder: Path, index_N: Integers, layers: Sequence[int]) -> Integers | None:

@@ -268,7 +268,29 @@ def test_a_job_that_is_killed_while_it_replaces_features_is_in_nobodys_way(model
             judge(model, data, more, folder=tmp_path)
     assert removed
     assert judge(model, data, more, folder=tmp_path) == judge(model, data, more)
+    for left in tmp_path.glob(".*"):
+        os.utime(left, (1e9, 1e9))
     judge(model, data, Protocol(shots=(20,), draws=2), folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
+
+
+def test_two_jobs_that_keep_features_at_once_do_not_disturb_each_other(model, tmp_path):
+    data = patches_task()
+    expected = judge(model, data, SHOTS)
+
+    class Interrupted(ArrayImages):
+        """Another job has done the same before the last batch is there."""
+
+        def batches(self, index_N, batch_size):
+            *first, last = super().batches(index_N, batch_size)
+            yield from first
+            assert judge(copy.deepcopy(model), data, SHOTS, folder=tmp_path) == expected
+            yield last
+
+    parts = [Interrupted(part.images_NHWC, part.labels_N) for part in (data.train, data.test)]
+    both = TaskData(train=parts[0], test=parts[1], classes=data.classes)
+    assert judge(model, both, SHOTS, folder=tmp_path) == expected
+    assert judge(not_to_be_called, data, SHOTS, folder=tmp_path) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train"]
 
 
