@@ -1,6 +1,6 @@
 """How long and how fast a model is fine-tuned: BiT-HyperRule, and the choice of VTAB-1k.
 
-No torch here: an evaluation's id has these settings, and the login node reads ids.
+No torch here: plans count these steps on login nodes.
 """
 
 import math
