@@ -20,7 +20,7 @@ from evals.judge import Judge, Judged
 from evals.measures import MEASURES_SCHEMA, Row, null_measures
 from evals.protocol import RESULT_SCHEMA, Protocol, upstream_eval_id
 from models.data import Square
-from models.errors import CheckpointError
+from models.errors import CheckpointError, DataError
 from models.inputs import Inputs
 from models.ladder import Architecture, layer_elements, num_layers
 
@@ -176,7 +176,7 @@ def evaluate_checkpoint(
             asked for later need no model.
 
     Raises:
-        UserError: an unknown task, images that are missing.
+        UserError: an unknown task, or images that are missing or unreadable, once everything else is there.
         OSError: a file could not be written.
     """
     if subject.has_diverged:
@@ -185,15 +185,21 @@ def evaluate_checkpoint(
         )
     model, inputs = cache(partial(load_model, checkpoint_dir)), subject.backbone.inputs
     written: list[Path] = []
+    unreadable: list[DataError] = []
     for task, missing in _missing(output_dir, tasks, protocols).items():
         kept = _features_folder(output_dir, task) if keep_features else None
-        judge = Judge(encoder=subject.encoder(model, kept), data=load_task(task, inputs.square), task=task)
-        written += _judge(subject, judge, missing)
+        try:
+            judge = Judge(encoder=subject.encoder(model, kept), data=load_task(task, inputs.square), task=task)
+            written += _judge(subject, judge, missing)
+        except DataError as error:  # of this task's images alone
+            unreadable.append(error)
     # Last: the upstream images may be gone, and no task needs them.
     measures = _upstream_path(output_dir, by_class)
     if upstream is not None and not measures.exists():
         rows = [subject.measure(row) for row in upstream(model(), subject.batch_size)]
         written.append(_write_rows(measures, rows, MEASURES_SCHEMA))
+    if unreadable:
+        raise DataError("; ".join(map(str, unreadable))) from unreadable[0]
     return written
 
 

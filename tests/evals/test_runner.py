@@ -353,3 +353,14 @@ def test_protocols_have_a_file_each(checkpoint_dir, tmp_path):
     assert [pl.read_parquet(path)["protocol"].unique().to_list() for path in written] == [["ridge"], ["ridge-fixed"]]
     written[0].unlink()
     assert evaluate(checkpoint_dir, tmp_path, protocols=["ridge", "ridge-fixed"]) == written[:1]
+
+
+def test_a_task_without_its_images_does_not_cost_the_others(checkpoint_dir, tmp_path):
+    def gone(name, image_size):
+        if name == "rare digits":
+            raise DataError("/datasets/rare: no such folder of images")
+        return digit_task(name, image_size)
+
+    with pytest.raises(DataError, match="/datasets/rare"):
+        evaluate(checkpoint_dir, tmp_path, tasks=["rare digits", "digits"], load_task=gone)
+    assert [path.stem for path in tmp_path.iterdir()] == [Protocol(shots=(1, 5), draws=2).eval_id("digits")]
