@@ -161,7 +161,7 @@ def results(store: Store) -> dict[str, str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the study comes to on this machine when nothing disturbs it."""
     found = run_undisturbed(tmp_path_factory.mktemp("undisturbed"))
-    assert len(found) == 12  # two cells, three checkpoints, weights and one evaluation each
+    assert len(found) == 18  # two cells, three checkpoints; weights, one evaluation and upstream measures each
     return found
 
 

@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -350,6 +351,7 @@ def held_after_forward(a: Architecture, batch_size: int, dropout: float) -> int:
     """Bytes that a forward pass of a checkpointed model allocates and leaves, by torch's own count."""
     model = build_model(a, dropout=dropout, checkpointed=True).train()
     x_BCHW = torch.randn(batch_size, a.in_channels, a.image_size, a.image_size)
+    gc.collect()  # what other tests left must not be freed meanwhile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         logits_BC = model(x_BCHW)
     assert logits_BC.requires_grad
