@@ -130,9 +130,7 @@ def open_online(
     return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume=resume)
 
 
-def look(
-    run_id: str, description: Description, draft: Path, timeout_s: float, listener: Listener | None = None
-) -> Known | None:
+def look(run_id: str, description: Description, draft: Path, timeout_s: float, listener: Listener) -> Known | None:
     """What W&B has of that run; None if there is none.
 
     Raises:
@@ -145,7 +143,7 @@ def look(
     with _own_environment():
         try:
             wandb.setup(settings)
-            wandb.termsetup(settings, listener or Listener())
+            wandb.termsetup(settings, listener)
             run = wandb.Api(timeout=max(1, round(timeout_s))).run(path)
         except Exception as error:  # what wandb raises is no closed set
             if "Could not find run" in str(error):

@@ -33,7 +33,7 @@ from orchestrator.tracking.wandb_run import CellFiles, note, problem_of, read_fi
 
 PERIOD_S: Final = 60.0
 MOST_PERIODS: Final = 16  # between two tries to open a run, where the ones before failed
-ANSWER_S: Final = 15.0  # for W&B to open a run, to answer, and to take the last rows
+ANSWER_S: Final = 10.0  # for W&B to open a run, to answer, and to take the last rows
 END_S: Final = 20.0  # for this process to end, once training has
 STOPPED_S: Final = 2.0  # the same where the job is about to be killed
 SOURCE: Final = Path(__file__).resolve().parents[2]
@@ -127,15 +127,15 @@ def _read(store: Store, cell_id: str) -> CellFiles:
 
 def _note_progress(cell: CellFiles, opened: OpenRun, draft: Path) -> bool:
     """Notes how many rows W&B says it has, or what is in the way; whether the run takes nothing more."""
-    listener, description, problem, there = opened.listener, cell.description, "", None
-    try:
-        known = look(cell.folder.name, description, draft, ANSWER_S)
-        there = known.num_told if known else None
-        listener.trouble = ""
-    except NoAnswerError as error:
-        problem = listener.trouble or one_line(error)
-    if listener.fatal:
-        problem = f"W&B refused a part: {listener.fatal[0]}"
+    listener, there = opened.listener, None
+    problem = f"W&B refused a part: {listener.fatal[0]}" if listener.fatal else listener.trouble
+    listener.trouble = ""
+    if not problem:
+        try:
+            known = look(cell.folder.name, cell.description, draft, ANSWER_S, listener)
+            there = known.num_told if known else None
+        except NoAnswerError as error:
+            problem = one_line(error)
     note(cell.folder, ok=not problem, mode=MODE, error=problem or None, rows=there)
     return bool(listener.fatal)
 
