@@ -1,6 +1,6 @@
 """A cell's curves at W&B while it trains, by a process of its own: training never waits for W&B, nor for this.
 
-`python -m orchestrator.tracking.live CELL_FOLDER [PERIOD_S]` mirrors the cell now and then until its standard input
+`python -m orchestrator.tracking CELL_FOLDER PERIOD_S` mirrors the cell now and then until its standard input
 ends, which it does when the process that started it lets go of it or dies, in whatever way.
 """
 
@@ -53,7 +53,7 @@ def following(cell_dir: Path, *, hurried: Callable[[], bool], period_s: float = 
     # Nothing of it is to be in the way of the training: no accelerator, no thread for each core.
     environment = {**os.environ, "PYTHONPATH": _import_path(), "PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"POLARS_MAX_THREADS": "1", "GOMAXPROCS": "1"}
-    command = [sys.executable, "-m", "orchestrator.tracking.live", str(cell_dir), str(period_s)]
+    command = [sys.executable, "-m", "orchestrator.tracking", str(cell_dir), str(period_s)]
     try:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
     except OSError as error:  # no process or memory left for it
@@ -152,7 +152,3 @@ def main() -> None:
     os.nice(19)
     folder, period_s = Path(sys.argv[1]).resolve(), float(sys.argv[2])
     follow(Store(folder.parents[2]), folder.name, _input_ended, period_s=period_s)
-
-
-if __name__ == "__main__":
-    main()

@@ -95,7 +95,7 @@ def followers(folder: Path) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:  # it has ended
                 continue
-            if b"orchestrator.tracking.live" in command and os.fsencode(folder) in command:
+            if b"\0orchestrator.tracking\0" in command and os.fsencode(folder) in command:
                 found.append(int(entry.name))
     return found
 
