@@ -3,7 +3,9 @@
 A small model takes steps and leaves a record every tenth. Beside it the real mirror tells the real client, every five
 seconds instead of every minute, to a server that is well, that answers 429, or that hangs. Slices of steps with the
 mirror and slices with it and its client stopped, which is as if tracking were disabled, take turns.
-`of a core` is the processor time that mirror and client take, were it once a minute.
+`of a core` is the processor time that mirror and client take, were it once a minute: as training itself does nothing for
+them, the most that they can take from it, and what the limit is about. The ratio is of wall time, and no better than the
+machine is quiet.
 """
 
 import os
@@ -70,7 +72,7 @@ def main() -> None:
         ratio = mean / disabled
         columns = f"{mean * 1e3:10.2f}{disabled * 1e3:14.2f}{ratio:9.4f}{share:12.2%}{told:12}"
         print(f"{name:10}{columns}", end="", flush=True)
-        print(f"   limit {1 + LIMIT:.2f}: {'kept' if ratio < 1 + LIMIT else 'BROKEN'}")
+        print(f"   limit {LIMIT:.0%} of a core: {'kept' if share < LIMIT else 'BROKEN'}")
 
 
 def _cpu_seconds() -> float:
