@@ -3,9 +3,9 @@
 A small model takes steps and leaves a record every tenth. Beside it the real mirror tells the real client, every five
 seconds instead of every minute, to a server that is well, that answers 429, or that hangs. Slices of steps with the
 mirror and slices with it and its client stopped, which is as if tracking were disabled, take turns.
-`of a core` is the processor time that mirror and client take, were it once a minute: as training itself does nothing for
-them, the most that they can take from it, and what the limit is about. The ratio is of wall time, and no better than the
-machine is quiet.
+`of a core` is the processor time that mirror and client take, were it once a minute: as training itself does nothing
+for them, the most that they can take from it, and what the limit is about. The ratio is of wall time, and no better
+than the machine is quiet.
 """
 
 import os
