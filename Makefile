@@ -41,6 +41,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.checkpoint_stall
 	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.tracking
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.features
 	$(BIN)/python -m benchmarks.fewshot
 

@@ -25,7 +25,10 @@ Fault = Literal[401, 429, 500, "hang", "half"]
 
 @dataclass(slots=True)
 class Run:
-    """One run as the server knows it; `lines` are history rows by their offset in the file stream."""
+    """One run as the server knows it; `lines` are history rows by their offset in the file stream.
+
+    `num_rewritten` counts the lines that were sent again with another content.
+    """
 
     run_id: str
     entity: str
@@ -40,6 +43,8 @@ class Run:
     state: str = "running"
     uploads: dict[str, bytes] = field(default_factory=dict)
     num_opened: int = 0
+    num_rewritten: int = 0
+    is_preempting: bool = False
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -140,7 +145,9 @@ class WandbServer:
         cut = self._fault == "half" and content
         with self._lock:
             kept = content[: max(1, len(content) // 2)] if cut else content
-            run.lines |= {history["offset"] + i: json.loads(line) for i, line in enumerate(kept)}
+            sent = {history["offset"] + i: json.loads(line) for i, line in enumerate(kept)}
+            run.num_rewritten += sum(_told(run.lines[i]) != _told(sent[i]) for i in sent.keys() & run.lines.keys())
+            run.lines |= sent
         if cut:
             self.cut_off.set()
             self._recovered.wait()
@@ -148,8 +155,11 @@ class WandbServer:
         with self._lock:
             for line in files.get("wandb-summary.json", {"content": []})["content"]:
                 run.summary = json.loads(line)
+            run.is_preempting |= bool(body.get("preempting"))
             if body.get("complete"):
-                run.state = "finished" if body.get("exitcode") == 0 else "failed"
+                # docs.wandb.ai/models/runs/run-states: preempting, then an exit code other than 0, is "preempted".
+                bad = "preempted" if run.is_preempting else "failed"
+                run.state = "finished" if body.get("exitcode") == 0 else bad
         return 200, {}
 
     def _graphql(self, request: dict[str, Any]) -> tuple[int, Any]:
@@ -196,7 +206,7 @@ class WandbServer:
             run.config = {key: item["value"] for key, item in json.loads(given["config"]).items()}
         if given.get("groupName") is not None or inserted:
             run.num_opened += 1
-            run.state = "running"
+            run.state, run.is_preempting = "running", False
         bucket = self._bucket(run) | {"project": {"id": run.project, "name": run.project, "entity": self._entity(run)}}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
@@ -260,6 +270,11 @@ class WandbServer:
             "historyTail": json.dumps(last),
             "eventsTail": "[]",
         }
+
+
+def _told(line: dict[str, Any]) -> str:
+    """What a line says, without what the client adds of its own."""
+    return json.dumps({k: v for k, v in line.items() if k in ("_step", "_timestamp") or not k.startswith("_")})
 
 
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:

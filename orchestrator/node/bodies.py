@@ -6,11 +6,11 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from models.errors import UserError
-from models.recipe import Axes
 from orchestrator import lock, tracking
 from orchestrator.files import append_record, read_records
 from orchestrator.grid import Cell
@@ -60,21 +60,22 @@ def _train(work: Work) -> dict[str, Any]:
         append_record(store.train_log(cell_id), {"time": time.time(), **record})
         print(" ".join(f"{key}={value}" for key, value in record.items()), flush=True)
 
-    result = train(
-        cell.recipe,
-        store.checkpoints(cell_id),
-        num_checkpoints=study.train.checkpoints,
-        log=log,
-        should_stop=work.should_stop,
-        micro_batch=work.manifest.micro_batch,
-        max_corrupt=study.train.max_corrupt,
-        world=work.world or World.alone(),
-        trunk=_trunk(work, cell),
-        checkpointed=work.manifest.checkpointed,
-        compiled=work.manifest.compiled,
-        peak_teraflops=work.manifest.peak_teraflops,
-        sharded=work.manifest.sharded,
-    )
+    with _followed(work):
+        result = train(
+            cell.recipe,
+            store.checkpoints(cell_id),
+            num_checkpoints=study.train.checkpoints,
+            log=log,
+            should_stop=work.should_stop,
+            micro_batch=work.manifest.micro_batch,
+            max_corrupt=study.train.max_corrupt,
+            world=work.world or World.alone(),
+            trunk=_trunk(work, cell),
+            checkpointed=work.manifest.checkpointed,
+            compiled=work.manifest.compiled,
+            peak_teraflops=work.manifest.peak_teraflops,
+            sharded=work.manifest.sharded,
+        )
     work.agree_to_stop()
     ended = {
         "outcome": result.outcome,
@@ -89,6 +90,16 @@ def _train(work: Work) -> dict[str, Any]:
             mirror_cell(store, cell_id, result.outcome)
         return ended
     return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
+
+
+def _followed(work: Work) -> AbstractContextManager[None]:
+    """Shows the curves at W&B while the cell trains, where the study is mirrored online."""
+    try:
+        if work.leads and tracking.mode_of(work.store) == "online":
+            return tracking.following(work.store.cell_folder(work.cell_id), hurried=lambda: bool(work.stop))
+    except UserError as error:  # a mode that wandb does not know
+        print(f"not mirrored while it trains: {error}", flush=True)
+    return nullcontext()
 
 
 def _trunk(work: Work, cell: Cell) -> "Trunk | None":
@@ -225,24 +236,9 @@ def mirror_cell(
 
 
 def _mirror(store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None) -> tracking.MirrorResult:
-    study, recipe = store.study(), store.read_cell(cell_id).recipe
-    started = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "start"]
-    config = {"cell_id": cell_id, **recipe.model_dump(), "params": started[-1]["params"] if started else None}
-    axes = [axis for axis in Axes.model_fields if len({v for t in study.grid for v in t.get(axis, [])}) > 1]
-    folder = store.cell_folder(cell_id)
-    tracking.write_tensorboard(folder, config=config)
-    if mode is None:
-        mode = tracking.default_mode() if study.wandb.mode == "auto" else study.wandb.mode
-    mirrored = tracking.mirror_cell(
-        folder,
-        study=study.name,
-        project=study.wandb.project,
-        entity=study.wandb.entity,
-        mode=mode,
-        config=config,
-        name=" ".join(f"{axis}={config[axis]}" for axis in axes) or cell_id,
-        tags=[f"{axis}={config[axis]}" for axis in axes],
-        outcome=outcome,
-    )
+    description, folder = tracking.describe(store, cell_id), store.cell_folder(cell_id)
+    tracking.write_tensorboard(folder, config={k: v for k, v in description.config.items() if k != "jobs"})
+    mode = mode or tracking.mode_of(store)
+    mirrored = tracking.mirror_cell(folder, description, mode=mode, outcome=outcome)
     print(f"W&B {mode}: {'mirrored' if mirrored.ok else mirrored.error}", flush=True)
     return mirrored

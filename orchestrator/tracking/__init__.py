@@ -3,7 +3,22 @@
 A mirror is written from files that are already safe, so losing one loses nothing: it is written again.
 """
 
+from orchestrator.tracking.account import Mode, default_mode, find_key
+from orchestrator.tracking.client import Description
+from orchestrator.tracking.described import describe, mode_of
+from orchestrator.tracking.live import following
 from orchestrator.tracking.tensorboard import write_tensorboard
-from orchestrator.tracking.wandb_run import MirrorResult, Mode, default_mode, find_key, mirror_cell
+from orchestrator.tracking.wandb_run import MirrorResult, mirror_cell
 
-__all__ = ["MirrorResult", "Mode", "default_mode", "find_key", "mirror_cell", "write_tensorboard"]
+__all__ = [
+    "Description",
+    "MirrorResult",
+    "Mode",
+    "default_mode",
+    "describe",
+    "find_key",
+    "following",
+    "mirror_cell",
+    "mode_of",
+    "write_tensorboard",
+]

@@ -1,7 +1,7 @@
 """What a mirror shows of a cell, read from its folder: the curves of training, and the metrics it ended with."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -24,6 +24,9 @@ CURVES: Final[dict[str, dict[str, str]]] = {
     "checkpoint": {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"},
 }
 """By event: the fields of a training record that make a curve, and the curve's name in a mirror."""
+
+EVALUATION: Final = "evaluation"
+"""The event of a checkpoint that was judged."""
 
 COSTS: Final[tuple[str, ...]] = ("params", "flops")
 """Fields of a checkpoint's record: the model's parameters, and the training FLOPs up to that checkpoint."""
@@ -87,15 +90,12 @@ def _point(record: dict[str, Any], index: int, written: float) -> Point:
     )
 
 
-def current_points(points: Iterable[Point], first: int = 0) -> list[Point]:
-    """The points from index `first` on that say something new, in order.
+def current_points(points: Iterable[Point], told: Set[tuple[str, int]] = frozenset()) -> list[Point]:
+    """The points that say something new, in order: those whose event and step were not `told`.
 
-    A resumed cell repeats the steps after its checkpoint: the later record counts, except where the earlier one lies
-    before `first`. What W&B has been told stays told, its history cannot be rewritten.
+    A resumed cell repeats the steps after its checkpoint: the later record counts.
     """
-    points = list(points)
-    told = {(point.event, point.step) for point in points if point.index < first}
-    latest = {(point.event, point.step): point for point in points if point.index >= first}
+    latest = {(point.event, point.step): point for point in points}
     return sorted((latest[key] for key in latest.keys() - told), key=lambda point: point.index)
 
 

@@ -109,17 +109,25 @@ def shown(server: WandbServer, run_id: str = CELL_ID) -> dict[str, list[tuple[fl
     return {name: run.curve(name) for name in NAMES.values() if run.curve(name)}
 
 
-def mirror(cell: Path, mode: tracking.Mode = "online", **changes: Any) -> tracking.MirrorResult:
-    given: dict[str, Any] = {
-        "study": "limits",
-        "project": "upshot",
-        "entity": None,
-        "config": CONFIG,
-        "name": "vit-S fraction=0.3",
-        "tags": ["family=vit", "size=S"],
-        "outcome": "done",
-    }
-    return tracking.mirror_cell(cell, mode=mode, **(given | changes))
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+DESCRIPTION: dict[str, Any] = {
+    "study": "limits",
+    "project": "upshot",
+    "entity": None,
+    "config": CONFIG,
+    "name": "vit-S fraction=0.3",
+    "tags": ["family=vit", "size=S"],
+}
+
+
+def mirror(
+    cell: Path, mode: tracking.Mode = "online", *, outcome: str = "done", timeout_s: float = 30.0, **changes: Any
+) -> tracking.MirrorResult:
+    description = tracking.Description(**(DESCRIPTION | changes))
+    return tracking.mirror_cell(cell, description, mode=mode, outcome=outcome, timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -190,14 +198,15 @@ def test_an_online_run_shows_the_cell(cell: Path, server: WandbServer, capfd: py
     result = mirror(cell)
 
     assert result.ok, result.error
-    assert (result.num_records, result.num_sent, result.num_unreadable) == (12, 12, 0)
+    assert (result.num_records, result.num_rows, result.num_sent, result.num_unreadable) == (12, 13, 13, 0)
     assert result.url == f"{server.url}/{server.entity}/upshot/runs/{CELL_ID}"
     run = server.runs[CELL_ID]
     assert (run.group, run.job_type, run.name, run.state) == ("limits", "cell", "vit-S fraction=0.3", "finished")
     assert (run.project, run.entity, run.tags) == ("upshot", server.entity, ["family=vit", "size=S"])
     assert {key: run.config[key] for key in CONFIG} == CONFIG
     assert shown(server) == curves(records)
-    assert [row["step"] for row in run.history] == [r["step"] for r in records if "examples_seen" in r]
+    assert [row["step"] for row in run.history] == [r["step"] for r in records if "examples_seen" in r] + [100]
+    assert run.curve("downstream/mnist/5shot/accuracy") == [(1600, 0.75)]
     assert [run.lines[i]["_timestamp"] for i in (0, 11)] == [1e9 + 10, 1e9 + 100]
     expected = {
         "upstream/accuracy": 0.1,
@@ -229,7 +238,7 @@ def test_a_repeated_mirror_changes_nothing(cell: Path, server: WandbServer) -> N
     before = dict(server.runs[CELL_ID].lines)
     for _ in range(2):
         result = mirror(cell)
-        assert (result.ok, result.num_records, result.num_sent) == (True, 7, 0)
+        assert (result.ok, result.num_rows, result.num_sent) == (True, 8, 0)
     assert server.runs[CELL_ID].lines == before
     assert server.runs[CELL_ID].summary["downstream/mnist/5shot/accuracy"] == 0.6
     assert list(server.runs) == [CELL_ID]
@@ -244,18 +253,19 @@ def test_a_cell_that_goes_on_continues_its_run(cell: Path, server: WandbServer) 
     assert (summary["outcome"], summary["downstream/mnist/5shot/accuracy"]) == ("running", 0.4)
 
     append(cell, second)
-    result = mirror(cell, outcome="done", tags=["family=vit", "late"], config={**CONFIG, "fraction": 0.5})
+    result = mirror(cell, outcome="done", tags=["family=vit", "late"], config={**CONFIG, "params": 29_000})
     assert (result.ok, result.num_sent) == (True, 6)
     run = server.runs[CELL_ID]
     assert shown(server) == curves(first + second)
     # The newest checkpoint has no evaluation yet: the old one's must not stand beside its upstream accuracy.
     assert [key for key in run.summary if key.startswith("downstream/")] == []
     assert (run.summary["upstream/accuracy"], run.summary["outcome"]) == (0.1, "done")
-    assert (run.tags, run.config["fraction"]) == (["family=vit", "late"], 0.5)
+    assert (run.tags, run.config["params"]) == (["family=vit", "late"], 29_000)
 
     evaluate(cell, 100, {0: [0.7]})
-    assert mirror(cell).num_sent == 0
+    assert mirror(cell).num_sent == 1
     assert server.runs[CELL_ID].summary["downstream/mnist/5shot/accuracy"] == 0.7
+    assert server.runs[CELL_ID].curve("downstream/mnist/5shot/accuracy") == [(800, 0.4), (1600, 0.7)]
     assert shown(server) == curves(first + second)
 
 
@@ -290,8 +300,8 @@ def script_environment(folder: str) -> dict[str, str]:
 MIRROR_SCRIPT = """
 import json, sys
 from pathlib import Path
-from orchestrator.tracking import mirror_cell
-print(mirror_cell(Path(sys.argv[1]), **json.loads(sys.argv[2])))
+from orchestrator.tracking import Description, mirror_cell
+print(mirror_cell(Path(sys.argv[1]), Description(**json.loads(sys.argv[2])), mode="online", outcome="done"))
 """
 
 
@@ -300,17 +310,9 @@ def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(
 ) -> None:
     records = training(0, 300, checkpoints=(300,))
     append(cell, records)
-    arguments: dict[str, Any] = {
-        "study": "limits",
-        "project": "upshot",
-        "entity": None,
-        "mode": "online",
-        "config": CONFIG,
-    }
-    arguments |= {"name": "n", "tags": [], "outcome": "done"}
     server.fail("half", "/file_stream")
     process = subprocess.Popen(
-        [sys.executable, "-c", MIRROR_SCRIPT, str(cell), json.dumps(arguments)],
+        [sys.executable, "-c", MIRROR_SCRIPT, str(cell), json.dumps(DESCRIPTION)],
         env=script_environment(short_folder),
     )
     try:
@@ -326,7 +328,7 @@ def test_a_mirror_that_is_killed_halfway_is_completed_by_the_next(
     result = mirror(cell)
     assert (result.ok, result.num_sent) == (True, 31 - kept)
     assert shown(server) == curves(records)
-    assert [path.name for path in cell.iterdir()] == ["train.ndjson"]
+    assert names(cell) == ["mirror.json", "train.ndjson", "wandb.ndjson"]
 
 
 def test_a_failed_cell_is_a_failed_run(cell: Path, server: WandbServer) -> None:
@@ -382,6 +384,7 @@ def test_a_run_of_an_earlier_training_is_pointed_out(cell: Path, server: WandbSe
     append(cell, training(0, 50))
     mirror(cell)
     (cell / "train.ndjson").unlink()
+    (cell / "wandb.ndjson").unlink()
     append(cell, training(0, 20))
     result = mirror(cell)
     assert not result.ok
@@ -475,7 +478,7 @@ def test_a_server_that_is_not_there_is_reported(cell: Path, monkeypatch: pytest.
     result = mirror(cell, timeout_s=SHORT_S)
     assert not result.ok
     assert "connection refused" in str(result.error)
-    assert [path.name for path in cell.iterdir()] == ["train.ndjson"]
+    assert names(cell) == ["mirror.json", "train.ndjson", "wandb.ndjson"]
 
 
 def test_a_key_of_somebody_else_is_refused(cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +546,7 @@ def test_an_offline_run_is_synced_by_wandb_itself(
     append(cell, records)
     evaluate(cell, 100, {0: [0.5, 0.6], 1: [0.8, 0.9]})
     result = mirror(cell, "offline")
-    assert (result.ok, result.num_sent, result.url) == (True, 12, None)
+    assert (result.ok, result.num_sent, result.url) == (True, 13, None)
     assert capfd.readouterr() == ("", "")
     assert server.operations == []
     assert result.folder is not None
@@ -578,7 +581,7 @@ def test_an_offline_run_is_replaced_by_the_whole_cell(cell: Path, server: WandbS
     assert result.num_sent == 8
     assert list((cell / "wandb").iterdir()) == [result.folder]
     assert result.folder is not None
-    assert sorted(path.name for path in cell.iterdir()) == ["train.ndjson", "wandb"]
+    assert names(cell) == ["mirror.json", "train.ndjson", "wandb", "wandb.ndjson"]
     sync(result.folder)
     assert shown(server) == curves(first + second)
 
@@ -590,7 +593,7 @@ def test_an_offline_run_stays_when_its_successor_fails(cell: Path) -> None:
     assert not failed.ok
     assert "project" in str(failed.error)
     assert list((cell / "wandb").iterdir()) == [before.folder]
-    assert sorted(path.name for path in cell.iterdir()) == ["train.ndjson", "wandb"]
+    assert names(cell) == ["mirror.json", "train.ndjson", "wandb", "wandb.ndjson"]
 
 
 def test_cells_are_mirrored_one_after_another_in_one_process(cell: Path) -> None:
@@ -711,8 +714,7 @@ def test_mirroring_in_pieces_tells_every_step_once(keys: list[tuple[str, int]], 
     ]
     told: list[Point] = []
     for stop in [*sorted(stops), len(points)]:
-        told += current_points(points[:stop], first=told[-1].index + 1 if told else 0)
-    assert [point.index for point in told] == sorted(point.index for point in told)
+        told += current_points(points[:stop], {(point.event, point.step) for point in told})
     assert len(told) == len(set(keys))
     assert {(point.event, point.step) for point in told} == set(keys)
 

@@ -1,0 +1,296 @@
+"""The door to wandb: a cell's run, looked at, opened and told. wandb is imported where it is used: it takes a second.
+
+Nothing is asked of a person, printed, or sent about this machine, and every wait is bounded.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from models.errors import UserError
+from models.recipe import Recipe
+from orchestrator.tracking.account import base_url, find_key
+from orchestrator.tracking.journal import Row, digest
+
+if TYPE_CHECKING:
+    import wandb
+
+MAX_NAME, MAX_TAG = 128, 64  # W&B refuses a run with a longer display name or tag
+DRAFT = ".wandb-draft-"
+TOLD: Final = "_told"
+"""Of the summary: how many lines of the journal the history has, and their digest; W&B's pages hide the name."""
+SAME: Final = ("cell_id", *Recipe.model_fields)
+"""Of the configuration, what makes a run this cell's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What W&B shows of a cell beside its curves.
+
+    Args:
+        study: the run's group.
+        project: the W&B project.
+        entity: the W&B team or user; None is the key's default.
+        config: every axis of the cell, its resources, its jobs.
+        name: what people read in W&B's tables.
+        tags: such as "family=vit".
+        summary: what the cell has cost so far, and where it lies.
+        wanted: the names of the evaluation files that a checkpoint must have before its results are told.
+    """
+
+    study: str
+    project: str
+    entity: str | None
+    config: Mapping[str, Any]
+    name: str
+    tags: Sequence[str] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    wanted: frozenset[str] = frozenset()
+
+
+class RunRefusedError(UserError):
+    """W&B has a run of that id that this cell must not go on with."""
+
+
+class NoAnswerError(RuntimeError):
+    """W&B could not be asked about a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What W&B says of a run: its group and configuration, and how many journal lines it was told, with their digest.
+
+    The latter two are 0 and "" where its summary does not say.
+    """
+
+    group: str | None
+    config: dict[str, Any]
+    num_told: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that can be told, and what wandb has said meanwhile."""
+
+    run: "wandb.Run"
+    listener: "Listener"
+
+    @property
+    def num_there(self) -> int:
+        """How many rows W&B had when the run was opened."""
+        return self.run.starting_step
+
+
+class Listener:
+    """Takes what wandb would print. An upload that W&B refuses for good, or for now, is told in no other way."""
+
+    def __init__(self) -> None:
+        self.fatal: list[str] = []
+        self.trouble = ""
+
+    def info(self, msg: str) -> None:
+        """Keeps the newest word of a request that has to be repeated."""
+        if "retry" in msg:
+            self.trouble = one_line(msg.replace("wandb: ", ""))
+
+    def warning(self, msg: str) -> None:
+        """Keeps what wandb has given up."""
+        if "Fatal error" in msg:
+            self.fatal.append(one_line(msg.replace("wandb: ", "")))
+
+    error = warning
+
+
+def open_online(
+    cell_dir: Path, description: Description, rows: Sequence[Row], draft: Path, timeout_s: float
+) -> OpenRun:
+    """The cell's run at W&B, made or continued.
+
+    Raises:
+        RunRefusedError: the run is another cell's or study's, or was told another history.
+        Exception: whatever wandb raises where it cannot open a run.
+    """
+    if not find_key():  # wandb would ask for one on a terminal
+        raise UserError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+    listener = Listener()
+    try:
+        known = look(cell_dir.name, description, draft, timeout_s, listener)
+    except NoAnswerError:
+        known = None  # opening tells better what is wrong, and "never" lets no run be overwritten that is there
+    if known is not None:
+        _check_same(cell_dir.name, known, description)
+        _check_told(known, rows)
+    resume = "never" if known is None else "allow"
+    return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume=resume)
+
+
+def look(run_id: str, description: Description, draft: Path, timeout_s: float, listener: Listener) -> Known | None:
+    """What W&B has of that run; None if there is none.
+
+    Raises:
+        NoAnswerError: W&B did not answer in time, or refused to.
+    """
+    import wandb
+
+    path = "/".join(part for part in (description.entity, description.project, run_id) if part)
+    settings = _settings(draft, timeout_s)
+    with _own_environment():
+        try:
+            wandb.setup(settings)
+            wandb.termsetup(settings, listener)
+            run = wandb.Api(timeout=max(1, round(timeout_s))).run(path)
+        except Exception as error:  # what wandb raises is no closed set
+            if "Could not find run" in str(error):
+                return None
+            raise NoAnswerError(f"W&B did not answer within {timeout_s:g} s") from error
+    number, _, rest = str(dict(run.summary).get(TOLD, "")).partition(" ")
+    return Known(run.group, dict(run.config), int(number) if number.isdecimal() else 0, rest)
+
+
+def _check_same(run_id: str, known: Known, description: Description) -> None:
+    ours = {**description.config, "study": description.study}
+    theirs = {**known.config, "study": known.group}
+    different = [
+        f"{key} is {theirs[key]!r} there and {ours[key]!r} here"
+        for key in ("study", *SAME)
+        if theirs.get(key) is not None and key in ours and theirs[key] != ours[key]
+    ]
+    if different:
+        raise RunRefusedError(
+            f"W&B project {description.project} has a run {run_id} of another study or cell: {', '.join(different)};"
+            " it is left as it is (give this study another wandb.project, or delete that run there)"
+        )
+
+
+def _check_told(known: Known, rows: Sequence[Row]) -> None:
+    if known.digest and known.num_told <= len(rows) and digest(rows[: known.num_told]) != known.digest:
+        raise RunRefusedError(
+            f"W&B's {known.num_told} rows of this run are not the first of the cell's journal, which must have been"
+            " lost and made anew; the run is left as it is (`wandb sync` of an offline mirror replaces it)"
+        )
+
+
+def open_run(
+    cell_dir: Path, description: Description, root: Path, timeout_s: float, listener: Listener, **how: Any
+) -> OpenRun:
+    """The run with the cell's id, opened with files below `root`.
+
+    Raises:
+        Exception: whatever wandb raises where it cannot.
+    """
+    import wandb
+
+    settings = _settings(root, timeout_s)
+    with _own_environment():
+        try:
+            wandb.setup(settings)
+            wandb.termsetup(settings, listener)
+            run = wandb.init(
+                id=cell_dir.name,
+                job_type="cell",
+                project=description.project,
+                entity=description.entity,
+                group=description.study,
+                name=description.name[:MAX_NAME],
+                tags=[tag[:MAX_TAG] for tag in description.tags if tag],
+                config=dict(description.config),
+                dir=root,
+                reinit="create_new",  # other runs of this process are left alone
+                settings=settings,
+                **how,
+            )
+        except Exception:
+            # The client keeps the id of a run that it could not open, and would call it "in use" the next time.
+            wandb.teardown(exit_code=1)
+            raise
+    run.define_metric("examples_seen", hidden=True)
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="examples_seen")
+    return OpenRun(run, listener)
+
+
+def tell(run: "wandb.Run", rows: Sequence[Row], first: int) -> int:
+    """How many lines of the journal were handed to the client: those from number `first` on."""
+    for number, row in enumerate(rows[first:], first):
+        # A row's own time, so that W&B's wall-clock axis shows the training and not its mirroring.
+        about = {"step": row.step, "examples_seen": row.examples_seen, "_timestamp": row.time}
+        # Committed at once: a row that waits for the next one would overwrite the summary.
+        run.log(about | row.values, step=number, commit=True)
+    return len(rows[first:])
+
+
+def summarise(run: "wandb.Run", summary: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Sets the run's summary; downstream metrics of an earlier checkpoint go."""
+    shown = run.summary.keys()  # type: ignore[no-untyped-call]  # wandb leaves its summary untyped
+    for key in [key for key in shown if key.startswith("downstream/") and key not in summary]:
+        del run.summary[key]  # type: ignore[no-untyped-call]  # the same
+    run.summary.update({**summary, TOLD: f"{len(rows)} {digest(rows)}"})
+
+
+def _settings(root: Path, timeout_s: float) -> "wandb.Settings":
+    """Quiet, bounded, and without a word about this machine; what an installed wandb does not know is left out."""
+    import wandb
+
+    wanted: dict[str, Any] = {
+        "console": "off",
+        "silent": True,
+        "root_dir": str(root),
+        "init_timeout": timeout_s,
+        "finish_timeout": timeout_s,
+        "finish_timeout_raises": True,
+        "stop_fn": _ignore_stop,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "label_disable": True,
+        "program": "upshot",
+        "symlink": False,
+        "x_disable_machine_info": True,
+        "x_disable_meta": True,
+        "x_disable_stats": True,
+        "x_save_requirements": False,
+    }
+    return wandb.Settings(**{key: value for key, value in wanted.items() if key in wandb.Settings.model_fields})
+
+
+def _ignore_stop() -> None:
+    """The stop button on a run's page would otherwise interrupt whichever process mirrors it."""
+
+
+@contextlib.contextmanager
+def draft_folder(cell_dir: Path) -> Iterator[Path]:
+    """An empty folder beside the cell's files, gone afterwards; a killed mirror's one is cleared first."""
+    for left in cell_dir.glob(f"{DRAFT}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=cell_dir))
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """Keeps wandb from joining a client, sweep or launch that this process was started by, and from leaving its own.
+
+    The client puts its socket into WANDB_SERVICE; a job that inherits it would look for it on its own node.
+    """
+    hidden = {name: os.environ.pop(name) for name in ("WANDB_SWEEP_ID", "WANDB_LAUNCH") if name in os.environ}
+    os.environ.pop("WANDB_SERVICE", None)
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_SERVICE", None)
+        os.environ.update(hidden)
+
+
+def one_line(error: object) -> str:
+    """A message without its line breaks: the first thing said and what it was about."""
+    kind = "" if isinstance(error, str | UserError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())

@@ -1,0 +1,99 @@
+"""What a study folder says of a cell for its mirrors: configuration, tags, costs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from models.errors import DataError
+from models.recipe import Axes
+from orchestrator.attempts import Attempt, read_attempts
+from orchestrator.files import read_records
+from orchestrator.store import Manifest, Store
+from orchestrator.tracking.account import Mode, default_mode
+from orchestrator.tracking.client import Description
+from orchestrator.wanted import wanted_files
+
+
+def describe(store: Store, cell_id: str) -> Description:
+    """The description of a cell as its study folder has it now.
+
+    Raises:
+        UserError: the study or the cell's record cannot be read.
+    """
+    study, recipe = store.study(), store.read_cell(cell_id).recipe
+    records = read_records(store.train_log(cell_id)).records
+    started = [record for record in records if record.get("event") == "start"]
+    attempts = read_attempts(store.attempts(cell_id))
+    manifests = _manifests(store, attempts)
+    config = {"cell_id": cell_id, **recipe.model_dump(), "params": started[-1]["params"] if started else None}
+    axes = [axis for axis in Axes.model_fields if len({v for t in study.grid for v in t.get(axis, [])}) > 1]
+    tags = [f"{axis}={config[axis]}" for axis in axes]
+    wanted = wanted_files(study)
+    return Description(
+        study=study.name,
+        project=study.wandb.project,
+        entity=study.wandb.entity,
+        config={**config, **_resources(attempts, manifests)},
+        name=" ".join(tags) or cell_id,
+        tags=tags,
+        summary={
+            "gpu_hours": _gpu_hours(attempts, manifests, records),
+            "attempts": sum(attempt.stage == "train" and attempt.number > 0 for attempt in attempts),
+            "checkpoint": _newest_checkpoint(store, cell_id),
+        },
+        wanted=frozenset([*wanted.results.values(), *([wanted.measures] if wanted.measures else [])]),
+    )
+
+
+def mode_of(store: Store) -> Mode:
+    """How the study's cells are mirrored: as the study asks for, or as W&B's own settings do.
+
+    Raises:
+        UserError: the study cannot be read, or `WANDB_MODE` is no mode.
+    """
+    asked = store.study().wandb.mode
+    return default_mode() if asked == "auto" else asked
+
+
+def _manifests(store: Store, attempts: Sequence[Attempt]) -> dict[str, Manifest]:
+    """By token, the submissions of the attempts; a lost one is left out."""
+    found = {}
+    for token in {attempt.token for attempt in attempts}:
+        try:
+            found[token] = store.manifest(token)
+        except DataError:
+            continue
+    return found
+
+
+def _resources(attempts: Sequence[Attempt], manifests: dict[str, Manifest]) -> dict[str, Any]:
+    """What the newest training had of the cluster, and the jobs of all attempts in their order."""
+    trained = [manifests[a.token] for a in attempts if a.stage == "train" and a.token in manifests]
+    asked = trained[-1].resources if trained else {}
+    return {
+        "accelerators": asked.get("accelerators", 0) * asked.get("num_nodes", 1),
+        "num_nodes": asked.get("num_nodes", 1),
+        "partition": asked.get("partition"),
+        "jobs": list(dict.fromkeys(attempt.job for attempt in attempts if attempt.job)),
+    }
+
+
+def _gpu_hours(attempts: Sequence[Attempt], manifests: dict[str, Manifest], records: Sequence[dict[str, Any]]) -> float:
+    """What all attempts have used; of a training whose end nobody recorded, up to its last record."""
+    starts = [attempt.started for attempt in attempts if attempt.stage == "train"]
+    times = [float(record["time"]) for record in records if isinstance(record.get("time"), int | float)]
+    hours = 0.0
+    for attempt in attempts:
+        asked = manifests[attempt.token].resources if attempt.token in manifests else {}
+        seconds = attempt.seconds
+        if attempt.end is None and attempt.stage == "train" and attempt.started:
+            until = min((start for start in starts if start > attempt.started), default=float("inf"))
+            seconds = max((t - attempt.started for t in times if attempt.started <= t < until), default=0.0)
+        hours += seconds / 3600 * asked.get("accelerators", 0) * asked.get("num_nodes", 1)
+    return hours
+
+
+def _newest_checkpoint(store: Store, cell_id: str) -> str | None:
+    """Where it lies, seen from the study folder, which may move."""
+    steps = store.finalised_steps(cell_id)
+    folder = store.checkpoints(cell_id).relative_to(store.root)
+    return str(folder / f"step_{steps[-1]:08d}") if steps else None
