@@ -55,7 +55,7 @@ def convert_sweep(sweep: Path, path: Path, renamed: Iterable[str] = ()) -> Conve
 
 
 def _read(sweep: Path) -> dict[str, Any]:
-    import yaml  # comes with wandb
+    import yaml  # type: ignore[import-untyped]  # comes with wandb
 
     try:
         definition = yaml.safe_load(sweep.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
+from models.errors import UserError
 from orchestrator.files import append_record, read_records, write_whole
 
 Scalar = str | int | float | bool
@@ -38,11 +39,18 @@ class KeptRuns:
 
     @classmethod
     def of(cls, base_url: str, entity: str, project: str) -> Self:
-        """What is kept of a project."""
+        """What is kept of a project.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         server = urlsplit(base_url).netloc or base_url
         folder = cache.joinpath("upshot", "wandb", *(_file_name(name) for name in (server, entity, project)))
-        read = read_records(folder / "runs.ndjson")
+        try:
+            read = read_records(folder / "runs.ndjson")
+        except OSError as error:
+            raise UserError(f"{error}; XDG_CACHE_HOME names another cache folder") from error
         kept = cls(folder, {}, {}, len(read.records) + read.num_torn)
         for record in read.records:
             if record.get("revision") == REVISION:

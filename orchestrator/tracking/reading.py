@@ -190,7 +190,7 @@ def _refusals(path: str, kept: KeptRuns) -> Iterator[None]:
 
 def _told(error: Exception) -> str:
     words = _one_line(str(error)).rstrip(".")
-    if "401" in words or "403" in words:
+    if any(sign in words for sign in ("401", "403", "not logged in")):
         return f"W&B at {_base_url()} refuses the key: {words}."
     if "429" in words:
         return f"W&B at {_base_url()} limits the rate: {words}. Wait some minutes."

@@ -39,7 +39,7 @@ fraction = [0.01, 0.02]
 batch_size = 64
 [downstream]
 tasks = ["mnist"]
-protocol = ["ridge", "knn-all"]
+protocol = ["ridge", "scenic"]
 shots = [1, 5]
 draws = 2
 [wandb]
@@ -111,7 +111,7 @@ def test_real_cells_come_back_as_the_local_table_says(server: WandbServer, tmp_p
     printed = upshot("collect", "--from", f"wandb:{server.entity}/upshot", "--group", "small", "-o", "back.parquet")
 
     assert "2 runs; 2 were read" in printed
-    assert "6 rows of 2 cells in back.parquet" in printed
+    assert "8 rows of 2 cells in back.parquet" in printed
     assert "without" not in printed
     back = pl.read_parquet("back.parquet")
     assert dict(back.schema) == SCHEMA
