@@ -149,6 +149,8 @@ def _api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
         settings = _settings(Path(folder), timeout_s)
         settings.x_graphql_retry_max = num_retries
         settings.x_graphql_retry_wait_max_seconds = 30.0
+        # Or the client would wait for a silent server when it is taken down, long after we have given up.
+        settings.x_graphql_timeout_seconds = timeout_s / (num_retries + 1)
         wandb.setup(settings)
         try:
             # Whole seconds are what it takes; half a second must not become none.
