@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.collect_command import collect_command
 from orchestrator.data_command import data_app
 from orchestrator.evaluate_command import evaluate_command
 from orchestrator.import_command import import_command
@@ -53,11 +54,26 @@ ASK_ABOVE_CELLS = 100
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = STUDY) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = STUDY,
+    sweep: Annotated[Path | None, typer.Option("--from-sweep", help="A W&B sweep definition: its grid.")] = None,
+    axes: Annotated[list[str], typer.Option("--axis", help="With --from-sweep: AXIS=PARAMETER.")] = [],
+) -> None:
     """Write a commented study file that plans as it stands."""
+    from models.errors import UserError
     from orchestrator.template import write_template
 
-    print(f"wrote {write_template(path)}; next: upshot plan {path}")
+    if sweep is None:
+        if axes:
+            raise UserError("--axis: belongs to --from-sweep SWEEP.yaml")
+        print(f"wrote {write_template(path)}; next: upshot plan {path}")
+        return
+    from orchestrator.sweep import convert_sweep
+
+    converted = convert_sweep(sweep, path, axes)
+    if converted.left_out:
+        print(f"left out, a study has no place for them: {', '.join(converted.left_out)}")
+    print(f"wrote {path} with the grid of {sweep}; look at [upstream] and [downstream]; next: upshot plan {path}")
 
 
 @app.command()
@@ -225,15 +241,7 @@ def clean(
     return tables.print_leftovers(clean(session.store), "freed")
 
 
-@app.command()
-def collect(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
-    """Gather every result file into results/results.parquet, upstream measures into results/measures.parquet."""
-    import polars as pl
-
-    session = _open_submitted(study, runs)
-    counts = session.collect().select(pl.len(), pl.col("cell_id").n_unique().alias("cells")).collect()
-    num_rows, num_cells = counts.row(0)
-    print(f"{num_rows} rows of {num_cells} cells in {session.store.results_path}")
+app.command("collect")(collect_command)
 
 
 @app.command()

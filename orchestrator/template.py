@@ -61,9 +61,18 @@ def write_template(path: Path) -> Path:
     Raises:
         StudyError: something is there already; it is left as it is.
     """
+    return write_study(path, TEMPLATE)
+
+
+def write_study(path: Path, text: str) -> Path:
+    """The path, once a study file of this text stands there.
+
+    Raises:
+        StudyError: something is there already; it is left as it is.
+    """
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+            file.write(text)
     except FileExistsError as error:
         raise StudyError(f"{path}: is there already; give another path") from error
     return path

@@ -10,14 +10,18 @@ offset, so a chunk that is sent twice is kept once, and a client that resumes at
 
 import base64
 import gzip
+import itertools
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 from urllib.parse import unquote, urlsplit
+
+from tests.wandb_artifacts import Artifacts
 
 Fault = Literal[401, 429, 500, "hang", "half"]
 """A status for every answer; no answer at all; or half of a piece of history kept, and no answer to its sender."""
@@ -45,6 +49,7 @@ class Run:
     num_opened: int = 0
     num_rewritten: int = 0
     is_preempting: bool = False
+    heartbeat: int = 0
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -57,21 +62,27 @@ class Run:
         return [(row["examples_seen"], row[metric]) for row in self.history if metric in row]
 
 
-class WandbServer:
+class WandbServer(Artifacts):
     """The server; a context manager.
 
-    `runs` by run id; `deleted`, the ids that were used and may not come again; `unknown`, what it had no answer for.
+    `runs` by run id; `deleted`, the ids that were used and may not come again; `unknown`, what it had no answer for;
+    `asked`, the variables of every page of runs that was asked for.
     """
 
     api_key = "local" + "0" * 35
     entity = "tester"
 
     def __init__(self) -> None:
+        super().__init__()
         self.runs: dict[str, Run] = {}
         self.unknown: list[str] = []
         self.operations: list[str] = []
         self.deleted: set[str] = set()
         self.cut_off = threading.Event()
+        self.asked: list[dict[str, Any]] = []
+        self._beats = itertools.count(1)
+        self._faulty = range(0)
+        self._num_met = 0
         self._fault: Fault | None = None
         self._fault_path = "/"
         self._recovered = threading.Event()
@@ -98,10 +109,14 @@ class WandbServer:
         """What a client needs to find this server and no other host."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.api_key, "WANDB_ERROR_REPORTING": "false"}
 
-    def fail(self, fault: Fault, path: str = "/") -> None:
-        """Answers every request whose path holds `path` with this fault until `recover`."""
+    def fail(self, fault: Fault, path: str = "/", after: int = 0, until: int | None = None) -> None:
+        """Answers every request whose path holds `path` with this fault until `recover`.
+
+        But for the first `after`, and those from number `until` on.
+        """
         self._recovered.clear()
-        self._fault, self._fault_path = fault, path
+        self._fault, self._fault_path, self._faulty = fault, path, range(after, until or sys.maxsize)
+        self._num_met = 0
 
     def recover(self) -> None:
         """Answers as usual again; requests that hang are cut off."""
@@ -112,6 +127,9 @@ class WandbServer:
 
     def answer(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Any] | None:
         fault = self._fault if self._fault_path in path else None
+        if fault:
+            self._num_met += 1
+            fault = fault if self._num_met - 1 in self._faulty else None
         if fault == "hang":
             self._recovered.wait()
             return None
@@ -119,6 +137,8 @@ class WandbServer:
             return fault, {"error": f"told to answer {fault}"}
         if method == "PUT":
             return self._upload(path, body)
+        if method == "GET" and path.startswith("/artifact/"):  # signed URLs: no key
+            return 200, self.download(path)
         if not self._knows(authorization):
             return 401, {"errors": [{"message": "user is not logged in"}]}
         if path == "/graphql":
@@ -153,6 +173,7 @@ class WandbServer:
             self._recovered.wait()
             return None
         with self._lock:
+            self.beat(run)
             for line in files.get("wandb-summary.json", {"content": []})["content"]:
                 run.summary = json.loads(line)
             run.is_preempting |= bool(body.get("preempting"))
@@ -172,6 +193,8 @@ class WandbServer:
                 self.unknown.append(name)
                 return 200, {"errors": [{"message": f"this server does not know {name!r}"}]}
             given = request.get("variables") or {}
+            if name == "Runs":
+                given = {**given, "fields": set(re.findall(r"\w+", request["query"]))}
             if name == "UpsertBucket" and given["name"] in self.deleted:
                 message = f"run {given['name']} was previously created and deleted; try a new run name"
                 return 409, {"errors": [{"message": message}], "data": {"upsertBucket": None}}
@@ -207,6 +230,7 @@ class WandbServer:
         if given.get("groupName") is not None or inserted:
             run.num_opened += 1
             run.state, run.is_preempting = "running", False
+        self.beat(run)
         bucket = self._bucket(run) | {"project": {"id": run.project, "name": run.project, "entity": self._entity(run)}}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
@@ -222,11 +246,35 @@ class WandbServer:
         return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
 
     def _on_Runs(self, given: dict[str, Any]) -> Any:  # noqa: N802
-        runs = [run for run in self.runs.values() if run.project == given["project"]]
-        edges = [{"node": self._bucket(run), "cursor": run.run_id} for run in runs]
-        page = {"endCursor": None, "hasNextPage": False}
+        """A page: what the filters leave, in the order asked for, after a cursor; of each run the fields asked for."""
+        self.asked.append(given)
+        there = [run for run in self.runs.values() if (run.entity, run.project) == (given["entity"], given["project"])]
+        if not there:
+            return {"project": None}
+        assert given["order"] == "+created_at", given["order"]
+        filters = json.loads(given.get("filters") or "{}")
+        runs = [run for run in there if all(self._fits(run, *item) for item in filters.items())]
+        first = int(given["cursor"] or 0)
+        page = runs[first : first + given["perPage"]]
+        edges = [
+            {
+                "node": {key: value for key, value in self._bucket(run).items() if key in given["fields"]},
+                "cursor": str(first + i),
+            }
+            for i, run in enumerate(page, start=1)
+        ]
+        info = {"endCursor": str(first + len(page)), "hasNextPage": first + len(page) < len(runs)}
         project = {"internalId": "1", "runCount": len(runs), "readOnly": False}
-        return {"project": project | {"runs": {"edges": edges, "pageInfo": page}}}
+        return {"project": project | {"runs": {"edges": edges, "pageInfo": info}}}
+
+    def _fits(self, run: Run, key: str, wanted: Any) -> bool:
+        """MongoDB's filters, as far as they are used: a value, or one of several."""
+        value = {"group": run.group, "name": run.run_id, "jobType": run.job_type}[key]
+        return value in wanted["$in"] if isinstance(wanted, dict) else value == wanted
+
+    def beat(self, run: Run) -> None:
+        """The run has been heard of: its heartbeat is another one."""
+        run.heartbeat = next(self._beats)
 
     def _on_Run(self, given: dict[str, Any]) -> Any:  # noqa: N802
         run = self.runs.get(given["name"])
@@ -257,7 +305,7 @@ class WandbServer:
             "readOnly": False,
             "state": run.state,
             "createdAt": "2026-01-01T00:00:00",
-            "heartbeatAt": "2026-01-01T00:00:00",
+            "heartbeatAt": f"2026-01-01T00:00:00.{run.heartbeat:06}",
             "projectId": "1",
             "user": {"name": self.entity, "username": self.entity},
             "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
@@ -299,7 +347,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             if answer is None:
                 self.close_connection = True
                 return
-            data = json.dumps(answer[1]).encode()
+            data = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
             self.send_response(answer[0])
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

@@ -1,0 +1,102 @@
+"""`upshot collect`: a study's result files, or the runs that W&B holds, to one results table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.collecting import Collected
+    from orchestrator.tracking.reading import ReadRuns
+
+STUDY = Path("study.toml")
+
+
+def collect_command(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")] = STUDY,
+    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
+        "runs"
+    ),
+    source: Annotated[
+        str | None, typer.Option("--from", help="wandb:ENTITY/PROJECT: the runs of a W&B project, in place of a study.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="With --from: only runs of this group, such as a study.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="With --from, for runs that others logged: OURS=THEIRS, such as upstream_accuracy=val/acc1 or "
+            "downstream_accuracy:{task}:{shots}=fewshot/{task}_{shots}shot. May be repeated.",
+        ),
+    ] = None,
+    columns_file: Annotated[
+        Path | None, typer.Option("--columns", help='With --from: a TOML file of such columns, OURS = "THEIRS".')
+    ] = None,
+    percent: Annotated[
+        bool, typer.Option("--percent", help="With --column: the accuracies are per cents, not fractions.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --from: the results table to write; PROJECT[-GROUP].parquet."),
+    ] = None,
+) -> None:
+    """Gather every result file into results/results.parquet, upstream measures into results/measures.parquet.
+
+    With --from, read the runs of a W&B project back into a results table.
+    """
+    from models.errors import UserError
+
+    if source is None:
+        given = {"--group": group, "--column": columns, "--columns": columns_file, "--output": output}
+        for name, value in {**given, "--percent": percent}.items():
+            if value:
+                raise UserError(f"{name}: belongs to --from wandb:ENTITY/PROJECT")
+        _collect_study(study, runs)
+        return
+    if study != STUDY:
+        raise UserError(f"{study}: --from reads W&B and no study; leave one of them out (--group names a study)")
+    _collect_wandb(source, group, columns or [], columns_file, percent, output)
+
+
+def _collect_study(study: Path, runs: Path) -> None:
+    import polars as pl
+
+    from orchestrator.session import open_submitted
+
+    session = open_submitted(study, runs)
+    counts = session.collect().select(pl.len(), pl.col("cell_id").n_unique().alias("cells")).collect()
+    num_rows, num_cells = counts.row(0)
+    print(f"{num_rows} rows of {num_cells} cells in {session.store.results_path}")
+
+
+def _collect_wandb(
+    source: str, group: str | None, columns: list[str], file: Path | None, percent: bool, output: Path | None
+) -> None:
+    from orchestrator.collecting import collect_runs, project_of, read_columns
+    from orchestrator.importing import write_results
+    from orchestrator.tracking.reading import read_runs
+
+    entity, project = project_of(source)
+    mapping = read_columns(columns, file)
+    output = output or Path(f"{project}-{group}.parquet".replace("/", "-") if group else f"{project}.parquet")
+    read = read_runs(entity, project, group=group, tables=not mapping)
+    collected = collect_runs(read, mapping, percent=percent)
+    write_results(collected.results, output)
+    _print(read, collected, output)
+
+
+def _print(read: "ReadRuns", collected: "Collected", output: Path) -> None:
+    results = collected.results
+    print(f"{len(read.runs):,} runs; {read.num_read:,} were read, the others are kept in {read.folder}")
+    print(f"{results.height:,} rows of {results['cell_id'].n_unique():,} cells in {output}")
+    for study in collected.studies:
+        print(f"study {study or '(no group)'}: the results table that it logged, with every draw, layer and checkpoint")
+    for reason, number in collected.reasons.items():
+        print(f"    {number:,} rows without an accuracy: {reason}")
+    for name, number in collected.empty.items():
+        print(f"    {number:,} rows without {name}")
+    for state, number in collected.unfinished.items():
+        print(f"    {number:,} runs {state}: their rows are of no last checkpoint, so they do not count")
+    for reason, number in collected.left_out.items():
+        print(f"    {number:,} runs left out: {reason}")
+    print(f"next: upshot reduce {output}; upshot report {output}")

@@ -1,0 +1,199 @@
+"""Runs as W&B holds them, read back through its public API: listed in pages, and only those that changed in full.
+
+What was read is kept in the user's cache folder (`kept_runs`) page by page, so a call that was cut off goes on.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from models.errors import UserError
+from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
+from orchestrator.tracking.wandb_run import _base_url, _one_line, _own_environment, _settings, find_key
+
+if TYPE_CHECKING:
+    import wandb
+
+LISTED: Final = 500
+"""Runs a request where only their names and states are asked for."""
+READ: Final = 50
+"""Runs a request with config and summary, which may be long."""
+TIMEOUT_S: Final = 120.0
+NUM_RETRIES: Final = 5
+"""Of a request that is answered 429 or 5xx; the client waits longer before each, at most half a minute."""
+SUMMARY_JOB: Final = "summary"
+RESULTS: Final = "results"
+"""A study's own results table is an artifact of this name and type, of a run of that job type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRuns:
+    """What a project holds, in the order in which the runs were made.
+
+    Args:
+        runs: every run, but those that only sum a study up.
+        tables: by group, the study's own results table, where it was logged; the newest of it.
+        num_read: how many runs had to be read; the others were kept.
+        folder: where they are kept.
+    """
+
+    runs: list[LoggedRun]
+    tables: dict[str, Path]
+    num_read: int
+    folder: Path
+
+
+def read_runs(
+    entity: str,
+    project: str,
+    *,
+    group: str | None = None,
+    tables: bool = True,
+    timeout_s: float = TIMEOUT_S,
+    num_retries: int = NUM_RETRIES,
+) -> ReadRuns:
+    """The runs of a project, or of one group of it.
+
+    Args:
+        entity: the W&B team or user.
+        project: its project.
+        group: the only group; the server filters.
+        tables: whether results tables that studies logged are fetched.
+        timeout_s: how long one request may take, with what the client waits after a refusal.
+        num_retries: how often the client asks again after 429 or 5xx.
+
+    Raises:
+        UserError: no key, a refused one, no such project, no runs, a server that stays busy, broken or silent, a cache
+            folder that cannot be written. What was read before stays kept.
+    """
+    if not find_key():  # wandb would ask for one on a terminal
+        raise UserError(f"no W&B key for {_base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+    kept = KeptRuns.of(_base_url(), entity, project)
+    path = f"{entity}/{project}"
+    with _refusals(path, kept), _api(timeout_s, num_retries) as api:
+        listed = list(api.runs(path, filters={"group": group} if group else {}, per_page=LISTED, lazy=True))
+        if not listed:
+            raise UserError(f"W&B: {path} has no runs{f' of group {group!r}' if group else ''}")
+        changed = [run.id for run in listed if not kept.has(run.id, _stamp(run))]
+        for first in range(0, len(changed), READ):
+            _read(api, path, changed[first : first + READ], kept)
+        summaries = [run for run in listed if run.job_type == SUMMARY_JOB] if tables else []
+        found = {run.group or "": table for run in summaries for table in _tables(run, kept.folder)}
+    kept.tidy()
+    runs = [kept.runs[run.id] for run in listed if run.id in kept.runs]
+    runs = [run for run in runs if run.job_type != SUMMARY_JOB]
+    return ReadRuns(runs=runs, tables=found, num_read=len(changed), folder=kept.folder)
+
+
+def _stamp(run: Any) -> list[Any]:
+    """What differs once a run has gone on; of a listed run and of one that was read in full."""
+    return [run.heartbeat_at, run.state, run.history_line_count]
+
+
+def _read(api: "wandb.Api", path: str, ids: Sequence[str], kept: KeptRuns) -> None:
+    for run in api.runs(path, filters={"name": {"$in": list(ids)}}, per_page=READ, lazy=False):
+        logged = LoggedRun(
+            run_id=run.id,
+            name=run.name or "",
+            group=run.group,
+            job_type=run.job_type,
+            state=run.state,
+            config=scalars(run.config),
+            summary=scalars(run.summary_metrics or {}),
+        )
+        kept.add(logged, _stamp(run))
+
+
+def scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """The texts, numbers and truth values of a config or a summary; nested ones under dotted names, as W&B shows."""
+    found: dict[str, Scalar] = {}
+    for key, value in values.items():
+        if isinstance(value, str | int | float):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping) and "_type" not in value:  # with it: a table, a picture
+            found |= scalars(value, f"{prefix}{key}.")
+    return found
+
+
+def _tables(run: Any, folder: Path) -> Iterator[Path]:
+    """The results table that a run logged last, fetched once; none where it logged none."""
+    versions = [artifact for artifact in run.logged_artifacts() if artifact.type == RESULTS]
+    if not versions:
+        return
+    newest = max(versions, key=lambda artifact: (artifact.created_at, int(artifact.version.removeprefix("v"))))
+    path = folder / f"results-{hashlib.sha256(newest.digest.encode()).hexdigest()[:16]}.parquet"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as draft:
+            try:
+                newest.download(root=draft, skip_cache=True)
+            except Exception as error:  # what wandb raises is no closed set
+                raise UserError(f"W&B: artifact {newest.name} cannot be fetched: {_one_line(error)}") from error
+            found = sorted(Path(draft).rglob("*.parquet"))
+            if len(found) != 1:
+                raise UserError(f"W&B: artifact {newest.name} holds {len(found)} parquet files, one is expected")
+            found[0].replace(path)
+    yield path
+
+
+@contextlib.contextmanager
+def _api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
+    """The public API; nothing of it stays behind."""
+    import wandb
+
+    with tempfile.TemporaryDirectory(prefix="upshot-wandb-") as folder, _own_environment(), _folder(folder):
+        settings = _settings(Path(folder), timeout_s)
+        settings.x_graphql_retry_max = num_retries
+        settings.x_graphql_retry_wait_max_seconds = 30.0
+        # Or the client would wait for a silent server when it is taken down, long after we have given up.
+        settings.x_graphql_timeout_seconds = timeout_s / (num_retries + 1)
+        wandb.setup(settings)
+        try:
+            # Whole seconds are what it takes; half a second must not become none.
+            yield wandb.Api(timeout=max(1, round(timeout_s)))
+        finally:
+            wandb.teardown()
+
+
+@contextlib.contextmanager
+def _folder(folder: str) -> Iterator[None]:
+    """WANDB_DIR for a while: the API makes an empty folder there for every run that it lists."""
+    before = os.environ.get("WANDB_DIR")
+    os.environ["WANDB_DIR"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_DIR")
+        if before is not None:
+            os.environ["WANDB_DIR"] = before
+
+
+@contextlib.contextmanager
+def _refusals(path: str, kept: KeptRuns) -> Iterator[None]:
+    """Failures as messages for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # what wandb raises is no closed set
+        if "Could not find project" in str(error):
+            raise UserError(f"W&B: there is no project {path}, or this key may not see it") from error
+        if type(error).__module__.startswith(("wandb", "requests")):
+            so_far = f"What was read of {path} is kept ({len(kept.runs)} runs): the same command goes on from there."
+            raise UserError(f"{_told(error)} {so_far}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{kept.folder}: {error}; XDG_CACHE_HOME names another cache folder") from error
+        raise
+
+
+def _told(error: Exception) -> str:
+    words = _one_line(str(error)).rstrip(".")
+    if any(sign in words for sign in ("401", "403", "not logged in")):
+        return f"W&B at {_base_url()} refuses the key: {words}."
+    if "429" in words:
+        return f"W&B at {_base_url()} limits the rate: {words}. Wait some minutes."
+    return f"W&B at {_base_url()} does not answer: {words}."
