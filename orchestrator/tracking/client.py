@@ -139,8 +139,8 @@ def look(run_id: str, description: Description, draft: Path, timeout_s: float, l
     import wandb
 
     path = "/".join(part for part in (description.entity, description.project, run_id) if part)
-    settings = _settings(draft, timeout_s)
-    with _own_environment():
+    settings = settings_of(draft, timeout_s)
+    with own_environment():
         try:
             wandb.setup(settings)
             wandb.termsetup(settings, listener)
@@ -186,8 +186,8 @@ def open_run(
     """
     import wandb
 
-    settings = _settings(root, timeout_s)
-    with _own_environment():
+    settings = settings_of(root, timeout_s)
+    with own_environment():
         try:
             wandb.setup(settings)
             wandb.termsetup(settings, listener)
@@ -233,7 +233,7 @@ def summarise(run: "wandb.Run", summary: Mapping[str, Any], rows: Sequence[Row])
     run.summary.update({**summary, TOLD: f"{len(rows)} {digest(rows)}"})
 
 
-def _settings(root: Path, timeout_s: float) -> "wandb.Settings":
+def settings_of(root: Path, timeout_s: float) -> "wandb.Settings":
     """Quiet, bounded, and without a word about this machine; what an installed wandb does not know is left out."""
     import wandb
 
@@ -276,7 +276,7 @@ def draft_folder(cell_dir: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _own_environment() -> Iterator[None]:
+def own_environment() -> Iterator[None]:
     """Keeps wandb from joining a client, sweep or launch that this process was started by, and from leaving its own.
 
     The client puts its socket into WANDB_SERVICE; a job that inherits it would look for it on its own node.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import UserError
+from orchestrator.tracking.account import base_url, find_key
+from orchestrator.tracking.client import one_line, own_environment, settings_of
 from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
-from orchestrator.tracking.wandb_run import _base_url, _one_line, _own_environment, _settings, find_key
 
 if TYPE_CHECKING:
     import wandb
@@ -72,8 +73,8 @@ def read_runs(
             folder that cannot be written. What was read before stays kept.
     """
     if not find_key():  # wandb would ask for one on a terminal
-        raise UserError(f"no W&B key for {_base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
-    kept = KeptRuns.of(_base_url(), entity, project)
+        raise UserError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+    kept = KeptRuns.of(base_url(), entity, project)
     path = f"{entity}/{project}"
     with _refusals(path, kept), _api(timeout_s, num_retries) as api:
         listed = list(api.runs(path, filters={"group": group} if group else {}, per_page=LISTED, lazy=True))
@@ -132,7 +133,7 @@ def _tables(run: Any, folder: Path) -> Iterator[Path]:
             try:
                 newest.download(root=draft, skip_cache=True)
             except Exception as error:  # what wandb raises is no closed set
-                raise UserError(f"W&B: artifact {newest.name} cannot be fetched: {_one_line(error)}") from error
+                raise UserError(f"W&B: artifact {newest.name} cannot be fetched: {one_line(error)}") from error
             found = sorted(Path(draft).rglob("*.parquet"))
             if len(found) != 1:
                 raise UserError(f"W&B: artifact {newest.name} holds {len(found)} parquet files, one is expected")
@@ -145,8 +146,8 @@ def _api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
     """The public API; nothing of it stays behind."""
     import wandb
 
-    with tempfile.TemporaryDirectory(prefix="upshot-wandb-") as folder, _own_environment(), _folder(folder):
-        settings = _settings(Path(folder), timeout_s)
+    with tempfile.TemporaryDirectory(prefix="upshot-wandb-") as folder, own_environment(), _folder(folder):
+        settings = settings_of(Path(folder), timeout_s)
         settings.x_graphql_retry_max = num_retries
         settings.x_graphql_retry_wait_max_seconds = 30.0
         # Or the client would wait for a silent server when it is taken down, long after we have given up.
@@ -191,9 +192,9 @@ def _refusals(path: str, kept: KeptRuns) -> Iterator[None]:
 
 
 def _told(error: Exception) -> str:
-    words = _one_line(str(error)).rstrip(".")
+    words = one_line(str(error)).rstrip(".")
     if any(sign in words for sign in ("401", "403", "not logged in")):
-        return f"W&B at {_base_url()} refuses the key: {words}."
+        return f"W&B at {base_url()} refuses the key: {words}."
     if "429" in words:
-        return f"W&B at {_base_url()} limits the rate: {words}. Wait some minutes."
-    return f"W&B at {_base_url()} does not answer: {words}."
+        return f"W&B at {base_url()} limits the rate: {words}. Wait some minutes."
+    return f"W&B at {base_url()} does not answer: {words}."
