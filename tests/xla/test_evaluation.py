@@ -23,12 +23,14 @@ def checkpoint(unbroken):
 
 
 def judged(checkpoint, output_dir):
-    from evals.runner import evaluate_checkpoint
+    from evals.protocol import Protocol
+    from evals.runner import Backbone, Subject, evaluate_checkpoint
     from models.train import load_model
 
     folder, metrics, arch = checkpoint
-    options = {"cell_id": "0123456789abcdef", "architecture": arch, "checkpoint": metrics, "shots": (1, 5), "draws": 2}
-    [path] = evaluate_checkpoint(folder, output_dir, tasks=["digits"], load_model=load_model(arch), **options)
+    subject = Subject(cell_id="0123456789abcdef", backbone=Backbone.of(arch), checkpoint=metrics)
+    options = {"tasks": ["digits"], "protocols": [Protocol(shots=(1, 5), draws=2)], "load_model": load_model(arch)}
+    [path] = evaluate_checkpoint(folder, output_dir, subject, **options)
     return pl.read_parquet(path)
 
 

@@ -39,7 +39,9 @@ def tuned(family, place, num_steps, micro_batch=None):
 
     settings = FineTune(learning_rates=(0.02,), num_steps=(num_steps,), batch_size=24, flip=True)
     options = {"num_classes": 12, "settings": settings, "seed": 0, "micro_batch": micro_batch}
-    return finetune(model(family, place), Patches(), np.resize(np.arange(1200), 20_000), **options)
+    patches = Patches()
+    index_N = np.resize(np.arange(len(patches.labels_N)), 20_000)
+    return finetune(model(family, place), patches, index_N, **options)
 
 
 @pytest.mark.parametrize("family", AXES)
@@ -48,9 +50,12 @@ def test_weights_and_predictions_are_those_of_the_cpu(family):
 
     from models.device import pick_device
 
-    here, there = tuned(family, "cpu", 8), tuned(family, pick_device().torch_device, 8)
+    # First there: torch refuses backward passes on devices that it meets after one on the CPU.
+    there, here = tuned(family, pick_device().torch_device, 8), tuned(family, "cpu", 8)
     for name, tensor in here.model.state_dict().items():
-        torch.testing.assert_close(there.model.state_dict()[name].cpu(), tensor, rtol=1e-3, atol=1e-4, msg=name)
+        # torch-xla's running variances are biased: those of N values are (N - 1) / N of torch's.
+        rtol = 0.06 if name.endswith("running_var") else 1e-3
+        torch.testing.assert_close(there.model.state_dict()[name].cpu(), tensor, rtol=rtol, atol=1e-4, msg=name)
     images_NHWC = Patches().images_NHWC[:100]
     assert (there.predict_batch(images_NHWC) == here.predict_batch(images_NHWC)).mean() >= 0.98
 
@@ -81,5 +86,7 @@ def test_weights_that_are_not_finite_give_a_reason():
     with torch.no_grad():
         broken.patch_embed.proj.weight.mul_(torch.nan)
     settings = FineTune(learning_rates=(0.02,), num_steps=(3,))
-    fitted = finetune(broken, Patches(), np.arange(1200), num_classes=12, settings=settings, seed=0)
+    patches = Patches()
+    index_N = np.arange(len(patches.labels_N))
+    fitted = finetune(broken, patches, index_N, num_classes=12, settings=settings, seed=0)
     assert fitted.reason == "fine-tuning diverged: the loss of step 1 of 3 is not finite (rate 0.02)"
