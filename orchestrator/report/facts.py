@@ -69,8 +69,8 @@ class Facts:
         points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
         layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`); of equally good
             layers the last is the best.
-        measures: what each cell's last checkpoint is on the upstream images (`LAST_MEASURES_SCHEMA`), over all classes: of
-            the last layer where a quantity is one of layers, null where it is no number.
+        measures: what each cell's last checkpoint is on the upstream images (`LAST_MEASURES_SCHEMA`), over all classes:
+            of the last layer where a quantity is one of layers, null where it is no number.
         depths: the depth of the best layer, mean over the tasks of a cell (`DEPTHS_SCHEMA`).
         effects: the reducer's effects as frames (`effects.SCHEMAS`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
