@@ -60,7 +60,8 @@ def asked_for(tasks: Sequence[str], protocols: Sequence[str], shots: str, draws:
     """
     if not tasks:
         raise UserError("--task: none given; `upshot tasks` lists those that work at once")
-    named = tuple(dict.fromkeys(absolute_task(name, Path("here")) for name in tasks))
+    beside = Path("study.toml")  # as a study file in the working folder would have them
+    named = tuple(dict.fromkeys(absolute_task(name, beside) for name in tasks))
     for name in named:
         task(name)
     if not all(part.strip().isdecimal() for part in shots.split(",")):

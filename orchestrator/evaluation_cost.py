@@ -11,12 +11,13 @@ from evals import tasks
 from evals.protocol import Protocol
 from evals.schedule import SETTINGS
 from evals.tasks import Task
+from evals.tasks.draws import NUM_CHOOSE, NUM_FIT
 from models import ladder
 from models.data import SetInfo
 from models.data.parts import MAX_TEST
 from orchestrator.study import Study
 
-VTAB_IMAGES, VTAB_CHOSEN_ON = 1000, 200
+VTAB_IMAGES = NUM_FIT + NUM_CHOOSE
 FEATURE_BYTES = 4
 WEIGHT_BYTES = 8
 COPIES = 2  # of the features in work: those of all images of a task, and those that a probe is fitted to
@@ -120,7 +121,7 @@ def _trainings(protocol: Protocol, task: Task) -> list[_Training]:
     batch = min(rule.batch_size, num)
     longest = max(steps for _, steps in tried)
     return [
-        *(_Training(steps, batch, VTAB_CHOSEN_ON) for _, steps in tried),
+        *(_Training(steps, batch, NUM_CHOOSE) for _, steps in tried),
         _Training(longest, batch, task.num_test),
     ]
 

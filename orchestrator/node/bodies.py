@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from evals.measures import Row
     from evals.runner import Subject
+    from models.ladder import Architecture
     from models.trunk import Trunk
 
 
@@ -170,13 +171,11 @@ def _evaluate_step(work: Work, study: Study, step: int) -> int:
     from evals.runner import evaluate_checkpoint
     from evals.tasks import data_root
     from models.checkpoint import read_json, step_folder
-    from models.prepare import recipe_architecture
     from models.train import load_model
 
     d, evals = study.downstream, work.store.evals(work.cell_id, step)
     folder = step_folder(work.store.checkpoints(work.cell_id), step)
     metrics = read_json(folder / "metrics.json")
-    architecture = recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"])
     try:
         with lock.holding(evals / ".lock"):
             written = evaluate_checkpoint(
@@ -185,7 +184,7 @@ def _evaluate_step(work: Work, study: Study, step: int) -> int:
                 _subject(work, metrics),
                 tasks=d.tasks,
                 protocols=study.protocols,
-                load_model=load_model(architecture),
+                load_model=load_model(_architecture(work, metrics)),
                 load_task=partial(load_task, root=data_root(d.data)),
                 upstream=partial(_upstream_rows, work, study) if d.upstream else None,
                 by_class=d.upstream == "by_class",
@@ -210,10 +209,15 @@ def _upstream_rows(work: Work, study: Study, model: "nn.Module", batch_size: int
 
 def _subject(work: Work, metrics: dict[str, Any]) -> "Subject":
     from evals.runner import Backbone, Subject
+
+    backbone = Backbone.of(_architecture(work, metrics))
+    return Subject(cell_id=work.cell_id, backbone=backbone, checkpoint=metrics)
+
+
+def _architecture(work: Work, metrics: dict[str, Any]) -> "Architecture":
     from models.prepare import recipe_architecture
 
-    architecture = recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"])
-    return Subject(cell_id=work.cell_id, backbone=Backbone.of(architecture), checkpoint=metrics)
+    return recipe_architecture(work.store.read_cell(work.cell_id).recipe, metrics["upstream_num_classes"])
 
 
 BODIES: Mapping[Stage, Body] = {"train": _train, "evaluate": _evaluate}

@@ -49,7 +49,7 @@ POINTS_SCHEMA: dict[str, type[pl.DataType]] = {
     "upstream": pl.Float64,
     "downstream": pl.Float64,
 }
-MEASURES_SCHEMA: dict[str, type[pl.DataType]] = {
+LAST_MEASURES_SCHEMA: dict[str, type[pl.DataType]] = {
     "cell_id": pl.String,
     "quantity": pl.String,
     "layer": pl.Int64,
@@ -69,8 +69,8 @@ class Facts:
         points: one row per task, shots and cell (`POINTS_SCHEMA`): what the reducer looked at.
         layers: mean accuracy of each layer over the cells of a family and size (`LAYERS_SCHEMA`); of equally good
             layers the last is the best.
-        measures: what each cell's last checkpoint is on the upstream images (`MEASURES_SCHEMA`), over all classes: of
-            the last layer where a quantity is one of layers, null where it is no number.
+        measures: what each cell's last checkpoint is on the upstream images (`LAST_MEASURES_SCHEMA`), over all classes:
+            of the last layer where a quantity is one of layers, null where it is no number.
         depths: the depth of the best layer, mean over the tasks of a cell (`DEPTHS_SCHEMA`).
         effects: the reducer's effects as frames (`effects.SCHEMAS`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
@@ -314,12 +314,12 @@ def _mean_depths(best: pl.DataFrame) -> pl.DataFrame:
 def _last_measures(measures: pl.DataFrame | None) -> pl.DataFrame:
     """Quantities over all classes at the last checkpoint, those of layers at the last one."""
     if measures is None:
-        return pl.DataFrame(schema=MEASURES_SCHEMA)
+        return pl.DataFrame(schema=LAST_MEASURES_SCHEMA)
     table = measures.filter("last_checkpoint", pl.col("label").is_null())
     deepest = pl.col("layer").max().over("cell_id", "quantity")
     last = table.filter(pl.col("layer").eq_missing(deepest))
     finite = pl.when(pl.col("value").is_finite()).then("value").alias("value")
-    return last.with_columns(finite).select(list(MEASURES_SCHEMA)).sort("quantity", "cell_id")
+    return last.with_columns(finite).select(list(LAST_MEASURES_SCHEMA)).sort("quantity", "cell_id")
 
 
 def _texts(results: pl.DataFrame, name: str) -> tuple[str, ...]:

@@ -25,7 +25,10 @@ CHARTED = (
 """What is drawn (`evals.measures` defines them); the table has them all."""
 NOTE = (
     "Each point is a cell's last checkpoint: a quantity on the held-out upstream images against upstream accuracy; of "
-    "a quantity that every layer has, that of the last one. The depth of the best layer is the mean over the tasks."
+    "a quantity that every layer has, that of the last one. The depth of the best layer is the mean over the tasks. "
+    "A margin is the true class's logit minus the best other one, and its boundary distance that over the norm of the "
+    "difference of both classes' head weights; the effective rank is the exponential of the entropy of the features' "
+    "covariance eigenvalues. Upshot's docs/measures.md has all definitions."
 )
 
 
@@ -63,7 +66,7 @@ def _along(facts: Facts) -> Markup:
         [
             _words(name),
             group.height,
-            f"{np.median(group['value'].to_numpy()):.4g}",
+            f"{np.median(group['value'].to_numpy()):.4g}".replace("-", "−"),
             _signed(spearman(group["upstream"].to_numpy(), group["value"].to_numpy())),
         ]
         for (name,), group in known.drop_nulls("upstream").group_by("quantity", maintain_order=True)

@@ -369,10 +369,11 @@ def test_every_protocol_gives_a_row_for_each_of_its_probes(model, name):
     assert len(results) == len(list(protocol.combinations())) * (1 if protocol.layers == "last" else 3)
     for (_, shots, _, layer), judged in results.items():
         assert judged.reason is None
-        assert judged.accuracy > 1 / CLASSES - 0.05
+        assert judged.accuracy > 1 / CLASSES
         assert judged.regularisation is not None
         assert layer == 2 or protocol.layers == "all"
         assert (shots is None) == (protocol.method.training != "shots")
+    assert np.mean([judged.accuracy for judged in results.values()]) > 1 / CLASSES + 0.1
 
 
 def test_probes_on_all_images_are_those_of_scikit_learn(model):
@@ -447,6 +448,6 @@ def test_fine_tuning_learns_what_the_frozen_model_does_not(model):
     protocols = [Protocol(name=name, shots=(10,), draws=1) for name in ("finetune", "finetune-head")]
     before = copy.deepcopy(model.state_dict())
     whole, head = judge(model, data, *protocols).values()
-    assert whole.accuracy > head.accuracy - 0.05
+    assert whole.accuracy > head.accuracy + 0.05
     assert (whole.regularisation, head.regularisation) == (0.003, 0.003)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
