@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import UserError
-from orchestrator.tracking.account import base_url, find_key
+from orchestrator.tracking.account import base_url, need_key
 from orchestrator.tracking.client import one_line, own_environment, settings_of
 from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
 
@@ -72,8 +72,7 @@ def read_runs(
         UserError: no key, a refused one, no such project, no runs, a server that stays busy, broken or silent, a cache
             folder that cannot be written. What was read before stays kept.
     """
-    if not find_key():  # wandb would ask for one on a terminal
-        raise UserError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+    need_key()
     kept = KeptRuns.of(base_url(), entity, project)
     path = f"{entity}/{project}"
     with _refusals(path, kept), _api(timeout_s, num_retries) as api:
