@@ -63,9 +63,8 @@ FRONTIER_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "downstream": pl.Float64,
 }
 HEADLINES: Final = {
-    "fits": ("cells", "vertices", "identifiable", "saturation", "saturation_low", "saturation_high", "held_out_best")
-    + ("held_out_error", "best_downstream", "best_cell", "verdict"),
-    "conflicts": ("conflict_share", "significant_share", "spearman"),
+    "fits": [name for name in FITS_SCHEMA if name not in ("task", "shots", "alpha", "k", "held_out_points")],
+    "conflicts": ["conflict_share", "significant_share", "spearman"],
 }
 """By table, the columns that are headline numbers too, as TASK/SHOTSshot/COLUMN."""
 
@@ -102,13 +101,27 @@ def _mirror(session: Session) -> MirrorResult:
     session.collect()
 
     def make() -> StudySummary:
-        results = pl.read_parquet(session.store.results_path)
-        measures = pl.read_parquet(session.store.measures_path)
-        reduced = session.reduce(results, seen.states)
-        facts = gather(results, reduced, [state.to_json() for state in seen.states], measures)
-        return summarise(session, seen, reduced, facts)
+        return summarise(session, seen, *_gathered(session, seen))
 
     return mirror_summary(session.store.root, describe_study(session), _digest(session, seen), make)
+
+
+def gathered(session: Session, **options: Any) -> tuple[dict[str, Any], Facts]:
+    """The reducer's answer, and the facts of the report.
+
+    Args:
+        session: the study.
+        options: of `reduce_study`.
+    """
+    seen = session.observe()
+    session.collect()
+    return _gathered(session, seen, **options)
+
+
+def _gathered(session: Session, seen: Observation, **options: Any) -> tuple[dict[str, Any], Facts]:
+    results, measures = (pl.read_parquet(path) for path in (session.store.results_path, session.store.measures_path))
+    reduced = session.reduce(results, seen.states, **options)
+    return reduced, gather(results, reduced, [state.to_json() for state in seen.states], measures)
 
 
 def describe_study(session: Session) -> Description:

@@ -37,6 +37,7 @@ class Artifacts:
     url: str
 
     def __init__(self) -> None:
+        super().__init__()
         self.logged: list[LoggedFiles] = []
         self.num_downloads = 0
         self.num_uploads = 0
@@ -145,9 +146,7 @@ class Artifacts:
         return files.get(name)
 
     def _manifest(self, files: dict[str, bytes]) -> dict[str, Any]:
-        contents = {
-            name: {"digest": _md5(data), "size": len(data)} for name, data in files.items()
-        }
+        contents = {name: {"digest": _md5(data), "size": len(data)} for name, data in files.items()}
         policy = {"storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {"storageLayout": "V2"}}
         return {"version": 1, **policy, "contents": contents}
 

@@ -77,7 +77,9 @@ def page_alone(facts: Facts, *, title: str, plan_summary: Mapping[str, Any], gen
 
     Args:
         facts: the study's.
-        title, plan_summary, generated_by: as in `write_report`.
+        title: as in `write_report`.
+        plan_summary: the same.
+        generated_by: the same.
     """
     about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
     return write_page(facts, _panels(facts), files=[], generated=_today(), **about)
