@@ -231,7 +231,8 @@ def _table(frame: pl.DataFrame) -> "wandb.Table":
         for name, kind in frame.schema.items()
         if kind.is_float()
     ]
-    return wandb.Table(columns=frame.columns, data=[list(row) for row in frame.with_columns(finite).iter_rows()])
+    rows = [list(row) for row in frame.with_columns(finite).iter_rows()]
+    return wandb.Table(columns=[*frame.columns], data=rows)
 
 
 @contextlib.contextmanager

@@ -111,7 +111,9 @@ def publish(folder: Path, content: ReportContent, *, timeout_s: float = TIMEOUT_
     except UserError:
         raise
     except Exception as error:  # what wandb and its library raise is no closed set
-        raise ReportRefusedError(f"the report is not published: {refusal(error)}") from error
+        of_wandb = type(error).__module__.startswith(("wandb", "requests"))
+        told = refusal(error) if of_wandb else one_line(error)
+        raise ReportRefusedError(f"the report is not published: {told}") from error
 
 
 def _library() -> Any:
