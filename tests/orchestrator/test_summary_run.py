@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from orchestrator.published_report import MAX_VERTICES, publish_study, report_co
 from orchestrator.session import Session, open_submitted
 from orchestrator.store import Store
 from orchestrator.study import load_study
-from orchestrator.study_summary import mirror_study
+from orchestrator.study_summary import HEADLINES, mirror_study
 from orchestrator.tracking import Description
 from orchestrator.tracking.reading import read_runs
 from orchestrator.tracking.summary_run import StudySummary, mirror_summary
@@ -324,6 +325,25 @@ def test_where_wandb_is_disabled_nothing_is_asked(tmp_path: Path, server: WandbS
         publish_study(disabled.session)
     assert "W&B is disabled" in upshot("report", disabled.store.root, "--wandb", code=2)
     assert not disabled.store.report_folder.exists()
+
+
+def test_the_page_on_tracking_names_every_number_table_and_artifact(unfinished: Written, server: WandbServer) -> None:
+    unfinished.train(*range(8))
+    assert mirror_study(unfinished.session).ok
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    section = page.partition("## The study as a run")[2].partition("## A W&B report")[0]
+    named = set(re.findall(r"`/?([\w/-]+)`", section))
+    assert {name for names in HEADLINES.values() for name in names} <= named
+    assert {one.collection.removeprefix(f"run-{RUN}-").replace("limits", "NAME") for one in server.logged} <= named
+    kinds = (
+        (r"^cells/(?!total).*", "cells/STATUS"),
+        (r"^failed/.*", "failed/CAUSE"),
+        (r"^(gpu_hours|job_hours)/.*", "used"),
+    )
+    told = {name for name in server.runs[RUN].summary if not name.startswith(("_", "mnist/", "patches/"))}
+    for pattern, name in kinds:
+        told = {re.sub(pattern, name, one) for one in told}
+    assert told <= named
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------
