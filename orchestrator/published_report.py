@@ -17,7 +17,7 @@ from orchestrator.report.panels import shots_text
 from orchestrator.report.tables import markdown_lines
 from orchestrator.report.words import percent
 from orchestrator.session import Session
-from orchestrator.study_summary import gathered, mirror_study, mode_of, tables_of
+from orchestrator.study_summary import busy, gathered, mirror_study, mode_of, tables_of
 from orchestrator.tracking.curves import task_prefix
 from orchestrator.tracking.wandb_report import Published, ReportContent, ReportRefusedError, need_library, publish
 
@@ -64,7 +64,7 @@ def publish_study(session: Session, **options: Any) -> Published:
         with lock.holding(session.store.root / "mirror.lock"):
             return publish(session.store.root, report_content(session, **options))
     except lock.LockBusyError as error:
-        raise ReportRefusedError(f"the report is not published: {error}") from error
+        raise ReportRefusedError(f"the report is not published: {busy(error)}") from error
 
 
 def report_content(session: Session, **options: Any) -> ReportContent:

@@ -13,10 +13,12 @@ from models.errors import UserError
 from orchestrator import lock
 from orchestrator.identity import canonical_json
 from orchestrator.observe import Observation
+from orchestrator.report import page_alone
 from orchestrator.report.facts import Facts, gather
 from orchestrator.session import Session
 from orchestrator.state import Status
 from orchestrator.tracking import Description, MirrorResult, Mode, default_mode
+from orchestrator.tracking.client import one_line
 from orchestrator.tracking.summary_run import MODE, StudySummary, mirror_summary
 
 REVISION: Final = 1
@@ -92,8 +94,15 @@ def mirror_study(session: Session) -> MirrorResult:
             return MirrorResult(ok=True, mode="disabled")
         with lock.holding(session.store.root / "mirror.lock"):
             return _mirror(session)
-    except (UserError, OSError, lock.LockBusyError) as error:
-        return MirrorResult(ok=False, mode=MODE, error=str(error))
+    except lock.LockBusyError as error:
+        return MirrorResult(ok=False, mode=MODE, error=busy(error))
+    except (UserError, OSError) as error:
+        return MirrorResult(ok=False, mode=MODE, error=one_line(error))
+
+
+def busy(error: lock.LockBusyError) -> str:
+    """What is said where another process is at it."""
+    return f"another process tells W&B of this study just now ({error})"
 
 
 def _mirror(session: Session) -> MirrorResult:
@@ -139,8 +148,6 @@ def describe_study(session: Session) -> Description:
 
 def summarise(session: Session, seen: Observation, reduced: Mapping[str, Any], facts: Facts) -> StudySummary:
     """What the study's run is told: numbers, tables, files, the report's page."""
-    from orchestrator.report import page_alone  # its chart libraries take a second to load
-
     tables = tables_of(reduced["tasks"], facts)
     files = {"results": session.store.results_path, "measures": session.store.measures_path}
     rows = {kind: pl.scan_parquet(path).select(pl.len()).collect().item() for kind, path in files.items()}

@@ -383,11 +383,20 @@ def test_a_run_that_was_deleted_there_says_what_mends_it(unfinished: Written, se
     assert "another wandb.project" in str(result.error)
 
 
+def test_a_project_that_was_deleted_is_made_anew(unfinished: Written, server: WandbServer) -> None:
+    assert publish_study(unfinished.session).how == "made"
+    for kept in (server.runs, server.logged, server.views):
+        kept.clear()
+    assert publish_study(unfinished.session).how == "made anew"
+    assert server.runs[RUN].summary["cells/total"] == 16
+    assert [one.type for one in server.versions("limits-report")] == ["report"]
+
+
 def test_two_at_once_do_not_mix(unfinished: Written, server: WandbServer) -> None:
     with lock.holding(unfinished.store.root / "mirror.lock"):
         result = mirror_study(unfinished.session)
     assert not result.ok
-    assert "mirror.lock" in str(result.error)
+    assert "another process tells W&B of this study just now" in str(result.error)
     assert server.operations == []
 
 
