@@ -15,16 +15,8 @@ from orchestrator.data_command import data_app
 from orchestrator.evaluate_command import evaluate_command
 from orchestrator.import_command import import_command
 from orchestrator.models_command import models_command
-from orchestrator.reduce_command import (
-    DrawsOption,
-    LossOption,
-    PointsOption,
-    ProtocolOption,
-    SeedOption,
-    SourceArgument,
-    is_table,
-    reduce_command,
-)
+from orchestrator.reduce_command import reduce_command
+from orchestrator.report_command import report_command
 from orchestrator.tasks_command import tasks_command
 
 if TYPE_CHECKING:
@@ -244,30 +236,11 @@ def clean(
 app.command("collect")(collect_command)
 
 
-@app.command()
-def report(
-    source: SourceArgument = STUDY,
-    runs: RunsOption = RUNS,
-    protocol: ProtocolOption = None,
-    seed: SeedOption = 0,
-    draws: DrawsOption = 200,
-    loss: LossOption = "squared",
-    points: PointsOption = "vertices",
-) -> None:
-    """Write the report: one page that works offline, figures and tables. A table's goes to NAME-report beside it."""
-    options: dict[str, Any] = {"protocol": protocol, "seed": seed, "draws": draws, "loss": loss, "points": points}
-    if is_table(source):
-        from orchestrator.report import report_table
-
-        print(report_table(source, **options))
-    else:
-        print(_open_submitted(source, runs).report(**options))
-
-
 app.add_typer(data_app)
 app.command("import")(import_command)
 app.command("evaluate")(evaluate_command)
 app.command("reduce")(reduce_command)
+app.command("report")(report_command)
 app.command("models")(models_command)
 app.command("tasks")(tasks_command)
 

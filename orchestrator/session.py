@@ -73,7 +73,7 @@ class Session:
         Args:
             options: of `reduce_study`.
         """
-        return self._reduced(self.collect(), self.observe().states, **options)
+        return self.reduce(self.collect(), self.observe().states, **options)
 
     def report(self, **options: Any) -> Path:
         """The page of the report, written anew.
@@ -89,15 +89,19 @@ class Session:
             title=self.file.study.name,
             results=results,
             measures=pl.read_parquet(self.store.measures_path),
-            reduced=self._reduced(results, seen.states, **options),
+            reduced=self.reduce(results, seen.states, **options),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
-            plan_summary={
-                "gpu_hours": seen.plan.hours("gpu_hours", of_all=True),
-                "cpu_hours": seen.plan.hours("cpu_hours", of_all=True),
-                "sbatch_calls": len({m.token for m in self.store.manifests() if m.executor == "slurm"}),
-            },
+            plan_summary=self.planned(seen),
         )
+
+    def planned(self, seen: Observation) -> dict[str, Any]:
+        """What the whole study is expected to take, and how often it was handed to sbatch."""
+        return {
+            "gpu_hours": seen.plan.hours("gpu_hours", of_all=True),
+            "cpu_hours": seen.plan.hours("cpu_hours", of_all=True),
+            "sbatch_calls": len({m.token for m in self.store.manifests() if m.executor == "slurm"}),
+        }
 
     def sync(self) -> tuple[int, list[str]]:
         """(cells mirrored to W&B, what went wrong); stops at the first failure, since the next would wait as long."""
@@ -108,7 +112,7 @@ class Session:
                 return done, [f"{state.cell.cell_id}: {result.error}"]
         return len(ran), []
 
-    def _reduced(
+    def reduce(
         self,
         results: pl.DataFrame | pl.LazyFrame,
         states: Sequence[CellState],
@@ -116,6 +120,7 @@ class Session:
         protocol: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
+        """As `reduced`, of what was collected and observed already."""
         progress = progress_of(states)
         chosen = self.protocol(protocol, protocols_of(results))
         if not results.lazy().select(pl.len()).collect().item():

@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from tests.wandb_artifacts import Artifacts
+from tests.wandb_views import Views
 
 Fault = Literal[401, 429, 500, "hang", "half"]
 """A status for every answer; no answer at all; or half of a piece of history kept, and no answer to its sender."""
@@ -62,7 +63,7 @@ class Run:
         return [(row["examples_seen"], row[metric]) for row in self.history if metric in row]
 
 
-class WandbServer(Artifacts):
+class WandbServer(Artifacts, Views):
     """The server; a context manager.
 
     `runs` by run id; `deleted`, the ids that were used and may not come again; `unknown`, what it had no answer for;
@@ -153,6 +154,8 @@ class WandbServer(Artifacts):
         return authorization == f"Basic {expected}"
 
     def _upload(self, path: str, body: bytes) -> tuple[int, Any]:
+        if path.startswith("/artifact/"):
+            return self.receive(path, body)
         _, _, run_id, name = path.split("/", 3)
         self.runs[run_id].uploads[name] = body
         return 200, {}

@@ -11,7 +11,7 @@ import polars as pl
 from models.errors import DataError
 from orchestrator.collecting.columns import Columns, Source, TaskColumn, is_axis
 from orchestrator.results import AXIS_SCHEMA, SCHEMA
-from orchestrator.tracking.curves import DEFAULT_PROTOCOL
+from orchestrator.tracking.curves import DEFAULT_PROTOCOL, task_prefix
 from orchestrator.tracking.kept_runs import LoggedRun, Scalar
 
 Row = dict[str, Any]
@@ -113,9 +113,9 @@ def _own_row(run: LoggedRun, key: Key) -> Row:
         taken |= {name: Value(None, "training diverged") for name in ACCURACIES[:2]}
         return _row(taken | _costs(run, outcome), key, last_checkpoint=True)
     metrics = {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"}
-    metrics["downstream_accuracy"] = f"{_prefix(key)}/accuracy"
+    metrics["downstream_accuracy"] = f"{task_prefix(*key)}/accuracy"
     taken |= {column: typed(column, run.summary.get(name), name, outcome) for column, name in metrics.items()}
-    reason = run.summary.get(f"{_prefix(key)}/reason")
+    reason = run.summary.get(f"{task_prefix(*key)}/reason")
     if taken["downstream_accuracy"].value is None and reason is not None:
         taken["downstream_accuracy"] = Value(None, str(reason))
     if outcome == DONE:  # of others the newest record is not the newest checkpoint's
@@ -126,12 +126,6 @@ def _own_row(run: LoggedRun, key: Key) -> Row:
 def _costs(run: LoggedRun, outcome: str) -> dict[str, Value]:
     given = {name: run.summary.get(name, run.config.get(name)) for name in ("params", "flops")}
     return {name: typed(name, value, name, outcome) for name, value in given.items()}
-
-
-def _prefix(key: Key) -> str:
-    task, shots, protocol = key
-    qualifier = "" if protocol == DEFAULT_PROTOCOL else f"/{protocol}"
-    return f"downstream/{task}/{'all' if shots is None else f'{shots}shot'}{qualifier}"
 
 
 def _row(taken: Mapping[str, Value], key: Key, *, last_checkpoint: bool) -> Row:

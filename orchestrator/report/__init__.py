@@ -61,22 +61,36 @@ def write_report(
         UserError: the folder cannot be written.
     """
     facts = gather(results, reduced, cells, measures)
-    panels = [*study_panels(facts), *effect_panels(facts), *measure_panels(facts)]
+    panels = _panels(facts)
+    about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
     try:
         files = _write_files(folder, facts, panels)
-        page = write_page(
-            facts,
-            panels,
-            title=title,
-            plan=plan_summary,
-            files=files,
-            generated_by=generated_by,
-            generated=generated or datetime.datetime.now(datetime.UTC).date().isoformat(),
-        )
+        page = write_page(facts, panels, files=files, generated=generated or _today(), **about)
         write_atomically(folder / "index.html", page)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written into this folder: {error}") from error
     return folder / "index.html"
+
+
+def page_alone(facts: Facts, *, title: str, plan_summary: Mapping[str, Any], generated_by: str) -> str:
+    """The page as it stands without the folder's tables and figures: it names none of their files.
+
+    Args:
+        facts: the study's.
+        title: as in `write_report`.
+        plan_summary: the same.
+        generated_by: the same.
+    """
+    about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
+    return write_page(facts, _panels(facts), files=[], generated=_today(), **about)
+
+
+def _panels(facts: Facts) -> list[Panel]:
+    return [*study_panels(facts), *effect_panels(facts), *measure_panels(facts)]
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def report_table(path: Path, **options: Any) -> Path:

@@ -11,6 +11,7 @@ from orchestrator.files import write_atomically
 from orchestrator.frontier import METHODS
 from orchestrator.report.facts import Facts
 
+SPECIAL = "\\|[]*`$"  # the backslash first; what makes links, pictures, emphasis, code, formulas
 MARKDOWN_ROWS = 1000  # more rows are nothing to read; the note under the table counts them
 
 FITS_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -89,10 +90,15 @@ def fits_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 def markdown(table: pl.DataFrame, title: str) -> str:
     """The first rows as a Markdown table, and how many more there are."""
-    lines = [f"# {title}", "", _line(table.columns), _line("---" for _ in table.columns)]
-    lines += [_line(row) for row in table.head(MARKDOWN_ROWS).iter_rows()]
     more = table.height - MARKDOWN_ROWS
-    return "\n".join([*lines, *(["", f"{more:,} further rows are in {title}.csv."] if more > 0 else []), ""])
+    note = ["", f"{more:,} further rows are in {title}.csv."] if more > 0 else []
+    return "\n".join([f"# {title}", "", *markdown_lines(table.head(MARKDOWN_ROWS)), *note, ""])
+
+
+def markdown_lines(table: pl.DataFrame) -> list[str]:
+    """The lines of a Markdown table."""
+    heading = [_line(table.columns), _line("---" for _ in table.columns)]
+    return heading + [_line(row) for row in table.iter_rows()]
 
 
 def _line(values: Any) -> str:
@@ -100,10 +106,12 @@ def _line(values: Any) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value that stays in its cell: no pipe, no line break, no HTML."""
+    """A value that stays in its cell and is shown as it is: no pipe, no line break, no HTML, link, code or formula."""
     if value is None:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    for special, safe in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("\r", " ")):
+    for special in SPECIAL:
+        text = text.replace(special, f"\\{special}")
+    for special, safe in (("<", "&lt;"), ("\n", " "), ("\r", " ")):
         text = text.replace(special, safe)
     return text

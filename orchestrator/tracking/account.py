@@ -55,6 +55,16 @@ def find_key() -> str | None:
     return str(path) if found is not None and found[2] else None
 
 
+def need_key() -> None:
+    """Raises where wandb would ask for a key on a terminal.
+
+    Raises:
+        UserError: there is none for the server.
+    """
+    if not find_key():
+        raise UserError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+
+
 def base_url() -> str:
     """The server's address."""
     return _wandb_setting("base_url") or DEFAULT_URL

@@ -41,6 +41,7 @@ class Description:
         tags: such as "family=vit".
         summary: what the cell has cost so far, and where it lies.
         wanted: the names of the evaluation files that a checkpoint must have before its results are told.
+        job_type: what W&B tells the runs of a group apart by.
     """
 
     study: str
@@ -51,6 +52,7 @@ class Description:
     tags: Sequence[str] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
     wanted: frozenset[str] = frozenset()
+    job_type: str = "cell"
 
 
 class RunRefusedError(UserError):
@@ -193,7 +195,7 @@ def open_run(
             wandb.termsetup(settings, listener)
             run = wandb.init(
                 id=cell_dir.name,
-                job_type="cell",
+                job_type=description.job_type,
                 project=description.project,
                 entity=description.entity,
                 group=description.study,

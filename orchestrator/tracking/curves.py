@@ -166,10 +166,14 @@ def downstream_metrics(folder: Path) -> Metrics:
     )
     metrics: Metrics = {}
     for (task, protocol, shots), table in layers.group_by(*group, maintain_order=True):
-        qualifier = "" if protocol == DEFAULT_PROTOCOL else f"/{protocol}"
-        number = "all" if shots is None else f"{shots}shot"
-        metrics |= _task_metrics(f"downstream/{task}/{number}{qualifier}", table.rows(named=True))
+        metrics |= _task_metrics(task_prefix(task, shots, protocol), table.rows(named=True))
     return metrics
+
+
+def task_prefix(task: object, shots: object, protocol: object) -> str:
+    """What the names of a task's metrics begin with: `downstream/TASK/SHOTSshot[/PROTOCOL]`; no protocol is ridge."""
+    qualifier = "" if protocol in (None, DEFAULT_PROTOCOL) else f"/{protocol}"
+    return f"downstream/{task}/{'all' if shots is None else f'{shots}shot'}{qualifier}"
 
 
 def _age(path: Path) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import UserError
-from orchestrator.tracking.account import base_url, find_key
+from orchestrator.tracking.account import base_url, need_key
 from orchestrator.tracking.client import one_line, own_environment, settings_of
 from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
 
@@ -72,11 +72,10 @@ def read_runs(
         UserError: no key, a refused one, no such project, no runs, a server that stays busy, broken or silent, a cache
             folder that cannot be written. What was read before stays kept.
     """
-    if not find_key():  # wandb would ask for one on a terminal
-        raise UserError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+    need_key()
     kept = KeptRuns.of(base_url(), entity, project)
     path = f"{entity}/{project}"
-    with _refusals(path, kept), _api(timeout_s, num_retries) as api:
+    with _refusals(path, kept), public_api(timeout_s, num_retries) as api:
         listed = list(api.runs(path, filters={"group": group} if group else {}, per_page=LISTED, lazy=True))
         if not listed:
             raise UserError(f"W&B: {path} has no runs{f' of group {group!r}' if group else ''}")
@@ -126,7 +125,10 @@ def _tables(run: Any, folder: Path) -> Iterator[Path]:
     versions = [artifact for artifact in run.logged_artifacts() if artifact.type == RESULTS]
     if not versions:
         return
-    newest = max(versions, key=lambda artifact: (artifact.created_at, int(artifact.version.removeprefix("v"))))
+    # A table that is as it once was is that earlier version, which W&B then calls the latest.
+    newest = max(
+        versions, key=lambda one: ("latest" in one.aliases, one.created_at, int(one.version.removeprefix("v")))
+    )
     path = folder / f"results-{hashlib.sha256(newest.digest.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as draft:
@@ -142,8 +144,8 @@ def _tables(run: Any, folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
-    """The public API; nothing of it stays behind."""
+def public_api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
+    """The public API, for requests of which each may take so long; nothing of it stays behind."""
     import wandb
 
     with tempfile.TemporaryDirectory(prefix="upshot-wandb-") as folder, own_environment(), _folder(folder):
@@ -185,13 +187,14 @@ def _refusals(path: str, kept: KeptRuns) -> Iterator[None]:
             raise UserError(f"W&B: there is no project {path}, or this key may not see it") from error
         if type(error).__module__.startswith(("wandb", "requests")):
             so_far = f"What was read of {path} is kept ({len(kept.runs)} runs): the same command goes on from there."
-            raise UserError(f"{_told(error)} {so_far}") from error
+            raise UserError(f"{refusal(error)} {so_far}") from error
         if isinstance(error, OSError):
             raise UserError(f"{kept.folder}: {error}; XDG_CACHE_HOME names another cache folder") from error
         raise
 
 
-def _told(error: Exception) -> str:
+def refusal(error: Exception) -> str:
+    """What went wrong with a request, as a sentence."""
     words = one_line(str(error)).rstrip(".")
     if any(sign in words for sign in ("401", "403", "not logged in")):
         return f"W&B at {base_url()} refuses the key: {words}."
