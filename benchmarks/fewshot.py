@@ -7,8 +7,9 @@ count a run, all rivals in turn on the same features, and medians over the runs.
 each; "all" is the sum over the shot counts. The rivals standardise and add the bias feature as we do.
 
 - `RidgeClassifierCV`: scikit-learn, the same 30 lambdas, the same design; its lambda has to be ours.
-- `D x D`: X'X, its eigendecomposition, one lambda, in float64 numpy; it chooses no lambda.
-- `min(N, D)`: the same on the smaller of X'X and X X', as big_vision's code does it.
+- `D x D`: X'X, its eigendecomposition, one lambda, in float64 numpy; it chooses no lambda. `30 solves` adds the weights
+  for each of the 30 lambdas, as big_vision works them out one by one; it does not choose either.
+- `min(N, D)`: `D x D` on the smaller of X'X and X X', as big_vision's code does it.
 
 `fixed` is ours with one lambda given, the like of `D x D`: it needs no decomposition.
 
@@ -147,6 +148,21 @@ def large_gram(features_ND: Any, labels_N: Any) -> Any:
     return v_EE @ ((v_EE.T @ (x_NE.T @ y_NC)) / (eigenvalues_E + 1024.0)[:, None])
 
 
+def thirty_solves(features_ND: Any, labels_N: Any) -> Any:
+    """The weights of every lambda, the last of which come back."""
+    import numpy as np
+
+    from evals.fewshot import LAMBDAS
+
+    x_NE, y_NC = design(features_ND, features_ND), targets(labels_N)
+    eigenvalues_E, v_EE = np.linalg.eigh(x_NE.T @ x_NE)
+    projected_EC = v_EE.T @ (x_NE.T @ y_NC)
+    weights_EC = projected_EC
+    for regularisation in LAMBDAS:
+        weights_EC = (v_EE / (eigenvalues_E + regularisation)) @ projected_EC
+    return weights_EC
+
+
 def small_gram(features_ND: Any, labels_N: Any) -> Any:
     import numpy as np
 
@@ -163,6 +179,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "no bounds": no_bounds,
     "no float32": no_float32,
     "D x D": large_gram,
+    "D x D, 30 solves": thirty_solves,
     "min(N, D)": small_gram,
     "RidgeClassifierCV": scikit_learn,
 }

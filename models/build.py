@@ -27,10 +27,32 @@ def build_model(
     The blocks of a `checkpointed` model keep what goes into them alone and are computed again, with the same masks, for
     the backward pass (arXiv 1604.06174): a third more operations for a fraction of the memory.
     """
-    model = _BUILDERS[a.family](a, dropout, drop_path)
+    model = in_its_layout(_BUILDERS[a.family](a, dropout, drop_path))
     if checkpointed:
         model.set_grad_checkpointing()  # type: ignore[operator]  # every timm model has it
     return model
+
+
+def in_its_layout(model: nn.Module) -> nn.Module:
+    """The model, taking no images channels last where oneDNN would then write past its workspace in training.
+
+    It does in strided 1 x 1 convolutions of fewer channels than a register holds (uxlfoundation/oneDNN issue 6035). The
+    layout of the first convolution's input is that of all that follow.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if any(map(_is_written_past, convolutions)):
+        model.to(memory_format=torch.contiguous_format)
+        convolutions[0].register_forward_pre_hook(_contiguous)
+    return model
+
+
+def _is_written_past(convolution: nn.Conv2d) -> bool:
+    strided = convolution.kernel_size == (1, 1) and max(convolution.stride) > 1
+    return strided and convolution.in_channels < CHANNELS_OF_A_REGISTER
+
+
+def _contiguous(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return inputs[0].contiguous()
 
 
 def _build_vit(a: Architecture, dropout: float, drop_path: float) -> nn.Module:
@@ -91,10 +113,8 @@ def _build_resnet(a: Architecture, dropout: float, drop_path: float) -> nn.Modul
     model.add_module("conv1", stem)
     if a.image_size <= SMALL_IMAGE_SIZE:
         model.add_module("maxpool", nn.Identity())
-    # Channels last is 1.1 to 1.4 x as fast on a CPU, and what tensor cores want. But in a strided 1 x 1 convolution of
-    # fewer channels than a register holds, oneDNN then writes past its workspace: uxlfoundation/oneDNN issue 6035.
-    memory_format = torch.channels_last if a.width >= CHANNELS_OF_A_REGISTER else torch.contiguous_format
-    return model.to(memory_format=memory_format)
+    # 1.1 to 1.4 x as fast on a CPU, and what tensor cores want.
+    return model.to(memory_format=torch.channels_last)
 
 
 def _build_timm(a: Architecture, dropout: float, drop_path: float) -> nn.Module:

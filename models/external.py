@@ -16,6 +16,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import nn
 
+from models.build import in_its_layout
 from models.data import CentreCrop
 from models.data.pixels import Interpolation, side
 from models.errors import CheckpointError, CorruptCheckpointError, UserError
@@ -152,7 +153,7 @@ def _built(name: str, image_size: int | None, **options: Any) -> Any:
     if image_size is not None and "img_size" in accepted_options(name.partition(".")[0], image_size, 3, 1):
         options["img_size"] = image_size
     try:
-        return timm.create_model(name, **options).eval()
+        return in_its_layout(timm.create_model(name, **options).eval())
     except Exception as error:  # whatever a model, a download or a cache raises
         told = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}"
         if not options.get("pretrained"):

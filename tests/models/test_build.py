@@ -14,17 +14,21 @@ TRAIN = """
 import sys
 import torch
 from models.build import build_model
+from models.inputs import to_input
 from models.ladder import architecture
 torch.set_num_threads(1)
-model = build_model(architecture("resnet", sys.argv[1], image_size=32, num_classes=10))
-for _ in range(8):
-    model(torch.randn(64, 3, 32, 32)).logsumexp(1).mean().backward()
+pixels = int(sys.argv[2])
+model = build_model(architecture("resnet", sys.argv[1], image_size=pixels, num_classes=10))
+for _ in range(4 if pixels > 32 else 8):
+    images = torch.randint(0, 256, (32, pixels, pixels, 3), dtype=torch.uint8)
+    model(to_input(images)).logsumexp(1).mean().backward()
 """
 
 
-@pytest.mark.parametrize("size", ["pico", "nano", "micro"])
-def test_a_small_resnet_trains_without_corrupting_memory(size):
-    done = subprocess.run([sys.executable, "-c", TRAIN, size], capture_output=True, text=True, timeout=300, check=False)
+@pytest.mark.parametrize(("size", "pixels"), [("pico", 32), ("nano", 32), ("micro", 32), ("pico", 224)])
+def test_a_small_resnet_trains_on_images_as_they_are_stored_without_corrupting_memory(size, pixels):
+    command = [sys.executable, "-c", TRAIN, size, str(pixels)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
