@@ -168,25 +168,13 @@ def _mirror_offline(cell: CellFiles, timeout_s: float) -> MirrorResult:
 def _mirror_online(cell: CellFiles, timeout_s: float) -> MirrorResult:
     with draft_folder(cell.folder) as draft:
         opened = open_online(cell.folder, cell.description, cell.rows, draft, timeout_s)
-        known, url = opened.num_there, opened.run.url
+        url = opened.run.url
         try:
             sent = _tell_all(opened, cell)
         except TimeoutError:
             return _result(cell, f"W&B took longer than {timeout_s:g} s to take the upload", mode="online", url=url)
-    problem = None
-    if opened.listener.fatal:
-        problem = f"W&B refused a part: {opened.listener.fatal[0]}"
-    elif known > len(cell.rows):
-        problem = too_many(known, len(cell.rows))
+    problem = f"W&B refused a part: {opened.listener.fatal[0]}" if opened.listener.fatal else None
     return _result(cell, problem, mode="online", num_sent=sent, url=url)
-
-
-def too_many(there: int, here: int) -> str:
-    """What is said of a run that has more rows than the cell's journal has lines."""
-    return (
-        f"W&B holds {there} records of this run and the study folder {here}: it shows an earlier "
-        "training of the cell (`wandb sync` of an offline mirror replaces it)"
-    )
 
 
 def _tell_all(opened: OpenRun, cell: CellFiles) -> int:

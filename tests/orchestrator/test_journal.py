@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator import tracking
 from orchestrator.grid import cells
 from orchestrator.store import Manifest, Store
+from orchestrator.tracking import client
 from orchestrator.tracking.curves import read_curve
 from orchestrator.tracking.journal import JOURNAL, Row, advance, digest, read_journal
 from tests.orchestrator import test_tracking as tracked
@@ -167,12 +169,81 @@ def test_a_history_that_was_told_from_another_journal_is_refused(cell: Path, ser
     assert len(server.runs[CELL_ID].lines) == 5
 
 
+def test_a_run_with_more_rows_than_the_journal_is_left_as_it_is(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 100))
+    mirror(cell)
+    run = server.runs[CELL_ID]
+    before = (run.num_opened, dict(run.config), dict(run.summary), dict(run.lines), run.state)
+    (cell / "train.ndjson").unlink()
+    (cell / JOURNAL).unlink()
+    append(cell, training(0, 50, salt=1.0))
+    assert "10 records" in str(mirror(cell, outcome="running").error)
+    append(cell, training(50, 150, salt=1.0))  # now there are more lines than rows, and yet they are others
+    assert "10 rows" in str(mirror(cell).error)
+    assert (run.num_opened, run.config, run.summary, run.lines, run.state) == before
+
+
+def test_rows_that_wandb_counts_while_a_run_is_opened_are_not_told_again(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 100))
+    mirror(cell, outcome="running")
+    append(cell, training(100, 150))
+    server.count_late(7, 7, until="UpsertBucket")  # the second answer to a client that goes on
+    assert mirror(cell).ok
+    run = server.runs[CELL_ID]
+    assert [row["step"] for row in run.history] == list(range(10, 151, 10))
+    assert (run.num_rewritten, run.state) == (0, "finished")
+
+
+def test_a_run_whose_rows_wandb_has_not_counted_is_told_nothing(
+    cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(cell, training(0, 100))
+    mirror(cell, outcome="running")
+    append(cell, training(100, 150))
+    monkeypatch.setattr(client, "PAUSES_S", (0.0,))
+    server.count_late(7, 10)
+    assert "has not counted" in str(mirror(cell).error)
+    assert (len(server.runs[CELL_ID].lines), server.runs[CELL_ID].state) == (10, "preempted")
+    server.count_late(7, 7, until="Run")
+    assert mirror(cell).ok
+    assert [row["step"] for row in server.runs[CELL_ID].history] == list(range(10, 151, 10))
+
+
+def test_tags_that_somebody_gave_a_run_stay(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 30))
+    mirror(cell, tags=["size=S"], outcome="running")
+    server.runs[CELL_ID].tags.append("figure 3")
+    mirror(cell, tags=["size=S", "family=vit"])
+    assert server.runs[CELL_ID].tags == ["size=S", "family=vit", "figure 3"]
+
+
 def test_a_journal_made_anew_that_is_the_same_goes_on(cell: Path, server: WandbServer) -> None:
     append(cell, training(0, 30, checkpoints=(10,)))
     mirror(cell, outcome="running")
     (cell / JOURNAL).unlink()
     append(cell, training(30, 60))
     assert (mirror(cell).ok, len(server.runs[CELL_ID].lines)) == (True, 7)
+
+
+def test_a_checkpoint_that_is_judged_late_changes_nothing_of_the_newest_in_the_summary(
+    cell: Path, server: WandbServer
+) -> None:
+    append(cell, training(0, 100, checkpoints=(50, 100)))
+    evaluate(cell, 100, {0: [0.5]})
+    mirror(cell)
+    before = server.runs[CELL_ID].summary
+    evaluate(cell, 50, {0: [0.1]})
+    rows = [{"quantity": "top5", "layer": None, "label": None, "value": 0.9}]
+    measures = cell / "evals" / "step_00000050" / "upstream-0.parquet"
+    pl.DataFrame(rows, schema_overrides={"layer": pl.Int64, "label": pl.String}).write_parquet(measures)
+    mirror(cell)
+    run = server.runs[CELL_ID]
+    assert run.history[-1] == {"step": 50, "examples_seen": 800, "downstream/mnist/5shot/accuracy": 0.1} | {
+        "upstream/top5": 0.9
+    }
+    shown = {key: value for key, value in run.summary.items() if not key.startswith("_")}
+    assert shown == {key: value for key, value in before.items() if not key.startswith("_")}
+    assert (shown["step"], shown["examples_seen"]) == (100, 1600)
 
 
 def test_how_a_mirror_went_stands_in_the_cells_folder(cell: Path, server: WandbServer) -> None:

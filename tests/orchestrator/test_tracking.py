@@ -418,6 +418,9 @@ def test_a_run_is_the_cells_whatever_the_environment_says(
         "DIR": "/x",
     }
     strange |= {"MODE": "offline", "RESUME": "never", "SILENT": "false", "SERVICE": "3-1-unix-/gone", "SWEEP_ID": "x"}
+    (cell / "sweep.yaml").write_text("wandb_version: 1\nfamily:\n  value: mixer\n")
+    strange |= {"SWEEP_PARAM_PATH": str(cell / "sweep.yaml"), "CONFIG_PATHS": str(cell / "sweep.yaml")}
+    strange |= {"FORK_FROM": "x?_step=3", "LAUNCH_CONFIG_PATH": "/x", "X_UPDATE_FINISH_STATE": "false"}
     for name, value in strange.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     append(cell, training(0, 20))
@@ -425,7 +428,19 @@ def test_a_run_is_the_cells_whatever_the_environment_says(
     (run,) = server.runs.values()
     assert (run.run_id, run.group, run.job_type, run.name) == (CELL_ID, "limits", "cell", "vit-S fraction=0.3")
     assert (run.project, run.tags) == ("upshot", ["family=vit", "size=S"])
-    assert os.environ["WANDB_SWEEP_ID"] == "x"
+    assert (run.config["family"], run.state) == ("vit", "finished")
+    assert (os.environ["WANDB_SWEEP_ID"], os.environ["WANDB_DIR"]) == ("x", "/x")
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    cell: Path, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_DIR")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    append(cell, training(0, 20))
+    assert [mirror(cell).ok, mirror(cell).ok] == [True, True]
+    assert not (tmp_path / "tmp" / server.entity).exists()
 
 
 # --- a server that is not well ---------------------------------------------------------------------------------------
