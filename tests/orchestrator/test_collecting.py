@@ -381,9 +381,10 @@ def test_no_key_no_project_no_runs_and_a_refused_key(server: WandbServer, monkey
         read_runs(server.entity, "nope", timeout_s=5)
     with pytest.raises(UserError, match="tester/others has no runs of group 'nope'"):
         read(server, group="nope")
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    with pytest.raises(UserError, match="refuses the key"):
-        read(server)
+    for key in ("x" * 40, "malformed"):
+        monkeypatch.setenv("WANDB_API_KEY", key)
+        with pytest.raises(UserError, match="refuses the key"):
+            read(server)
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(UserError, match="no W&B key for http://127"):
         read(server)
