@@ -177,7 +177,10 @@ def _go_on(
         if pause_s is not None:
             time.sleep(pause_s)
         known = again
-    raise NoAnswerError("W&B has not counted the rows of this run yet; nothing was told, the next mirror goes on")
+    raise NoAnswerError(
+        "W&B has not counted the rows of this run yet; nothing was told, the next mirror goes on (if it stays so, some"
+        " were lost on the way: `wandb sync` of an offline mirror replaces the run)"
+    )
 
 
 def _look_again(opened: OpenRun, description: Description, draft: Path, timeout_s: float) -> Known:

@@ -4,6 +4,7 @@ The history is the cell's journal (`tracking.journal`), line by line; `examples_
 """
 
 import contextlib
+import errno
 import json
 import math
 import shutil
@@ -27,8 +28,10 @@ from orchestrator.tracking.client import (
 )
 from orchestrator.tracking.curves import COSTS, final_metrics, read_curve
 from orchestrator.tracking.journal import Row, advance
+from orchestrator.tracking.transaction_log import num_rows_kept
 
 TIMEOUT_S = 30.0
+WRITTEN_S: Final = 5.0
 NOTE: Final = "mirror.json"
 """Of a cell's folder: how its last mirror went."""
 
@@ -182,6 +185,7 @@ def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
 
     Raises:
         TimeoutError: the upload took too long.
+        OSError: the client could not write all of it down, and so did not send it.
     """
     finished = False
     try:
@@ -190,7 +194,19 @@ def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
         finished = True
     finally:
         opened.run.finish(exit_code=1 if cell.outcome == "failed" or not finished else 0)
+    _check_kept(Path(opened.run.dir).parent, sent)
     return sent
+
+
+def _check_kept(folder: Path, sent: int) -> None:
+    """Waits for what the client writes after it said that it was finished: milliseconds, where there is room."""
+    (path,) = folder.glob("*.wandb")
+    deadline = time.monotonic() + WRITTEN_S
+    while (kept := num_rows_kept(path)) is not None and kept < sent:
+        if time.monotonic() > deadline:
+            problem = "not all rows were written down for W&B: is the disk full, or a quota used up?"
+            raise OSError(errno.ENOSPC, problem, str(folder))
+        time.sleep(0.01)
 
 
 def _result(cell: CellFiles, problem: str | None, **fields: Any) -> MirrorResult:

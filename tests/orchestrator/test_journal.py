@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.store import Manifest, Store
 from orchestrator.tracking import client
 from orchestrator.tracking.curves import read_curve
 from orchestrator.tracking.journal import JOURNAL, Row, advance, digest, read_journal
+from orchestrator.tracking.transaction_log import num_rows_kept
 from tests.orchestrator import test_tracking as tracked
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.test_tracking import CELL_ID, CONFIG, append, evaluate, mirror, sync, training
@@ -64,6 +66,14 @@ def test_a_late_protocol_adds_a_line_with_its_metrics_alone(cell: Path) -> None:
     assert rows[: len(before)] == before
     assert judged(rows[len(before) :]) == [(160, {"downstream/mnist/5shot/knn/accuracy": 0.2})]
     assert advanced(cell, A, B) == rows
+
+
+def test_a_folder_that_somebody_put_aside_is_no_checkpoint(cell: Path) -> None:
+    append(cell, training(0, 20, checkpoints=(10, 20)))
+    evaluate(cell, 10, {0: [0.5]})
+    for name in ("step_00000020.bak", "step_old", "step_old2"):
+        shutil.copytree(cell / "evals" / "step_00000010", cell / "evals" / name)
+    assert judged(advanced(cell)) == [(160, {"downstream/mnist/5shot/accuracy": 0.5})]
 
 
 def test_a_null_is_told_when_it_gets_a_value(cell: Path) -> None:
@@ -128,6 +138,21 @@ def test_a_digest_tells_journals_apart(cell: Path) -> None:
     rows = advanced(cell)
     assert digest(rows) == digest(read_journal(cell))
     assert len({digest(rows), digest(rows[:2]), digest(rows[::-1]), digest([])}) == 4
+
+
+def test_a_transaction_log_tells_how_many_rows_it_holds(cell: Path) -> None:
+    append(cell, training(0, 3000))  # more than a block of 32 KiB
+    folder = mirror(cell, "offline").folder
+    assert folder is not None
+    path = folder / f"run-{CELL_ID}.wandb"
+    data = path.read_bytes()
+    assert len(data) > 100_000
+    assert num_rows_kept(path) == 300
+    for size, expected in ((len(data) - 1, 0), (32 * 1024, 0), (3, 0), (0, 0)):
+        path.write_bytes(data[:size])
+        assert num_rows_kept(path) == expected
+    path.write_bytes(data[:6] + b"\x01" + data[7:])  # of a later version
+    assert num_rows_kept(path) is None
 
 
 # --- whose run it is -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -599,6 +600,34 @@ def test_an_offline_run_is_replaced_by_the_whole_cell(cell: Path, server: WandbS
     assert names(cell) == ["mirror.json", "train.ndjson", "wandb", "wandb.ndjson"]
     sync(result.folder)
     assert shown(server) == curves(first + second)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 12, 20])
+def test_an_offline_run_stays_when_the_disk_is_full(
+    cell: Path, kilobytes: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """wandb's client goes on without a word when it cannot write."""
+    if os.geteuid() != 0:
+        pytest.skip("a small tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let a tmpfs be mounted")
+    request.addfinalizer(lambda: subprocess.run(["umount", "-l", disk], check=True))
+    cell = disk / CELL_ID
+    append(cell, training(0, 600))
+    before = mirror(cell, "offline")
+    assert before.folder is not None
+    whole = (before.folder / f"run-{CELL_ID}.wandb").read_bytes()
+    (disk / "others").write_bytes(b"x" * (shutil.disk_usage(disk).free - 1024 * kilobytes))
+    result = mirror(cell, "offline")
+    assert not result.ok
+    assert "No space left" in str(result.error) or "is the disk full" in str(result.error)
+    assert [run.name for run in (cell / "wandb").iterdir()] == [before.folder.name]
+    assert (before.folder / f"run-{CELL_ID}.wandb").read_bytes() == whole
+    (disk / "others").unlink()
+    assert mirror(cell, "offline").ok
 
 
 def test_an_offline_run_stays_when_its_successor_fails(cell: Path) -> None:
