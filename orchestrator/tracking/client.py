@@ -27,6 +27,8 @@ TOLD: Final = "_told"
 """Of the summary: how many lines of the journal the history has, and their digest; W&B's pages hide the name."""
 SAME: Final = ("cell_id", *Recipe.model_fields)
 """Of the configuration, what makes a run this cell's."""
+GIVEN_UP: Final = ("Fatal error", "Skipped uploading", "metric limit exceeded")
+"""What the client says when it sends something, or anything more, no longer."""
 PAUSES_S: Final = (1.0, 2.0, 4.0)
 """Before a run is opened again whose rows W&B had not counted yet; it takes a few seconds (wandb #12421)."""
 HIDDEN: Final = (
@@ -121,7 +123,7 @@ class Listener:
 
     def warning(self, msg: str) -> None:
         """Keeps what wandb has given up."""
-        if "Fatal error" in msg:
+        if any(sign in msg for sign in GIVEN_UP):
             self.fatal.append(one_line(msg.replace("wandb: ", "")))
 
     error = warning

@@ -29,7 +29,8 @@ def num_rows_kept(path: Path) -> int | None:
     data = path.read_bytes()
     if data and not data.startswith(FILE_HEAD[: len(data)]):
         return None
-    kinds = [wandb_internal_pb2.Record.FromString(record).WhichOneof("record_type") for record in _records(data)]
+    parse = wandb_internal_pb2.Record.FromString  # type: ignore[attr-defined]  # protobuf makes it when it is loaded
+    kinds = [parse(record).WhichOneof("record_type") for record in _records(data)]
     return kinds.count("history") if kinds[-1:] == ["exit"] else 0
 
 

@@ -485,6 +485,16 @@ def test_an_upload_that_fails_is_reported_and_made_good(
 
 
 @pytest.mark.timeout(60)
+def test_a_row_that_the_client_does_not_send_is_reported(
+    cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_MAX_LINE_BYTES", "10")
+    append(cell, training(0, 50))
+    result = mirror(cell)
+    assert not result.ok
+    assert "Skipped uploading" in str(result.error)
+
+
 def test_a_server_that_is_not_there_is_reported(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(cell, training(0, 50))
     with WandbServer() as gone:
