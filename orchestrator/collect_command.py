@@ -89,6 +89,7 @@ def _print(read: "ReadRuns", collected: "Collected", output: Path) -> None:
     results = collected.results
     print(f"{len(read.runs):,} runs; {read.num_read:,} were read, the others are kept in {read.folder}")
     print(f"{results.height:,} rows of {results['cell_id'].n_unique():,} cells in {output}")
+    print(f"tasks: {', '.join(results['task'].unique().sort())}")
     for study in collected.studies:
         print(f"study {study or '(no group)'}: the results table that it logged, with every draw, layer and checkpoint")
     for reason, number in collected.reasons.items():

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomlkit
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from evals import tasks
 from evals.protocol import PROTOCOLS, Protocol
@@ -134,12 +134,18 @@ class Retry(_Table):
         return {cause: None if budget == "free" else budget for cause, budget in given.items()}
 
 
+def _check_project(name: str) -> str:
+    if not 1 <= len(name) <= 128 or set(name) & set("/\\#?%:"):
+        raise ValueError("W&B takes names of 1 to 128 characters, none of them / \\ # ? % :")
+    return name
+
+
 class Wandb(_Table):
     """Where Weights & Biases mirrors the study."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is online where a key is found, else offline."""
-    project: str = "upshot"
+    project: Annotated[str, AfterValidator(_check_project)] = "upshot"
     entity: str | None = None
 
 

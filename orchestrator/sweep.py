@@ -44,12 +44,13 @@ def convert_sweep(sweep: Path, path: Path, renamed: Iterable[str] = ()) -> Conve
     if not isinstance(parameters, Mapping) or not parameters:
         raise StudyError(f"{sweep}: parameters: the sweep has none, so the grid is empty")
     axes = _renamed(renamed, parameters, sweep)
-    grid = {_axis(name, axes, sweep): _values(name, given, sweep) for name, given in parameters.items()}
+    _check_axes(parameters, axes, sweep)
+    grid = {axes.get(str(name), str(name)): _values(name, given, sweep) for name, given in parameters.items()}
     if len(grid) < len(parameters):
         raise StudyError(f"{sweep}: parameters: two of them are the same axis: {', '.join(map(str, parameters))}")
     document = tomlkit.parse(TEMPLATE)
-    document["grid"] = _table(grid, document.unwrap(), sweep)
     _take_over(document, definition)
+    document["grid"] = _table(grid, document.unwrap(), sweep)
     write_study(path, tomlkit.dumps(document))
     return Converted(path, [str(key) for key in definition if key not in TAKEN])
 
@@ -93,13 +94,18 @@ def _renamed(texts: Iterable[str], parameters: Mapping[str, Any], sweep: Path) -
     return axes
 
 
-def _axis(name: object, axes: Mapping[str, str], sweep: Path) -> str:
-    axis = axes.get(str(name), str(name))
-    if axis in AXES:
-        return axis
-    near = nearest_axis(axis)
-    hint = f" Did you mean {near!r}? Then: --axis {near}={name}" if near else f" If it is one: --axis AXIS={name}"
-    raise StudyError(f"{sweep}: parameters.{name}: no axis of a study is called so (known: {', '.join(AXES)}).{hint}")
+def _check_axes(parameters: Iterable[object], axes: Mapping[str, str], sweep: Path) -> None:
+    unknown = [str(name) for name in parameters if axes.get(str(name), str(name)) not in AXES]
+    if unknown:
+        told = [f"{sweep}: parameters.{name}: no axis of a study is called so.{_hint(name)}" for name in unknown]
+        raise StudyError("\n".join([*told, f"The axes: {', '.join(AXES)}"]))
+
+
+def _hint(name: str) -> str:
+    near = nearest_axis(name)
+    if near:
+        return f" Did you mean {near!r}? Then: --axis {near}={name}"
+    return f" If it is one: --axis AXIS={name}; if not, a study cannot vary it: take it out"
 
 
 def nearest_axis(name: str) -> str | None:

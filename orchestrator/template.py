@@ -68,11 +68,13 @@ def write_study(path: Path, text: str) -> Path:
     """The path, once a study file of this text stands there.
 
     Raises:
-        StudyError: something is there already; it is left as it is.
+        StudyError: something is there already, which is left as it is, or nothing can be written there.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
         raise StudyError(f"{path}: is there already; give another path") from error
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be written: {error.strerror}") from error
     return path

@@ -23,7 +23,7 @@ COMPUTED: Final = ("task", "shots", "protocol", "draw", "layer", "last_layer", "
 """Columns that follow from the others and from the run's state."""
 PLAIN: Final = tuple(name for name in SCHEMA if name not in (*TASK_MEASURES, *COMPUTED))
 PLACES: Final = ("config", "summary", "value")
-PLACEHOLDERS: Final = {"{task}": "(?P<task>.+?)", "{shots}": r"(?P<shots>\d+)"}
+PLACEHOLDERS: Final = {"{task}": "(?P<task>.+?)", "{shots}": r"(?P<shots>[1-9]\d*)"}
 NEAREST: Final = 5
 
 Place = Literal["config", "summary", "value", "any"]
@@ -31,20 +31,17 @@ Place = Literal["config", "summary", "value", "any"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value stands; `text` is how the user wrote it."""
+    """Where a value stands, "any" as long as that was not looked for; `text` is how the user wrote it."""
 
     place: Place
     key: str
     text: str
 
-    def value(self, run: LoggedRun, *, config_first: bool) -> Scalar | None:
+    def value(self, run: LoggedRun) -> Scalar | None:
         """The run's value; None where it has none."""
         if self.place == "value":
             return self.key
-        if self.place != "any":
-            return (run.config if self.place == "config" else run.summary).get(self.key)
-        first, second = (run.config, run.summary) if config_first else (run.summary, run.config)
-        return first.get(self.key, second.get(self.key))
+        return (run.config if self.place == "config" else run.summary).get(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +112,7 @@ def find_columns(given: Mapping[str, str], runs: Sequence[LoggedRun]) -> Columns
         if measure in TASK_MEASURES:
             tasks += _task_columns(ours, measure, rest, source, keys)
         elif ours in PLAIN:
-            keys.check(ours, source)
-            plain[ours] = source
+            plain[ours] = keys.placed(ours, source)
         else:
             known = [*PLAIN, *(f"{name}:TASK:SHOTS" for name in TASK_MEASURES)]
             why = f"in a mapping {theirs!r}" if ours not in COMPUTED else f"(it follows from the others, {theirs!r})"
@@ -126,7 +122,27 @@ def find_columns(given: Mapping[str, str], runs: Sequence[LoggedRun]) -> Columns
             "the columns need an upstream_accuracy and a downstream_accuracy:TASK, for example --column "
             "upstream_accuracy=val/acc1 --column downstream_accuracy:pets:5=pets_5shot"
         )
+    # What is something else already is no task, where a placeholder fits more keys than it was meant for.
+    taken = {(source.place, source.key) for source in plain.values()}
+    tasks = [c for c in tasks if not (_is_pattern(c.source.text) and (c.source.place, c.source.key) in taken)]
+    _check_tasks(tasks)
     return Columns(plain, _without_repeats(tasks))
+
+
+def _is_pattern(text: str) -> bool:
+    return any(placeholder in text for placeholder in PLACEHOLDERS)
+
+
+def _check_tasks(tasks: Sequence[TaskColumn]) -> None:
+    """A number of images, or an accuracy by class, belongs to an accuracy."""
+    known = {(column.task, column.shots) for column in tasks if column.measure == "downstream_accuracy"}
+    for column in [column for column in tasks if not _is_pattern(column.source.text)]:
+        if not any(column.task == task and column.shots in (None, shots) for task, shots in known):
+            named = f"{column.task}:{column.shots}" if column.shots else column.task
+            raise UserError(
+                f"column {column.measure}:{named}: there is no downstream_accuracy of it; those that there are:"
+                f" {', '.join(sorted(f'{task}:{shots}' if shots else task for task, shots in known))}"
+            )
 
 
 def _source(text: str) -> Source:
@@ -142,11 +158,10 @@ def _task_columns(ours: str, measure: str, rest: list[str], source: Source, keys
     if not 1 <= len(rest) <= 3 or not rest[0]:
         raise UserError(f"column {ours}: write it as {measure}:TASK, {measure}:TASK:SHOTS or with :PROTOCOL behind")
     task, shots, protocol = (*rest, "", "")[:3]
-    if not any(placeholder in source.key for placeholder in PLACEHOLDERS):
-        if any(placeholder in ours for placeholder in PLACEHOLDERS):
+    if not _is_pattern(source.key):
+        if _is_pattern(ours):
             raise UserError(f"column {ours}={source.text}: a {{task}} or {{shots}} stands on both sides or on neither")
-        keys.check(ours, source)
-        return [TaskColumn(measure, task, _shots(shots, ours), protocol or None, source)]
+        return [TaskColumn(measure, task, _shots(shots, ours), protocol or None, keys.placed(ours, source))]
     found = []
     pattern = _pattern(source.key, ours)
     for place, key in keys.of_place(source.place):
@@ -164,6 +179,10 @@ def _pattern(text: str, ours: str) -> re.Pattern[str]:
     for placeholder in PLACEHOLDERS:
         if text.count(placeholder) > 1 or (placeholder in text) != (placeholder in ours.split(":")):
             raise UserError(f"column {ours}={text}: {placeholder} stands once on both sides, in OURS between colons")
+    if "{task}{shots}" in text or "{shots}{task}" in text:
+        raise UserError(
+            f"column {ours}={text}: where a task ends and its shots begin cannot be told; write a column for each task"
+        )
     parts = re.split(r"(\{task\}|\{shots\})", text)
     return re.compile("".join(PLACEHOLDERS.get(part) or re.escape(part) for part in parts))
 
@@ -207,9 +226,13 @@ class _Keys:
             found |= dict.fromkeys(self.summary, "summary")
         return [(found[key], key) for key in sorted(found)]
 
-    def check(self, ours: str, source: Source) -> None:
-        if source.place == "value" or source.key in {key for _, key in self.of_place(source.place)}:
-            return
+    def placed(self, ours: str, source: Source) -> Source:
+        """The source with its place, the same for all runs: one that lacks a value takes none from elsewhere."""
+        has = {"config": source.key in self.config, "summary": source.key in self.summary, "value": True}
+        order: list[Place] = ["config", "summary"] if _is_axis(ours) else ["summary", "config"]
+        for place in order if source.place == "any" else [source.place]:
+            if has[place]:
+                return Source(place, source.key, source.text)
         where = "config or summary" if source.place == "any" else source.place
         raise UserError(f"column {ours}: no run has {source.key!r} in its {where}.{self.near(source.key)}")
 
@@ -221,6 +244,6 @@ class _Keys:
         return f" {'The nearest' if near else 'They have, for example'}: {', '.join(named)}" if named else ""
 
 
-def is_axis(name: str) -> bool:
+def _is_axis(name: str) -> bool:
     """Whether a column is looked for in the config first."""
     return name in AXIS_SCHEMA or name == "cell_id"

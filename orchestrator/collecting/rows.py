@@ -9,7 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from models.errors import DataError
-from orchestrator.collecting.columns import Columns, Source, TaskColumn, is_axis
+from orchestrator.collecting.columns import Columns, Source, TaskColumn
 from orchestrator.results import AXIS_SCHEMA, SCHEMA
 from orchestrator.tracking.curves import DEFAULT_PROTOCOL, task_prefix
 from orchestrator.tracking.kept_runs import LoggedRun, Scalar
@@ -23,6 +23,8 @@ ENDED: Final = "finished"
 DONE: Final = "done"
 DIVERGED: Final = "diverged"
 ACCURACIES: Final = ("upstream_accuracy", "downstream_accuracy", "downstream_class_accuracy")
+MOST: Final = 2**63 - 1
+"""The highest whole number that a column of the table holds."""
 METRIC: Final = re.compile(r"downstream/(?P<task>.+)/(?:(?P<shots>\d+)shot|all)(?:/(?P<protocol>[^/]+))?/\w+")
 """The names that `tracking.curves.downstream_metrics` gives."""
 
@@ -39,8 +41,10 @@ def mapped_rows(runs: Sequence[LoggedRun], columns: Columns, *, percent: bool) -
     """A row for each run and each task and shots of the mapping, null with a reason where the run lacks an accuracy.
 
     Raises:
-        DataError: an accuracy outside [0, 1], or two runs that are the same cell.
+        DataError: an accuracy outside [0, 1], per cents that look like fractions, or two runs that are the same cell.
     """
+    if percent:
+        _check_percent(runs, columns)
     keys = dict.fromkeys(
         (column.task, column.shots, column.protocol)
         for column in columns.tasks
@@ -51,9 +55,26 @@ def mapped_rows(runs: Sequence[LoggedRun], columns: Columns, *, percent: bool) -
     return rows
 
 
+def _check_percent(runs: Sequence[LoggedRun], columns: Columns) -> None:
+    """Upstream and downstream accuracies must go above one per cent somewhere; a single hard task need not."""
+    for name in ACCURACIES:
+        sources = [column.source for column in columns.tasks if column.measure == name]
+        sources += [columns.plain[name]] if name in columns.plain else []
+        logged = [source for source in sources if source.place != "value"]
+        found = [typed(name, source.value(run), source.key, run.state).value for run in runs for source in logged]
+        most = max((value for value in found if value is not None), default=0.0)
+        if 0 < most <= 1:
+            raise DataError(
+                f"W&B: {name} is at most {most} in all runs ({', '.join(source.key for source in logged[:3])}), which"
+                " looks like a fraction and not like a per cent: leave --percent out, or, where others are per cents,"
+                " bring them to one unit"
+            )
+
+
 def _mapped_row(run: LoggedRun, columns: Columns, key: Key, percent: bool) -> Row:
     taken = {name: _mapped(run, name, source, percent) for name, source in columns.plain.items()}
-    for column in columns.tasks:
+    # What is said of all shots or protocols gives way to what is said of these.
+    for column in sorted(columns.tasks, key=lambda column: (column.shots is not None, column.protocol is not None)):
         if _belongs(column, key):
             taken[column.measure] = _mapped(run, column.measure, column.source, percent)
     if taken.get("cell_id", Value(None)).value is None:
@@ -71,7 +92,7 @@ def _belongs(column: TaskColumn, key: Key) -> bool:
 
 
 def _mapped(run: LoggedRun, name: str, source: Source, percent: bool) -> Value:
-    given = source.value(run, config_first=is_axis(name))
+    given = source.value(run)
     found = typed(name, given, source.text if source.place == "value" else source.key, f"the run is {run.state}")
     if name not in ACCURACIES or found.value is None:
         return found
@@ -149,7 +170,8 @@ def typed(name: str, given: Scalar | None, key: str, state: str) -> Value:
         return Value(None, f"W&B has no {key} ({state})")
     kind = SCHEMA[name]
     if kind is pl.String:
-        return Value(str(given))
+        # Of a number that some runs hold as 12 and others as 12.0, the same text.
+        return Value(str(int(given)) if isinstance(given, float) and given.is_integer() else str(given))
     if kind is pl.Boolean:
         words = {"true": True, "false": False}
         is_known = str(given).lower() in words
@@ -163,6 +185,8 @@ def typed(name: str, given: Scalar | None, key: str, state: str) -> Value:
     if kind is pl.Float64:
         return Value(number)
     whole = int(given) if isinstance(given, int) else int(number)
+    if abs(whole) > MOST:
+        return Value(None, f"{key} is too large ({given})")
     return Value(whole) if whole == number else Value(None, f"{key} is no whole number ({given})")
 
 

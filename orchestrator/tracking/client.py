@@ -7,8 +7,9 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,23 @@ TOLD: Final = "_told"
 """Of the summary: how many lines of the journal the history has, and their digest; W&B's pages hide the name."""
 SAME: Final = ("cell_id", *Recipe.model_fields)
 """Of the configuration, what makes a run this cell's."""
+GIVEN_UP: Final = ("Fatal error", "Skipped uploading", "metric limit exceeded")
+"""What the client says when it sends something, or anything more, no longer."""
+PAUSES_S: Final = (1.0, 2.0, 4.0)
+"""Before a run is opened again whose rows W&B had not counted yet; it takes a few seconds (wandb #12421)."""
+HIDDEN: Final = (
+    "CONFIG_PATHS",
+    "FORK_FROM",
+    "LAUNCH",
+    "LAUNCH_CONFIG_PATH",
+    "RESUME",
+    "RESUME_FROM",
+    "SWEEP_ID",
+    "SWEEP_PARAM_PATH",
+    "X_SKIP_TRANSACTION_LOG",
+    "X_UPDATE_FINISH_STATE",
+)
+"""WANDB_* variables of somebody else's run, which would give this one another configuration, history or state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,28 +83,32 @@ class NoAnswerError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What W&B says of a run: its group and configuration, and how many journal lines it was told, with their digest.
+    """What W&B says of a run.
 
-    The latter two are 0 and "" where its summary does not say.
+    Args:
+        group: its group.
+        config: its configuration.
+        num_rows: how many rows its history has.
+        num_told: of how many lines of the journal its summary knows, 0 where it does not say.
+        digest: what tells those lines from others, "" where it does not say.
+        tags: its tags, with those that somebody gave it on its page.
     """
 
     group: str | None
     config: dict[str, Any]
+    num_rows: int
     num_told: int
     digest: str
+    tags: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that can be told, and what wandb has said meanwhile."""
+    """A run that can be told, what wandb has said meanwhile, and how many rows W&B had when the run was opened."""
 
     run: "wandb.Run"
     listener: "Listener"
-
-    @property
-    def num_there(self) -> int:
-        """How many rows W&B had when the run was opened."""
-        return self.run.starting_step
+    num_there: int
 
 
 class Listener:
@@ -103,7 +125,7 @@ class Listener:
 
     def warning(self, msg: str) -> None:
         """Keeps what wandb has given up."""
-        if "Fatal error" in msg:
+        if any(sign in msg for sign in GIVEN_UP):
             self.fatal.append(one_line(msg.replace("wandb: ", "")))
 
     error = warning
@@ -116,6 +138,7 @@ def open_online(
 
     Raises:
         RunRefusedError: the run is another cell's or study's, or was told another history.
+        NoAnswerError: W&B does not say how many rows the run has.
         Exception: whatever wandb raises where it cannot open a run.
     """
     if not find_key():  # wandb would ask for one on a terminal
@@ -125,11 +148,61 @@ def open_online(
         known = look(cell_dir.name, description, draft, timeout_s, listener)
     except NoAnswerError:
         known = None  # opening tells better what is wrong, and "never" lets no run be overwritten that is there
-    if known is not None:
-        _check_same(cell_dir.name, known, description)
+    if known is None:
+        return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume="never")
+    _check_same(cell_dir.name, known, description)
+    others = [tag for tag in known.tags if tag.partition("=")[0] not in SAME]  # not an earlier grid's axes
+    described = replace(description, tags=[*description.tags, *others])
+    return _go_on(cell_dir, described, rows, known, draft, timeout_s, listener)
+
+
+def _go_on(
+    cell_dir: Path,
+    description: Description,
+    rows: Sequence[Row],
+    known: Known,
+    draft: Path,
+    timeout_s: float,
+    listener: Listener,
+) -> OpenRun:
+    """The run that is there, opened while W&B's count of its rows stood still.
+
+    W&B counts rows some seconds after they came, and tells how many there are, and which was the last, in answers that
+    are of different age (wandb #12421, #12668). A client that was told too few puts new rows over old ones, or old ones
+    behind them.
+    """
+    for pause_s in (*PAUSES_S, None):
         _check_told(known, rows)
-    resume = "never" if known is None else "allow"
-    return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume=resume)
+        opened = open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume="allow")
+        again = _look_again(opened, description, draft, timeout_s)
+        if opened.num_there <= known.num_rows == again.num_rows:
+            return replace(opened, num_there=again.num_rows)
+        _leave(opened)
+        if pause_s is not None:
+            time.sleep(pause_s)
+        known = again
+    raise NoAnswerError(
+        "W&B has not counted the rows of this run yet; nothing was told, the next mirror goes on (if it stays so, some"
+        " were lost on the way: `wandb sync` of an offline mirror replaces the run)"
+    )
+
+
+def _look_again(opened: OpenRun, description: Description, draft: Path, timeout_s: float) -> Known:
+    """What W&B has of the run that was just opened, which ends where W&B does not say."""
+    try:
+        known = look(opened.run.id, description, draft, timeout_s, opened.listener)
+        if known is None:
+            raise NoAnswerError("W&B does not know the run that it has just opened")
+    except NoAnswerError:
+        _leave(opened)
+        raise
+    return known
+
+
+def _leave(opened: OpenRun) -> None:
+    """Ends a run that was told nothing; W&B calls it preempted, until somebody goes on with it."""
+    opened.run.mark_preempting()
+    opened.run.finish(exit_code=1)
 
 
 def look(run_id: str, description: Description, draft: Path, timeout_s: float, listener: Listener) -> Known | None:
@@ -142,7 +215,7 @@ def look(run_id: str, description: Description, draft: Path, timeout_s: float, l
 
     path = "/".join(part for part in (description.entity, description.project, run_id) if part)
     settings = settings_of(draft, timeout_s)
-    with own_environment():
+    with own_environment(draft):
         try:
             wandb.setup(settings)
             wandb.termsetup(settings, listener)
@@ -152,7 +225,8 @@ def look(run_id: str, description: Description, draft: Path, timeout_s: float, l
                 return None
             raise NoAnswerError(f"W&B did not answer within {timeout_s:g} s") from error
     number, _, rest = str(dict(run.summary).get(TOLD, "")).partition(" ")
-    return Known(run.group, dict(run.config), int(number) if number.isdecimal() else 0, rest)
+    told = int(number) if number.isdecimal() else 0
+    return Known(run.group, dict(run.config), run.history_line_count or 0, told, rest, run.tags)
 
 
 def _check_same(run_id: str, known: Known, description: Description) -> None:
@@ -171,6 +245,11 @@ def _check_same(run_id: str, known: Known, description: Description) -> None:
 
 
 def _check_told(known: Known, rows: Sequence[Row]) -> None:
+    if known.num_rows > len(rows):
+        raise RunRefusedError(
+            f"W&B holds {known.num_rows} records of this run and the study folder {len(rows)}: it shows an earlier"
+            " training of the cell; the run is left as it is (`wandb sync` of an offline mirror replaces it)"
+        )
     if known.digest and known.num_told <= len(rows) and digest(rows[: known.num_told]) != known.digest:
         raise RunRefusedError(
             f"W&B's {known.num_told} rows of this run are not the first of the cell's journal, which must have been"
@@ -189,7 +268,7 @@ def open_run(
     import wandb
 
     settings = settings_of(root, timeout_s)
-    with own_environment():
+    with own_environment(root):
         try:
             wandb.setup(settings)
             wandb.termsetup(settings, listener)
@@ -200,7 +279,7 @@ def open_run(
                 entity=description.entity,
                 group=description.study,
                 name=description.name[:MAX_NAME],
-                tags=[tag[:MAX_TAG] for tag in description.tags if tag],
+                tags=list(dict.fromkeys(tag[:MAX_TAG] for tag in description.tags if tag)),
                 config=dict(description.config),
                 dir=root,
                 reinit="create_new",  # other runs of this process are left alone
@@ -214,7 +293,7 @@ def open_run(
     run.define_metric("examples_seen", hidden=True)
     run.define_metric("step", hidden=True)
     run.define_metric("*", step_metric="examples_seen")
-    return OpenRun(run, listener)
+    return OpenRun(run, listener, run.starting_step)
 
 
 def tell(run: "wandb.Run", rows: Sequence[Row], first: int) -> int:
@@ -228,9 +307,9 @@ def tell(run: "wandb.Run", rows: Sequence[Row], first: int) -> int:
 
 
 def summarise(run: "wandb.Run", summary: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Sets the run's summary; downstream metrics of an earlier checkpoint go."""
+    """Sets the run's summary; metrics of an earlier checkpoint go."""
     shown = run.summary.keys()  # type: ignore[no-untyped-call]  # wandb leaves its summary untyped
-    for key in [key for key in shown if key.startswith("downstream/") and key not in summary]:
+    for key in [key for key in shown if key.startswith(("upstream/", "downstream/")) and key not in summary]:
         del run.summary[key]  # type: ignore[no-untyped-call]  # the same
     run.summary.update({**summary, TOLD: f"{len(rows)} {digest(rows)}"})
 
@@ -278,18 +357,23 @@ def draft_folder(cell_dir: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def own_environment() -> Iterator[None]:
+def own_environment(folder: Path | None = None) -> Iterator[None]:
     """Keeps wandb from joining a client, sweep or launch that this process was started by, and from leaving its own.
 
-    The client puts its socket into WANDB_SERVICE; a job that inherits it would look for it on its own node.
+    The client puts its socket into WANDB_SERVICE; a job that inherits it would look for it on its own node. The public
+    API makes an empty folder for every run that it sees: in the `folder` that is given, else below WANDB_DIR.
     """
-    hidden = {name: os.environ.pop(name) for name in ("WANDB_SWEEP_ID", "WANDB_LAUNCH") if name in os.environ}
+    names = [f"WANDB_{name}" for name in (*HIDDEN, *(["DIR"] if folder else []))]
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ.pop("WANDB_SERVICE", None)
+    if folder:
+        os.environ["WANDB_DIR"] = str(folder)
     try:
         yield
     finally:
-        os.environ.pop("WANDB_SERVICE", None)
-        os.environ.update(hidden)
+        for name in ("WANDB_SERVICE", *(["WANDB_DIR"] if folder else [])):
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def one_line(error: object) -> str:

@@ -115,7 +115,8 @@ def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
         folder = cell_dir / "evals" / f"step_{last.step:08d}"
         metrics |= upstream_metrics(folder) | last.costs | last.values | downstream_metrics(folder)
     if curve.points:
-        metrics["examples_seen"] = max(point.examples_seen for point in curve.points)
+        newest = max(curve.points, key=lambda point: (point.step, point.index))
+        metrics |= {"step": newest.step, "examples_seen": newest.examples_seen}
     return metrics
 
 

@@ -88,7 +88,8 @@ def _new_evaluations(cell_dir: Path, rows: Sequence[Row], curve: Curve, wanted: 
     found = []
     for folder in sorted((cell_dir / "evals").glob("step_*")):
         files = {path.name: path for path in folder.glob("*.parquet")}
-        step = int(folder.name.removeprefix("step_"))
+        number = folder.name.removeprefix("step_")
+        step = int(number) if number.isdecimal() else -1  # somebody's own folder
         if not files or not wanted <= files.keys() or step not in seen:
             continue
         values = {k: float(v) for k, v in _judged(folder).items() if is_number(v) and k not in told.get(step, ())}

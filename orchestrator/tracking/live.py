@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from orchestrator.tracking.client import (
     tell,
 )
 from orchestrator.tracking.described import describe
-from orchestrator.tracking.wandb_run import CellFiles, note, problem_of, read_files, too_many
+from orchestrator.tracking.wandb_run import CellFiles, note, problem_of, read_files
 
 PERIOD_S: Final = 60.0
 MOST_PERIODS: Final = 16  # between two tries to open a run, where the ones before failed
@@ -88,8 +89,9 @@ def follow(store: Store, cell_id: str, ended: Ended, *, period_s: float = PERIOD
     folder, pause = store.cell_folder(cell_id), 1
     while not ended(pause * period_s):
         try:
-            with lock.holding(folder / "mirror.lock"), draft_folder(folder) as draft:
-                pause = 1 if _session(store, cell_id, draft, ended, period_s) else min(2 * pause, MOST_PERIODS)
+            with lock.holding(folder / "mirror.lock") as is_ours, draft_folder(folder) as draft:
+                read = partial(_read, store, cell_id, is_ours)
+                pause = 1 if _session(read, draft, ended, period_s) else min(2 * pause, MOST_PERIODS)
         except lock.LockBusyError:
             continue  # another process mirrors the cell, and notes how that goes
         except Exception as error:  # what wandb raises is no closed set
@@ -97,31 +99,38 @@ def follow(store: Store, cell_id: str, ended: Ended, *, period_s: float = PERIOD
             pause = min(2 * pause, MOST_PERIODS)
 
 
-def _session(store: Store, cell_id: str, draft: Path, ended: Ended, period_s: float) -> bool:
+def _session(read: Callable[[], CellFiles], draft: Path, ended: Ended, period_s: float) -> bool:
     """Tells one opened run what comes, until the training has ended or W&B takes no more; whether it went well."""
-    cell = _read(store, cell_id)
+    cell = read()
     opened = open_online(cell.folder, cell.description, cell.rows, draft, ANSWER_S)
     num_told = opened.num_there
     try:
-        if num_told > len(cell.rows):
-            note(cell.folder, ok=False, mode=MODE, error=too_many(num_told, len(cell.rows)), rows=num_told)
-            return False
         while True:
             num_told += tell(opened.run, cell.rows, num_told)
             summarise(opened.run, cell.summary, cell.rows)
             if _note_progress(cell, opened, draft) or ended(period_s):
                 break
-            cell = _read(store, cell_id)
+            cell = read()
         if not opened.listener.fatal:
-            cell = _read(store, cell_id)
+            cell = read()
             tell(opened.run, cell.rows, num_told)
             opened.run.mark_preempting()  # until whoever mirrors the end of the cell, or its next attempt, goes on
+    except lock.LockBusyError:
+        opened.run.mark_preempting()
+        raise
     finally:
         opened.run.finish(exit_code=1)
     return not opened.listener.fatal
 
 
-def _read(store: Store, cell_id: str) -> CellFiles:
+def _read(store: Store, cell_id: str, is_ours: Callable[[], bool]) -> CellFiles:
+    """The cell as its files have it now; its journal is ours alone to bring up to date.
+
+    Raises:
+        LockBusyError: another process mirrors the cell, as after this one was suspended for long.
+    """
+    if not is_ours():
+        raise lock.LockBusyError(store.cell_folder(cell_id) / "mirror.lock", "another process took it over")
     return read_files(store.cell_folder(cell_id), describe(store, cell_id), "running")
 
 

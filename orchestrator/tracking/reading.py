@@ -196,7 +196,7 @@ def _refusals(path: str, kept: KeptRuns) -> Iterator[None]:
 def refusal(error: Exception) -> str:
     """What went wrong with a request, as a sentence."""
     words = one_line(str(error)).rstrip(".")
-    if any(sign in words for sign in ("401", "403", "not logged in")):
+    if any(sign in words for sign in ("401", "403", "not logged in", "API_KEY", "API key")):
         return f"W&B at {base_url()} refuses the key: {words}."
     if "429" in words:
         return f"W&B at {base_url()} limits the rate: {words}. Wait some minutes."

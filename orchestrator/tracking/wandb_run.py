@@ -4,6 +4,7 @@ The history is the cell's journal (`tracking.journal`), line by line; `examples_
 """
 
 import contextlib
+import errno
 import json
 import math
 import shutil
@@ -27,8 +28,10 @@ from orchestrator.tracking.client import (
 )
 from orchestrator.tracking.curves import COSTS, final_metrics, read_curve
 from orchestrator.tracking.journal import Row, advance
+from orchestrator.tracking.transaction_log import num_rows_kept
 
 TIMEOUT_S = 30.0
+WRITTEN_S: Final = 5.0
 NOTE: Final = "mirror.json"
 """Of a cell's folder: how its last mirror went."""
 
@@ -168,25 +171,13 @@ def _mirror_offline(cell: CellFiles, timeout_s: float) -> MirrorResult:
 def _mirror_online(cell: CellFiles, timeout_s: float) -> MirrorResult:
     with draft_folder(cell.folder) as draft:
         opened = open_online(cell.folder, cell.description, cell.rows, draft, timeout_s)
-        known, url = opened.num_there, opened.run.url
+        url = opened.run.url
         try:
             sent = _tell_all(opened, cell)
         except TimeoutError:
             return _result(cell, f"W&B took longer than {timeout_s:g} s to take the upload", mode="online", url=url)
-    problem = None
-    if opened.listener.fatal:
-        problem = f"W&B refused a part: {opened.listener.fatal[0]}"
-    elif known > len(cell.rows):
-        problem = too_many(known, len(cell.rows))
+    problem = f"W&B refused a part: {opened.listener.fatal[0]}" if opened.listener.fatal else None
     return _result(cell, problem, mode="online", num_sent=sent, url=url)
-
-
-def too_many(there: int, here: int) -> str:
-    """What is said of a run that has more rows than the cell's journal has lines."""
-    return (
-        f"W&B holds {there} records of this run and the study folder {here}: it shows an earlier "
-        "training of the cell (`wandb sync` of an offline mirror replaces it)"
-    )
 
 
 def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
@@ -194,6 +185,7 @@ def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
 
     Raises:
         TimeoutError: the upload took too long.
+        OSError: the client could not write all of it down, and so did not send it.
     """
     finished = False
     try:
@@ -202,7 +194,19 @@ def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
         finished = True
     finally:
         opened.run.finish(exit_code=1 if cell.outcome == "failed" or not finished else 0)
+    _check_kept(Path(opened.run.dir).parent, sent)
     return sent
+
+
+def _check_kept(folder: Path, sent: int) -> None:
+    """Waits for what the client writes after it said that it was finished: milliseconds, where there is room."""
+    (path,) = folder.glob("*.wandb")
+    deadline = time.monotonic() + WRITTEN_S
+    while (kept := num_rows_kept(path)) is not None and kept < sent:
+        if time.monotonic() > deadline:
+            problem = "not all rows were written down for W&B: is the disk full, or a quota used up?"
+            raise OSError(errno.ENOSPC, problem, str(folder))
+        time.sleep(0.01)
 
 
 def _result(cell: CellFiles, problem: str | None, **fields: Any) -> MirrorResult:

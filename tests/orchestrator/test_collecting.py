@@ -223,7 +223,7 @@ def test_columns_may_stand_in_a_file_and_the_command_line_goes_before(server: Wa
     file.write_text('upstream_accuracy = "no_such"\n"downstream_accuracy:{task}:5" = "{task}_5shot"\nseed = "seed"\n')
     words = ["--columns", file, "--column", UPSTREAM, "--percent", "-o", "others.parquet"]
     printed = upshot("collect", "--from", f"wandb:{server.entity}/others", *words)
-    assert "6 rows of 3 cells in others.parquet" in printed
+    assert "6 rows of 3 cells in others.parquet\ntasks: cars, pets\n" in printed
     assert pl.read_parquet("others.parquet")["seed"].to_list() == [0, 0, 1, 1, 2, 2]
     for text, message in (("a = 1", "1 given"), ("a = ", "cannot be read")):
         file.write_text(text)
@@ -244,6 +244,8 @@ def test_columns_may_stand_in_a_file_and_the_command_line_goes_before(server: Wa
         ([UPSTREAM, "downstream_accuracy=pets_5shot"], "write it as downstream_accuracy:TASK"),
         ([UPSTREAM, TASKS, "downstream_accuracy:pets:5=cars_5shot"], "are both downstream_accuracy of task 'pets'"),
         ([UPSTREAM, TASKS, "last_checkpoint=seed"], "unknown column 'last_checkpoint' .it follows"),
+        ([UPSTREAM, TASKS, "downstream_num_test:petz=value:9"], "there is no downstream_accuracy of it"),
+        ([UPSTREAM, "downstream_accuracy:{task}:{shots}={task}{shots}shot"], "cannot be told"),
         ([UPSTREAM], "need an upstream_accuracy and a downstream_accuracy:TASK"),
         ([UPSTREAM, TASKS, "cell_id=model.depth"], "runs 'run0' and 'run1' are both cell 'S'"),
         (["upstream_accuracy"], "write it as OURS=THEIRS"),
@@ -260,6 +262,47 @@ def test_per_cents_that_were_not_announced_are_refused(server: WandbServer) -> N
     log_others(server)
     with pytest.raises(DataError, match=r"of run 'run0' is 50.0, outside \[0, 1\].*--percent"):
         collect(server, UPSTREAM, TASKS, percent=False)
+
+
+def test_fractions_that_were_announced_as_per_cents_are_refused(server: WandbServer) -> None:
+    log(server, "a", summary={"acc": 76.5, "pets": 0.6})
+    log(server, "b", summary={"acc": 80.5, "pets": 0.9})
+    with pytest.raises(DataError, match=r"downstream_accuracy is at most 0.9 in all runs .pets.,.*fraction"):
+        collect(server, "upstream_accuracy=acc", "downstream_accuracy:pets=pets")
+
+
+def test_a_run_without_the_value_takes_none_of_another_kind(server: WandbServer) -> None:
+    log(server, "a", config={"acc": 1.0}, summary={"pets": 0.5})
+    log(server, "b", config={"acc": 1.0}, summary={"pets": 0.5, "acc": 0.25})
+    found = collect(server, "upstream_accuracy=acc", "downstream_accuracy:pets=pets", percent=False)
+    assert found.results["upstream_accuracy"].to_list() == [None, 0.25]
+    assert found.reasons == {"W&B has no acc (the run is finished)": 1}
+
+
+def test_what_is_something_else_already_is_no_task(server: WandbServer) -> None:
+    evaluations = {"imagenet": 0.75, "pets_5": 0.5, "pets_0": 0.25}
+    log(server, "a", summary={"eval": evaluations, "num": {"imagenet": 9, "pets": 7}})
+    found = collect(
+        server,
+        "upstream_accuracy=eval.imagenet",
+        "downstream_accuracy:{task}=eval.{task}",
+        "downstream_accuracy:{task}:{shots}=eval.{task}_{shots}",
+        "downstream_num_test:{task}=num.{task}",
+        "downstream_num_test:pets:5=value:8",
+        percent=False,
+    )
+    columns = ["task", "shots", "downstream_accuracy", "downstream_num_test"]
+    rows = [("pets", 5, 0.5, 8), ("pets_0", None, 0.25, None), ("pets_5", None, 0.5, None)]
+    assert found.results.select(columns).rows() == rows
+
+
+def test_numbers_are_the_same_text_and_none_is_too_large(server: WandbServer) -> None:
+    for run_id, depth, seed in (("a", 12, 2**64 - 1), ("b", 12.0, 7)):
+        log(server, run_id, config={"depth": depth, "seed": seed}, summary={"acc": 0.5, "pets": 0.5})
+    texts = ["upstream_accuracy=acc", "downstream_accuracy:pets=pets", "size=depth", "seed=seed"]
+    found = collect(server, *texts, percent=False)
+    assert found.results.select("size", "seed").rows() == [("12", None), ("12", 7)]
+    assert found.empty == {"seed": 1}
 
 
 def test_every_column_can_be_mapped(server: WandbServer) -> None:
@@ -338,9 +381,10 @@ def test_no_key_no_project_no_runs_and_a_refused_key(server: WandbServer, monkey
         read_runs(server.entity, "nope", timeout_s=5)
     with pytest.raises(UserError, match="tester/others has no runs of group 'nope'"):
         read(server, group="nope")
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    with pytest.raises(UserError, match="refuses the key"):
-        read(server)
+    for key in ("x" * 40, "malformed"):
+        monkeypatch.setenv("WANDB_API_KEY", key)
+        with pytest.raises(UserError, match="refuses the key"):
+            read(server)
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(UserError, match="no W&B key for http://127"):
         read(server)

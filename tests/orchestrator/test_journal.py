@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 from orchestrator import tracking
 from orchestrator.grid import cells
 from orchestrator.store import Manifest, Store
+from orchestrator.tracking import client
 from orchestrator.tracking.curves import read_curve
 from orchestrator.tracking.journal import JOURNAL, Row, advance, digest, read_journal
+from orchestrator.tracking.transaction_log import num_rows_kept
 from tests.orchestrator import test_tracking as tracked
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.test_tracking import CELL_ID, CONFIG, append, evaluate, mirror, sync, training
@@ -62,6 +66,14 @@ def test_a_late_protocol_adds_a_line_with_its_metrics_alone(cell: Path) -> None:
     assert rows[: len(before)] == before
     assert judged(rows[len(before) :]) == [(160, {"downstream/mnist/5shot/knn/accuracy": 0.2})]
     assert advanced(cell, A, B) == rows
+
+
+def test_a_folder_that_somebody_put_aside_is_no_checkpoint(cell: Path) -> None:
+    append(cell, training(0, 20, checkpoints=(10, 20)))
+    evaluate(cell, 10, {0: [0.5]})
+    for name in ("step_00000020.bak", "step_old", "step_old2"):
+        shutil.copytree(cell / "evals" / "step_00000010", cell / "evals" / name)
+    assert judged(advanced(cell)) == [(160, {"downstream/mnist/5shot/accuracy": 0.5})]
 
 
 def test_a_null_is_told_when_it_gets_a_value(cell: Path) -> None:
@@ -128,6 +140,21 @@ def test_a_digest_tells_journals_apart(cell: Path) -> None:
     assert len({digest(rows), digest(rows[:2]), digest(rows[::-1]), digest([])}) == 4
 
 
+def test_a_transaction_log_tells_how_many_rows_it_holds(cell: Path) -> None:
+    append(cell, training(0, 3000))  # more than a block of 32 KiB
+    folder = mirror(cell, "offline").folder
+    assert folder is not None
+    path = folder / f"run-{CELL_ID}.wandb"
+    data = path.read_bytes()
+    assert len(data) > 100_000
+    assert num_rows_kept(path) == 300
+    for size, expected in ((len(data) - 1, 0), (32 * 1024, 0), (3, 0), (0, 0)):
+        path.write_bytes(data[:size])
+        assert num_rows_kept(path) == expected
+    path.write_bytes(data[:6] + b"\x01" + data[7:])  # of a later version
+    assert num_rows_kept(path) is None
+
+
 # --- whose run it is -------------------------------------------------------------------------------------------------
 
 
@@ -167,12 +194,81 @@ def test_a_history_that_was_told_from_another_journal_is_refused(cell: Path, ser
     assert len(server.runs[CELL_ID].lines) == 5
 
 
+def test_a_run_with_more_rows_than_the_journal_is_left_as_it_is(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 100))
+    mirror(cell)
+    run = server.runs[CELL_ID]
+    before = (run.num_opened, dict(run.config), dict(run.summary), dict(run.lines), run.state)
+    (cell / "train.ndjson").unlink()
+    (cell / JOURNAL).unlink()
+    append(cell, training(0, 50, salt=1.0))
+    assert "10 records" in str(mirror(cell, outcome="running").error)
+    append(cell, training(50, 150, salt=1.0))  # now there are more lines than rows, and yet they are others
+    assert "10 rows" in str(mirror(cell).error)
+    assert (run.num_opened, run.config, run.summary, run.lines, run.state) == before
+
+
+def test_rows_that_wandb_counts_while_a_run_is_opened_are_not_told_again(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 100))
+    mirror(cell, outcome="running")
+    append(cell, training(100, 150))
+    server.count_late(7, 7, until="UpsertBucket")  # the second answer to a client that goes on
+    assert mirror(cell).ok
+    run = server.runs[CELL_ID]
+    assert [row["step"] for row in run.history] == list(range(10, 151, 10))
+    assert (run.num_rewritten, run.state) == (0, "finished")
+
+
+def test_a_run_whose_rows_wandb_has_not_counted_is_told_nothing(
+    cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(cell, training(0, 100))
+    mirror(cell, outcome="running")
+    append(cell, training(100, 150))
+    monkeypatch.setattr(client, "PAUSES_S", (0.0,))
+    server.count_late(7, 10)
+    assert "has not counted" in str(mirror(cell).error)
+    assert (len(server.runs[CELL_ID].lines), server.runs[CELL_ID].state) == (10, "preempted")
+    server.count_late(7, 7, until="Run")
+    assert mirror(cell).ok
+    assert [row["step"] for row in server.runs[CELL_ID].history] == list(range(10, 151, 10))
+
+
+def test_tags_that_somebody_gave_a_run_stay(cell: Path, server: WandbServer) -> None:
+    append(cell, training(0, 30))
+    mirror(cell, tags=["size=S"], outcome="running")
+    server.runs[CELL_ID].tags.append("figure 3")
+    mirror(cell, tags=["size=S", "family=vit"])
+    assert server.runs[CELL_ID].tags == ["size=S", "family=vit", "figure 3"]
+
+
 def test_a_journal_made_anew_that_is_the_same_goes_on(cell: Path, server: WandbServer) -> None:
     append(cell, training(0, 30, checkpoints=(10,)))
     mirror(cell, outcome="running")
     (cell / JOURNAL).unlink()
     append(cell, training(30, 60))
     assert (mirror(cell).ok, len(server.runs[CELL_ID].lines)) == (True, 7)
+
+
+def test_a_checkpoint_that_is_judged_late_changes_nothing_of_the_newest_in_the_summary(
+    cell: Path, server: WandbServer
+) -> None:
+    append(cell, training(0, 100, checkpoints=(50, 100)))
+    evaluate(cell, 100, {0: [0.5]})
+    mirror(cell)
+    before = server.runs[CELL_ID].summary
+    evaluate(cell, 50, {0: [0.1]})
+    rows = [{"quantity": "top5", "layer": None, "label": None, "value": 0.9}]
+    measures = cell / "evals" / "step_00000050" / "upstream-0.parquet"
+    pl.DataFrame(rows, schema_overrides={"layer": pl.Int64, "label": pl.String}).write_parquet(measures)
+    mirror(cell)
+    run = server.runs[CELL_ID]
+    assert run.history[-1] == {"step": 50, "examples_seen": 800, "downstream/mnist/5shot/accuracy": 0.1} | {
+        "upstream/top5": 0.9
+    }
+    shown = {key: value for key, value in run.summary.items() if not key.startswith("_")}
+    assert shown == {key: value for key, value in before.items() if not key.startswith("_")}
+    assert (shown["step"], shown["examples_seen"]) == (100, 1600)
 
 
 def test_how_a_mirror_went_stands_in_the_cells_folder(cell: Path, server: WandbServer) -> None:

@@ -15,6 +15,7 @@ from orchestrator.grid import cells
 from orchestrator.node import mirror_cell
 from orchestrator.store import Store
 from orchestrator.study import load_study
+from orchestrator.tracking import live
 from slurm.cluster import load_profile
 from tests.orchestrator import test_tracking as tracked
 from tests.orchestrator.conftest import SMALL_STUDY
@@ -222,6 +223,28 @@ def test_a_server_that_hangs_is_noted_and_holds_up_nobody(
     server.recover()
     assert mirror_cell(store, cell_id, "done").ok
     assert told(server.runs[cell_id]) == kept(folder)
+
+
+def test_a_mirror_that_lost_its_lock_leaves_the_journal_to_others(
+    store: Store, cell_id: str, folder: Path, server: WandbServer
+) -> None:
+    """As where Slurm suspended the job for so long that another process took the cell over."""
+    append(folder, training(0, 50))
+    seen: list[int] = []
+
+    def ended(_: float) -> bool:
+        if len(seen) == 1:
+            (folder / "mirror.lock").write_text("elsewhere pid 1 x y")
+            append(folder, training(50, 80))
+        if len(seen) == 3:
+            (folder / "mirror.lock").unlink()
+        seen.append(len(journal(folder)) if (folder / "wandb.ndjson").exists() else 0)
+        return len(seen) >= 6
+
+    live.follow(store, cell_id, ended, period_s=0.0)
+    assert seen[:6] == [0, 5, 5, 5, 8, 8]
+    assert told(server.runs[cell_id]) == kept(folder)
+    assert server.runs[cell_id].state == "preempted"
 
 
 def test_without_a_key_the_note_says_so(folder: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def test_a_grid_becomes_a_study_that_plans(sweep: Path, tmp_path: Path) -> None:
         ("  family: {value: vit}\n", "", "grid.family: is missing"),
         ("patch_size:", "learning_rate:", "two of them are the same axis"),
         ("parameters:", "parameters: {}\nothers:", "the sweep has none"),
+        ("project: vits", "project: vits/1", r"wandb.project: .*'vits/1'"),
         ("program", "{", "cannot be read as YAML"),
     ],
 )
@@ -83,6 +84,10 @@ def test_what_is_no_grid_of_axes_is_refused(sweep: Path, tmp_path: Path, old: st
 def test_a_parameter_of_another_name_is_told_how_to_be_mapped(sweep: Path, tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     with pytest.raises(StudyError, match=r"Did you mean 'learning_rate'. Then: --axis learning_rate=lr"):
+        convert_sweep(sweep, path)
+    with sweep.open("a") as file:
+        file.write("  momentum: {value: 0.9}\n")
+    with pytest.raises(StudyError, match=r"learning_rate=lr\n.*AXIS=momentum; if not.*\nThe axes: family"):
         convert_sweep(sweep, path)
     for renamed, message in (
         ("learning_rat=lr", "unknown axis 'learning_rat'"),
@@ -110,4 +115,5 @@ def test_a_sweep_that_is_not_there_or_no_table(tmp_path: Path) -> None:
     for name, message in (("none.yaml", "there is no such sweep"), ("list.yaml", "is no sweep definition")):
         with pytest.raises(StudyError, match=message):
             convert_sweep(tmp_path / name, tmp_path / "study.toml")
+    assert "cannot be written: No such file" in upshot("init", tmp_path / "no" / "s.toml", code=2)
     assert "--axis: belongs to --from-sweep" in upshot("init", tmp_path / "s.toml", "--axis", "a=b", code=2)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -418,6 +419,9 @@ def test_a_run_is_the_cells_whatever_the_environment_says(
         "DIR": "/x",
     }
     strange |= {"MODE": "offline", "RESUME": "never", "SILENT": "false", "SERVICE": "3-1-unix-/gone", "SWEEP_ID": "x"}
+    (cell / "sweep.yaml").write_text("wandb_version: 1\nfamily:\n  value: mixer\n")
+    strange |= {"SWEEP_PARAM_PATH": str(cell / "sweep.yaml"), "CONFIG_PATHS": str(cell / "sweep.yaml")}
+    strange |= {"FORK_FROM": "x?_step=3", "LAUNCH_CONFIG_PATH": "/x", "X_UPDATE_FINISH_STATE": "false"}
     for name, value in strange.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     append(cell, training(0, 20))
@@ -425,7 +429,19 @@ def test_a_run_is_the_cells_whatever_the_environment_says(
     (run,) = server.runs.values()
     assert (run.run_id, run.group, run.job_type, run.name) == (CELL_ID, "limits", "cell", "vit-S fraction=0.3")
     assert (run.project, run.tags) == ("upshot", ["family=vit", "size=S"])
-    assert os.environ["WANDB_SWEEP_ID"] == "x"
+    assert (run.config["family"], run.state) == ("vit", "finished")
+    assert (os.environ["WANDB_SWEEP_ID"], os.environ["WANDB_DIR"]) == ("x", "/x")
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    cell: Path, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_DIR")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    append(cell, training(0, 20))
+    assert [mirror(cell).ok, mirror(cell).ok] == [True, True]
+    assert not (tmp_path / "tmp" / server.entity).exists()
 
 
 # --- a server that is not well ---------------------------------------------------------------------------------------
@@ -469,6 +485,16 @@ def test_an_upload_that_fails_is_reported_and_made_good(
 
 
 @pytest.mark.timeout(60)
+def test_a_row_that_the_client_does_not_send_is_reported(
+    cell: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_MAX_LINE_BYTES", "10")
+    append(cell, training(0, 50))
+    result = mirror(cell)
+    assert not result.ok
+    assert "Skipped uploading" in str(result.error)
+
+
 def test_a_server_that_is_not_there_is_reported(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(cell, training(0, 50))
     with WandbServer() as gone:
@@ -584,6 +610,34 @@ def test_an_offline_run_is_replaced_by_the_whole_cell(cell: Path, server: WandbS
     assert names(cell) == ["mirror.json", "train.ndjson", "wandb", "wandb.ndjson"]
     sync(result.folder)
     assert shown(server) == curves(first + second)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 12, 20])
+def test_an_offline_run_stays_when_the_disk_is_full(
+    cell: Path, kilobytes: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """wandb's client goes on without a word when it cannot write."""
+    if os.geteuid() != 0:
+        pytest.skip("a small tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let a tmpfs be mounted")
+    request.addfinalizer(lambda: subprocess.run(["umount", "-l", disk], check=True))
+    cell = disk / CELL_ID
+    append(cell, training(0, 600))
+    before = mirror(cell, "offline")
+    assert before.folder is not None
+    whole = (before.folder / f"run-{CELL_ID}.wandb").read_bytes()
+    (disk / "others").write_bytes(b"x" * (shutil.disk_usage(disk).free - 1024 * kilobytes))
+    result = mirror(cell, "offline")
+    assert not result.ok
+    assert "No space left" in str(result.error) or "is the disk full" in str(result.error)
+    assert [run.name for run in (cell / "wandb").iterdir()] == [before.folder.name]
+    assert (before.folder / f"run-{CELL_ID}.wandb").read_bytes() == whole
+    (disk / "others").unlink()
+    assert mirror(cell, "offline").ok
 
 
 def test_an_offline_run_stays_when_its_successor_fails(cell: Path) -> None:
