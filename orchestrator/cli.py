@@ -159,8 +159,7 @@ def status(
     session = _open_submitted(study, runs)
     seen = session.observe(keep=selection(cells, statuses, causes))
     if as_json:
-        measured = seen.plan.speeds.summary()
-        _print_json({"cells": [state.to_json() for state in seen.states], "measured": measured})
+        _print_json(tables.status_json(seen, session))
     else:
         tables.print_status(seen, session, each=bool(cells or statuses or causes))
     _exit_by(seen)

@@ -6,6 +6,7 @@ import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -24,9 +25,11 @@ from orchestrator.plan import Plan
 from orchestrator.progress import counts_line, duration, notes
 from orchestrator.session import Session
 from orchestrator.state import CellState, Status
+from orchestrator.tracking import Mirrored, mirrored
 from slurm.options import sbatch_options
 
 LOG_TAIL = 15
+MOST_OF_ERROR = 300  # characters
 MIN_NAME = 12
 
 
@@ -230,7 +233,43 @@ def print_status(seen: Observation, session: Session, *, each: bool) -> None:
     for line in notes(seen):
         print(line)
     _print_measured(seen.plan)
-    print(f"tensorboard --logdir {shlex.quote(str(session.store.root / 'cells'))}")
+    for line in wandb_lines(mirrored(session.store, seen.study, seen.states, time.time())):
+        print_sentence(line)
+    print(f"tensorboard --logdir {shlex.quote(_from_here(session.store.root / 'cells'))}")
+
+
+def status_json(seen: Observation, session: Session) -> dict[str, Any]:
+    """What `upshot status --json` prints."""
+    return {
+        "cells": [state.to_json() for state in seen.states],
+        "measured": seen.plan.speeds.summary(),
+        "wandb": mirrored(session.store, seen.study, seen.states, time.time()).to_json(),
+        "tensorboard": str(session.store.root / "cells"),
+    }
+
+
+def wandb_lines(found: Mirrored) -> list[str]:
+    """How far W&B has the cells, then the newest trouble, and what mends it."""
+    if found.mode == "disabled" and found.num_never == found.num_ran:
+        return ["W&B: disabled"]
+    lines = [f"W&B {found.mode}: no cell has run yet"]
+    if found.num_ran and not found.num_waiting:
+        lines = [f"W&B {found.mode}: all {found.num_ran:,} cells that ran are up to date"]
+    elif found.num_ran:
+        words = {"behind": found.num_behind, "wait as offline runs": found.num_offline, "not mirrored": found.num_never}
+        others = ", ".join(f"{number:,} {word}" for word, number in words.items() if number)
+        current = f"{found.num_current:,} of {found.num_ran:,} cells that ran are up to date"
+        lines = [f"W&B {found.mode}: {current}, {others}: `upshot sync` mends that"]
+    if found.trouble is not None:
+        error = textwrap.shorten(found.trouble.error, MOST_OF_ERROR, placeholder=" ...")
+        lines.append(f"W&B trouble, the newest of {found.trouble.num_cells:,} cells: {error}")
+    return lines
+
+
+def _from_here(path: Path) -> str:
+    """The path, from the current folder where it lies below: it is to be copied from a terminal."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def axes_text(state: CellState) -> str:

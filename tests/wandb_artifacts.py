@@ -161,24 +161,51 @@ class Artifacts:
         return {"artifact": {"currentManifest": {"file": {"directUrl": f"{self.url}/artifact/{given['id']}"}}}}
 
     def _on_GetArtifactMembershipFileUrls(self, given: dict[str, Any]) -> Any:  # noqa: N802
-        index = next(
+        index = self._index(given)
+        return self._files(
+            index,
+            {
+                name: {"name": name, "directUrl": f"{self.url}/artifact/{index}/{name}"}
+                for name in self.logged[index].files
+            },
+        )
+
+    def _on_ArtifactMembershipFiles(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        """What `Artifact.files` asks for, of wandb 0.31: fragment FileFragment; a signed address in `directUrl`."""
+        index = self._index(given)
+        files = {
+            name: {
+                "__typename": "File",
+                "id": f"{index}/{name}",
+                "name": name,
+                "url": None,
+                "sizeBytes": str(len(data)),
+                "storagePath": None,
+                "mimetype": None,
+                "updatedAt": None,
+                "digest": base64.b64encode(hashlib.md5(data).digest()).decode(),
+                "md5": None,
+                "directUrl": f"{self.url}/artifact/{index}/{name}?signature=secret",
+            }
+            for name, data in self.logged[index].files.items()
+        }
+        return self._files(index, files)
+
+    def _index(self, given: dict[str, Any]) -> int:
+        """The version that a collection and an alias mean."""
+        return next(
             i
             for i, logged in enumerate(self.logged)
             if logged.collection == given["collection"] and f"v{self._version(i)}" == given["alias"]
         )
-        edges = [
-            {"node": {"name": name, "directUrl": f"{self.url}/artifact/{index}/{name}"}, "cursor": name}
-            for name in self.logged[index].files
-        ]
+
+    def _files(self, index: int, nodes: dict[str, Any]) -> dict[str, Any]:
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
-        return {
-            "project": {
-                "artifactCollection": {
-                    "__typename": "ArtifactSequence",
-                    "artifactMembership": {"files": {"pageInfo": page, "edges": edges}},
-                }
-            }
-        }
+        edges = [{"node": node, "cursor": name} for name, node in nodes.items()]
+        files = {"totalCount": len(edges), "pageInfo": page, "edges": edges}
+        membership = {"__typename": "ArtifactCollectionMembership", "files": files}
+        collection = {"__typename": "ArtifactSequence", "artifactMembership": membership}
+        return {"project": {"artifactCollection": collection}}
 
     def _version(self, index: int) -> int:
         """Versions are counted in a collection of the project, whoever logs them."""

@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,8 +25,9 @@ from urllib.parse import unquote, urlsplit
 from tests.wandb_artifacts import Artifacts
 from tests.wandb_views import Views
 
-Fault = Literal[401, 429, 500, "hang", "half"]
-"""A status for every answer; no answer at all; or half of a piece of history kept, and no answer to its sender."""
+Fault = Literal[401, 429, 500, "hang", "half", "trickle"]
+"""A status for every answer; no answer at all; half of a piece of history kept, and no answer to its sender, or half of
+a file sent; or an answer that comes byte by byte."""
 
 
 @dataclass(slots=True)
@@ -120,6 +122,10 @@ class WandbServer(Artifacts, Views):
         self._fault, self._fault_path, self._faulty = fault, path, range(after, until or sys.maxsize)
         self._num_met = 0
 
+    def is_trickling(self, path: str) -> bool:
+        """Whether an answer comes byte by byte."""
+        return self._fault == "trickle" and self._fault_path in path
+
     def recover(self) -> None:
         """Answers as usual again; requests that hang are cut off."""
         self._fault = None
@@ -148,7 +154,8 @@ class WandbServer(Artifacts, Views):
         if method == "PUT":
             return self._upload(path, body)
         if method == "GET" and path.startswith("/artifact/"):  # signed URLs: no key
-            return 200, self.download(path)
+            data = self.download(path)
+            return 200, data[: len(data) // 2] if data and fault == "half" else data
         if not self._knows(authorization):
             return 401, {"errors": [{"message": "user is not logged in"}]}
         if path == "/graphql":
@@ -368,6 +375,11 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            if server.is_trickling(path):
+                for i in range(len(data)):
+                    time.sleep(0.02)
+                    self.wfile.write(data[i : i + 1])
+                return
             self.wfile.write(data)
 
         do_GET = do_POST = do_PUT = _serve  # the names that the base class looks for

@@ -11,7 +11,7 @@ import polars as pl
 from models.errors import DataError
 from orchestrator.collecting.columns import Columns, Source, TaskColumn
 from orchestrator.results import AXIS_SCHEMA, SCHEMA
-from orchestrator.tracking.curves import DEFAULT_PROTOCOL, task_prefix
+from orchestrator.tracking.curves import COUNTS, DEFAULT_PROTOCOL, TASK_VALUES, task_prefix
 from orchestrator.tracking.kept_runs import LoggedRun, Scalar
 
 Row = dict[str, Any]
@@ -106,8 +106,7 @@ def _mapped(run: LoggedRun, name: str, source: Source, percent: bool) -> Value:
 def own_rows(runs: Sequence[LoggedRun]) -> list[Row]:
     """A row for each of Upshot's runs and each task, shots and protocol that its group has.
 
-    Each is of the last layer, the mean over the draws. W&B holds no single draws, and no layer but the best one's
-    number.
+    Each is of the last layer, the mean over the draws: W&B holds no single draws, and no other layers.
     """
     keys: dict[str | None, dict[Key, None]] = {}
     for run in runs:
@@ -129,24 +128,29 @@ def _keys(summary: Mapping[str, Scalar]) -> Iterable[Key]:
 def _own_row(run: LoggedRun, key: Key) -> Row:
     outcome = str(run.summary.get("outcome", "its outcome is unknown"))
     taken = {name: typed(name, run.config.get(name), f"config {name}", outcome) for name in ("cell_id", *AXIS_SCHEMA)}
+    taken |= _shown(run, {"params": "params", "flops": "flops", **COUNTS}, outcome)
+    if taken["num_layers"].value is not None:
+        taken["layer"] = Value(taken["num_layers"].value - 1)  # the last one
     if outcome == DIVERGED:
         # What W&B shows is of the last checkpoint before; the cell's result is that it diverged.
         taken |= {name: Value(None, "training diverged") for name in ACCURACIES[:2]}
-        return _row(taken | _costs(run, outcome), key, last_checkpoint=True)
-    metrics = {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"}
-    metrics["downstream_accuracy"] = f"{task_prefix(*key)}/accuracy"
-    taken |= {column: typed(column, run.summary.get(name), name, outcome) for column, name in metrics.items()}
+        return _row(taken, key, last_checkpoint=True)
+    taken |= _shown(run, {"upstream_accuracy": "upstream/accuracy", "upstream_loss": "upstream/loss"}, outcome)
+    taken |= _shown(run, {column: f"{task_prefix(*key)}/{name}" for column, name in TASK_VALUES.items()}, outcome)
     reason = run.summary.get(f"{task_prefix(*key)}/reason")
     if taken["downstream_accuracy"].value is None and reason is not None:
         taken["downstream_accuracy"] = Value(None, str(reason))
     if outcome == DONE:  # of others the newest record is not the newest checkpoint's
-        taken |= {name: typed(name, run.summary.get(name), name, outcome) for name in ("step", "examples_seen")}
-    return _row(taken | _costs(run, outcome), key, last_checkpoint=outcome == DONE)
+        taken |= _shown(run, {name: name for name in ("step", "examples_seen")}, outcome)
+    return _row(taken, key, last_checkpoint=outcome == DONE)
 
 
-def _costs(run: LoggedRun, outcome: str) -> dict[str, Value]:
-    given = {name: run.summary.get(name, run.config.get(name)) for name in ("params", "flops")}
-    return {name: typed(name, value, name, outcome) for name, value in given.items()}
+def _shown(run: LoggedRun, names: Mapping[str, str], outcome: str) -> dict[str, Value]:
+    """By column, what the run's summary has by that name, or its configuration."""
+    return {
+        column: typed(column, run.summary.get(name, run.config.get(name)), name, outcome)
+        for column, name in names.items()
+    }
 
 
 def _row(taken: Mapping[str, Value], key: Key, *, last_checkpoint: bool) -> Row:

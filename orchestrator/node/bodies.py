@@ -234,14 +234,17 @@ def mirror_cell(
     try:
         with lock.holding(store.cell_folder(cell_id) / "mirror.lock"):
             return _mirror(store, cell_id, outcome, mode)
-    except (UserError, OSError, lock.LockBusyError) as error:
+    except Exception as error:  # whatever it is, the cell is what counts
         print(f"not mirrored: {error}", flush=True)
         return tracking.MirrorResult(ok=False, mode=mode or "offline", error=str(error))
 
 
 def _mirror(store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None) -> tracking.MirrorResult:
     description, folder = tracking.describe(store, cell_id), store.cell_folder(cell_id)
-    tracking.write_tensorboard(folder, config={k: v for k, v in description.config.items() if k != "jobs"})
+    try:
+        tracking.write_tensorboard(folder, description, outcome=outcome)
+    except Exception as error:  # W&B may have it all the same
+        print(f"TensorBoard: {error}", flush=True)
     mode = mode or tracking.mode_of(store)
     mirrored = tracking.mirror_cell(folder, description, mode=mode, outcome=outcome)
     print(f"W&B {mode}: {'mirrored' if mirrored.ok else mirrored.error}", flush=True)

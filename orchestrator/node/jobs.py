@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.node.bodies import BODIES, training_ended
+from orchestrator.node.bodies import BODIES, mirror_cell, training_ended
 from orchestrator.node.work import BUSY, Body, StopRequest, Work, own_job_id, run_work
 from orchestrator.store import Manifest, Stage, Store, parse_unit
 from slurm import launch, local
@@ -46,12 +46,20 @@ def run_task(study_dir: str, token: str, index: int, bodies: Mapping[Stage, Body
             work.agree_to_stop()
             if stop:
                 break
-            outcomes[text] = run_work(work, (bodies or BODIES)[manifest.stage])
+            outcomes[text] = _run(work, (bodies or BODIES)[manifest.stage])
             if world is not None and outcomes[text] == "failed":
                 break  # one process may be in the middle of what the others have left: they part
         if "failed" in outcomes.values() and world is not None:
             raise _failure(manifest, outcomes)
     _end_job(manifest, stop, outcomes, leads=world is None or world.rank == 0, num_tasks=num_tasks)
+
+
+def _run(work: Work, body: Body) -> str:
+    """Does one piece of work, as `run_work`; a training that failed is mirrored as that, once its end is on record."""
+    outcome = run_work(work, body)
+    if outcome == "failed" and work.stage == "train" and work.leads:
+        mirror_cell(work.store, work.cell_id, outcome)
+    return outcome
 
 
 def _end_job(manifest: Manifest, stop: StopRequest, outcomes: dict[str, str], *, leads: bool, num_tasks: int) -> None:
@@ -138,7 +146,7 @@ def _take_one(
         for text in manifest.tasks[index]:
             cell_id, step = parse_unit(text)
             work = Work(store=store, manifest=manifest, cell_id=cell_id, step=step, stop=stop)
-            run_work(work, BODIES[manifest.stage])
+            _run(work, BODIES[manifest.stage])
         return rest, True
     return waiting, False
 

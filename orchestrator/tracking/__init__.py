@@ -7,18 +7,21 @@ from orchestrator.tracking.account import Mode, default_mode, find_key
 from orchestrator.tracking.client import Description
 from orchestrator.tracking.described import describe, mode_of
 from orchestrator.tracking.live import following
+from orchestrator.tracking.standing import Mirrored, mirrored
 from orchestrator.tracking.tensorboard import write_tensorboard
 from orchestrator.tracking.wandb_run import MirrorResult, mirror_cell
 
 __all__ = [
     "Description",
     "MirrorResult",
+    "Mirrored",
     "Mode",
     "default_mode",
     "describe",
     "find_key",
     "following",
     "mirror_cell",
+    "mirrored",
     "mode_of",
     "write_tensorboard",
 ]

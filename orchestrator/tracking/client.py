@@ -25,6 +25,8 @@ MAX_NAME, MAX_TAG = 128, 64  # W&B refuses a run with a longer display name or t
 DRAFT = ".wandb-draft-"
 TOLD: Final = "_told"
 """Of the summary: how many lines of the journal the history has, and their digest; W&B's pages hide the name."""
+CAUSE: Final = "cause"
+"""Of the summary: why the cell failed, where it did."""
 SAME: Final = ("cell_id", *Recipe.model_fields)
 """Of the configuration, what makes a run this cell's."""
 GIVEN_UP: Final = ("Fatal error", "Skipped uploading", "metric limit exceeded")
@@ -307,9 +309,10 @@ def tell(run: "wandb.Run", rows: Sequence[Row], first: int) -> int:
 
 
 def summarise(run: "wandb.Run", summary: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Sets the run's summary; metrics of an earlier checkpoint go."""
+    """Sets the run's summary; metrics of an earlier checkpoint go, and why an earlier attempt failed."""
     shown = run.summary.keys()  # type: ignore[no-untyped-call]  # wandb leaves its summary untyped
-    for key in [key for key in shown if key.startswith(("upstream/", "downstream/")) and key not in summary]:
+    passing = [key for key in shown if key == CAUSE or key.startswith(("upstream/", "downstream/"))]
+    for key in [key for key in passing if key not in summary]:
         del run.summary[key]  # type: ignore[no-untyped-call]  # the same
     run.summary.update({**summary, TOLD: f"{len(rows)} {digest(rows)}"})
 

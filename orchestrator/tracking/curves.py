@@ -1,8 +1,8 @@
 """What a mirror shows of a cell, read from its folder: the curves of training, and the metrics it ended with."""
 
 import math
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
@@ -31,8 +31,28 @@ EVALUATION: Final = "evaluation"
 COSTS: Final[tuple[str, ...]] = ("params", "flops")
 """Fields of a checkpoint's record: the model's parameters, and the training FLOPs up to that checkpoint."""
 
-ROW_COLUMNS: Final = ["task", "protocol", "shots", "draw", "layer", "last_layer", "downstream_accuracy", "reason"]
-MEASURE_COLUMNS: Final = ["quantity", "layer", "label", "value"]
+COUNTS: Final[dict[str, str]] = {
+    "upstream_num_test": "upstream/num_test",
+    "upstream_num_classes": "upstream/num_classes",
+    "num_layers": "num_layers",
+}
+"""Columns of the results table that a run has once, by their names in its summary."""
+
+TASK_VALUES: Final[dict[str, str]] = {
+    "downstream_accuracy": "accuracy",
+    "downstream_class_accuracy": "class_accuracy",
+    "downstream_num_test": "num_test",
+}
+"""The same of those that each task, shots and protocol has, by the ends of their names."""
+
+ROW_COLUMNS: Final = ("task", "protocol", "shots", "draw", "layer", "last_layer", "downstream_accuracy", "reason")
+YOUNGER_COLUMNS: Final = {
+    "downstream_class_accuracy": pl.Float64,
+    "downstream_num_test": pl.Int64,
+    "num_layers": pl.Int64,
+}
+"""Columns of results that a file may lack; they are then null."""
+MEASURE_COLUMNS: Final = ("quantity", "layer", "label", "value")
 DEFAULT_PROTOCOL: Final = "ridge"
 MEASURES: Final = "upstream-*.parquet"
 """The files of upstream measures among those of a checkpoint (`evals.protocol.upstream_eval_id`)."""
@@ -49,6 +69,7 @@ class Point:
     time: float
     values: dict[str, float]
     costs: dict[str, float]
+    counts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +108,7 @@ def _point(record: dict[str, Any], index: int, written: float) -> Point:
         time=float(when) if is_number(when) else written,
         values={name: float(record[key]) for key, name in CURVES[event].items() if is_number(record.get(key))},
         costs={key: record[key] for key in COSTS if is_number(record.get(key))},
+        counts={name: record[key] for key, name in COUNTS.items() if is_number(record.get(key))},
     )
 
 
@@ -100,7 +122,7 @@ def current_points(points: Iterable[Point], told: Set[tuple[str, int]] = frozens
 
 
 def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
-    """The newest checkpoint's upstream metrics and costs, and the downstream metrics of the same checkpoint.
+    """The newest checkpoint's upstream metrics, costs and counts, and the downstream ones of the same checkpoint.
 
     Evaluations of an earlier checkpoint are left out: beside the newest upstream accuracy they would be a pair that
     never existed.
@@ -113,7 +135,7 @@ def final_metrics(cell_dir: Path, curve: Curve) -> Metrics:
     if checkpoints:
         last = max(checkpoints, key=lambda point: (point.step, point.index))
         folder = cell_dir / "evals" / f"step_{last.step:08d}"
-        metrics |= upstream_metrics(folder) | last.costs | last.values | downstream_metrics(folder)
+        metrics |= upstream_metrics(folder) | last.costs | last.values | last.counts | downstream_results(folder)
     if curve.points:
         newest = max(curve.points, key=lambda point: (point.step, point.index))
         metrics |= {"step": newest.step, "examples_seen": newest.examples_seen}
@@ -139,7 +161,7 @@ def upstream_metrics(folder: Path) -> Metrics:
 
 
 def downstream_metrics(folder: Path) -> Metrics:
-    """By name, the results of one checkpoint: `downstream/TASK/SHOTSshot/accuracy` and `/best_layer`.
+    """By name, the results of one checkpoint: `downstream/TASK/SHOTSshot/accuracy`, `/class_accuracy`, `/best_layer`.
 
     Accuracy is the mean over the draws at the last layer; the best layer has the highest such mean, the lowest one on
     ties, and is given where several were probed. A mean over fewer draws than asked is None, with a `/reason`. Where
@@ -149,26 +171,43 @@ def downstream_metrics(folder: Path) -> Metrics:
     Raises:
         DataError: a file is torn or has other columns.
     """
+    results = downstream_results(folder)
+    return {name: value for name, value in results.items() if not _is_count(name)}
+
+
+def downstream_results(folder: Path) -> Metrics:
+    """The metrics of `downstream_metrics`, and what is the same for all checkpoints: `/num_test`, and `num_layers`.
+
+    Raises:
+        DataError: as there.
+    """
     files = {*folder.glob("*.parquet")} - {*folder.glob(MEASURES)}
     if not files:
         return {}
-    rows = pl.concat(
-        [_read_rows(path, ROW_COLUMNS).with_columns(file=pl.lit(i)) for i, path in enumerate(sorted(files, key=_age))],
-        how="vertical_relaxed",
-    )
+    rows = pl.concat(_read_results(path).with_columns(file=pl.lit(i)) for i, path in enumerate(sorted(files, key=_age)))
     group = ["task", "protocol", "shots"]
     rows = rows.filter(pl.col("file") == pl.col("file").max().over(group)).sort(*group, "layer", "draw")
     layers = rows.group_by(*group, "layer", maintain_order=True).agg(
         pl.col("last_layer").any(),
-        pl.when(pl.col("downstream_accuracy").is_not_null().all())
-        .then(pl.col("downstream_accuracy").mean())
-        .alias("mean"),
+        _mean("downstream_accuracy").alias("mean"),
+        _mean("downstream_class_accuracy").alias("class_mean"),
+        pl.col("downstream_num_test").max().alias("num_test"),
         pl.col("reason").drop_nulls().first(),
     )
     metrics: Metrics = {}
     for (task, protocol, shots), table in layers.group_by(*group, maintain_order=True):
         metrics |= _task_metrics(task_prefix(task, shots, protocol), table.rows(named=True))
-    return metrics
+    num_layers = rows["num_layers"].max()
+    return metrics if num_layers is None else {**metrics, "num_layers": int(num_layers)}  # type: ignore[arg-type]
+
+
+def _is_count(name: str) -> bool:
+    return name == COUNTS["num_layers"] or name.endswith(f"/{TASK_VALUES['downstream_num_test']}")
+
+
+def _mean(column: str) -> pl.Expr:
+    """Over all draws, or null."""
+    return pl.when(pl.col(column).is_not_null().all()).then(pl.col(column).mean())
 
 
 def task_prefix(task: object, shots: object, protocol: object) -> str:
@@ -181,9 +220,18 @@ def _age(path: Path) -> tuple[int, str]:
     return path.stat().st_mtime_ns, path.name
 
 
-def _read_rows(path: Path, columns: list[str]) -> pl.DataFrame:
+def _read_results(path: Path) -> pl.DataFrame:
+    rows = _read_rows(path, ROW_COLUMNS, tuple(YOUNGER_COLUMNS))
+    absent = [pl.lit(None).alias(name) for name in YOUNGER_COLUMNS if name not in rows.columns]
+    kinds = {"shots": pl.Int64, "downstream_accuracy": pl.Float64, "reason": pl.String, **YOUNGER_COLUMNS}
+    cast = {name: pl.col(name).cast(kind) for name, kind in kinds.items()}
+    return rows.with_columns(absent).select(cast.get(name, pl.col(name)) for name in (*ROW_COLUMNS, *YOUNGER_COLUMNS))
+
+
+def _read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path, columns=columns)
+        rows = pl.read_parquet(path)
+        return rows.select(*columns, *(name for name in optional if name in rows.columns))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: the evaluation cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -196,7 +244,8 @@ def _task_metrics(prefix: str, layers: list[dict[str, Any]]) -> Metrics:
         metrics[f"{prefix}/reason"] = reasons[0] if reasons else "not every draw has an accuracy"
     if len(layers) > 1 and all(layer["mean"] is not None for layer in layers):
         metrics[f"{prefix}/best_layer"] = max(layers, key=lambda layer: (layer["mean"], -layer["layer"]))["layer"]
-    return metrics
+    others = {"class_accuracy": last["class_mean"], "num_test": last["num_test"]} if last else {}
+    return metrics | {f"{prefix}/{name}": value for name, value in others.items() if value is not None}
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -8,9 +8,11 @@ from models.recipe import Axes
 from orchestrator.attempts import Attempt, read_attempts
 from orchestrator.files import read_records
 from orchestrator.store import Manifest, Store
+from orchestrator.study import Study
 from orchestrator.tracking.account import Mode, default_mode
-from orchestrator.tracking.client import Description
+from orchestrator.tracking.client import CAUSE, Description
 from orchestrator.wanted import wanted_files
+from slurm.failures import Evidence, cause_of
 
 
 def describe(store: Store, cell_id: str) -> Description:
@@ -39,6 +41,7 @@ def describe(store: Store, cell_id: str) -> Description:
             "gpu_hours": _gpu_hours(attempts, manifests, records),
             "attempts": sum(attempt.stage == "train" and attempt.number > 0 for attempt in attempts),
             "checkpoint": _newest_checkpoint(store, cell_id),
+            CAUSE: _cause(attempts),
         },
         wanted=frozenset([*wanted.results.values(), *([wanted.measures] if wanted.measures else [])]),
     )
@@ -50,8 +53,16 @@ def mode_of(store: Store) -> Mode:
     Raises:
         UserError: the study cannot be read, or `WANDB_MODE` is no mode.
     """
-    asked = store.study().wandb.mode
-    return default_mode() if asked == "auto" else asked
+    return asked_mode(store.study())
+
+
+def asked_mode(study: Study) -> Mode:
+    """The same of a study that has been read.
+
+    Raises:
+        UserError: `WANDB_MODE` is no mode.
+    """
+    return default_mode() if study.wandb.mode == "auto" else study.wandb.mode
 
 
 def _manifests(store: Store, attempts: Sequence[Attempt]) -> dict[str, Manifest]:
@@ -90,6 +101,20 @@ def _gpu_hours(attempts: Sequence[Attempt], manifests: dict[str, Manifest], reco
             seconds = max((t - attempt.started for t in times if attempt.started <= t < until), default=0.0)
         hours += seconds / 3600 * asked.get("accelerators", 0) * asked.get("num_nodes", 1)
     return hours
+
+
+def _cause(attempts: Sequence[Attempt]) -> str | None:
+    """Why the newest attempt that ended badly did, as `upshot status` has it; None where that is not on record."""
+    bad = [attempt for attempt in attempts if attempt.death is not None or attempt.outcome == "failed"]
+    if not bad:
+        return None
+    death, error = bad[-1].death, bad[-1].error or {}
+    if death is not None:
+        return f"{death.cause}: {death.detail}"
+    told = Evidence(
+        error_type=error.get("type"), error_message=error.get("message", ""), error_number=error.get("errno")
+    )
+    return ": ".join(cause_of(told))
 
 
 def _newest_checkpoint(store: Store, cell_id: str) -> str | None:

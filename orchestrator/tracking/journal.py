@@ -45,9 +45,6 @@ def read_journal(cell_dir: Path) -> list[Row]:
 def advance(cell_dir: Path, curve: Curve, wanted: frozenset[str] = frozenset()) -> list[Row]:
     """All lines of the journal, after what the cell's files have new was appended; one call at a time for a cell.
 
-    Nothing is appended twice: of a step that a resumed attempt repeats, and of a metric of a checkpoint that was judged
-    again, the first told stays. Before it is told, the later record counts.
-
     Args:
         cell_dir: the cell's folder.
         curve: its training and checkpoint records.
@@ -58,15 +55,27 @@ def advance(cell_dir: Path, curve: Curve, wanted: frozenset[str] = frozenset()) 
         OSError: the journal cannot be written.
     """
     rows = read_journal(cell_dir)
+    new = new_rows(cell_dir, rows, curve, wanted)
+    for row in new:
+        append_record(cell_dir / JOURNAL, asdict(row))
+    return rows + new
+
+
+def new_rows(cell_dir: Path, rows: Sequence[Row], curve: Curve, wanted: frozenset[str]) -> list[Row]:
+    """What the cell's files have that the journal's `rows` have not, in the order in which it is to be told.
+
+    Nothing comes twice: of a step that a resumed attempt repeats, and of a metric of a checkpoint that was judged
+    again, the first told stays. Before it is told, the later record counts.
+
+    Raises:
+        DataError: an evaluation's file cannot be read.
+    """
     told = {(row.event, row.step) for row in rows}
     new = [
         Row(event=p.event, step=p.step, examples_seen=p.examples_seen, time=p.time, values=p.values)
         for p in current_points(curve.points, told)
     ]
-    new += _new_evaluations(cell_dir, rows, curve, wanted)
-    for row in new:
-        append_record(cell_dir / JOURNAL, asdict(row))
-    return rows + new
+    return new + _new_evaluations(cell_dir, rows, curve, wanted)
 
 
 def digest(rows: Iterable[Row]) -> str:

@@ -7,10 +7,11 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from models.errors import UserError
 from orchestrator.tracking.account import base_url, need_key
@@ -27,9 +28,22 @@ READ: Final = 50
 TIMEOUT_S: Final = 120.0
 NUM_RETRIES: Final = 5
 """Of a request that is answered 429 or 5xx; the client waits longer before each, at most half a minute."""
+MOST_WAIT_S: Final = 30.0
+"""Between two requests of which the first was refused."""
+SLOWEST: Final = 100_000
+"""Bytes a second below which a file that comes is given up."""
+CHUNK: Final = 4096
+"""Bytes after which that is looked at."""
 SUMMARY_JOB: Final = "summary"
 RESULTS: Final = "results"
 """A study's own results table is an artifact of this name and type, of a run of that job type."""
+
+
+class Patience(NamedTuple):
+    """How long one request may take in all, and how often one that is refused is repeated."""
+
+    timeout_s: float
+    num_retries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +97,8 @@ def read_runs(
         for first in range(0, len(changed), READ):
             _read(api, path, changed[first : first + READ], kept)
         summaries = [run for run in listed if run.job_type == SUMMARY_JOB] if tables else []
-        found = {run.group or "": table for run in summaries for table in _tables(run, kept.folder)}
+        patience = Patience(timeout_s, num_retries)
+        found = {run.group or "": table for run in summaries for table in _tables(run, kept.folder, patience)}
     kept.tidy()
     runs = [kept.runs[run.id] for run in listed if run.id in kept.runs]
     runs = [run for run in runs if run.job_type != SUMMARY_JOB]
@@ -120,7 +135,7 @@ def scalars(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     return found
 
 
-def _tables(run: Any, folder: Path) -> Iterator[Path]:
+def _tables(run: Any, folder: Path, patience: Patience) -> Iterator[Path]:
     """The results table that a run logged last, fetched once; none where it logged none."""
     versions = [artifact for artifact in run.logged_artifacts() if artifact.type == RESULTS]
     if not versions:
@@ -131,16 +146,54 @@ def _tables(run: Any, folder: Path) -> Iterator[Path]:
     )
     path = folder / f"results-{hashlib.sha256(newest.digest.encode()).hexdigest()[:16]}.parquet"
     if not path.exists():
+        files = [file for file in newest.files() if file.name.endswith(".parquet")]
+        if len(files) != 1:
+            raise UserError(f"W&B: artifact {newest.name} holds {len(files)} parquet files, one is expected")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as draft:
-            try:
-                newest.download(root=draft, skip_cache=True)
-            except Exception as error:  # what wandb raises is no closed set
-                raise UserError(f"W&B: artifact {newest.name} cannot be fetched: {one_line(error)}") from error
-            found = sorted(Path(draft).rglob("*.parquet"))
-            if len(found) != 1:
-                raise UserError(f"W&B: artifact {newest.name} holds {len(found)} parquet files, one is expected")
-            found[0].replace(path)
+            problem = _fetch(files[0], Path(draft) / path.name, patience)
+            if problem:
+                raise UserError(
+                    f"W&B: artifact {newest.name} cannot be fetched: {problem}; the same command tries again"
+                )
+            (Path(draft) / path.name).replace(path)
     yield path
+
+
+def _fetch(file: Any, path: Path, patience: Patience) -> str | None:
+    """What went wrong, if anything did, with fetching an artifact's file; without its address, which is signed.
+
+    `Artifact.download` would ask for twenty minutes, and wait for ever for a server that is silent.
+    """
+    import requests
+    import wandb
+    from urllib3.util.retry import Retry
+
+    waits = Retry(
+        total=patience.num_retries,
+        backoff_factor=1,
+        backoff_max=MOST_WAIT_S,
+        status_forcelist=(408, 409, 429, 500, 502, 503, 504),
+        raise_on_status=False,
+        respect_retry_after_header=False,  # a server may name any time
+    )
+    deadline = time.monotonic() + patience.timeout_s + file.size / SLOWEST
+    try:
+        with requests.Session() as session:
+            session.headers.update(getattr(wandb.setup().settings, "x_extra_http_headers", None) or {})
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=waits))
+            answer = session.get(file.direct_url, stream=True, timeout=patience.timeout_s / (patience.num_retries + 1))
+            if not answer.ok:
+                return f"the server answers {answer.status_code} {answer.reason}"
+            with path.open("wb") as written:
+                for chunk in answer.iter_content(CHUNK):
+                    written.write(chunk)
+                    if time.monotonic() > deadline:
+                        return f"it came slower than {SLOWEST / 1e3:g} kB a second"
+    except requests.RequestException as error:
+        return f"no answer, or half of one ({type(error).__name__})"
+    return None if path.stat().st_size == file.size else f"{path.stat().st_size:,} of {file.size:,} bytes came"
 
 
 @contextlib.contextmanager
@@ -151,7 +204,7 @@ def public_api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
     with tempfile.TemporaryDirectory(prefix="upshot-wandb-") as folder, own_environment(), _folder(folder):
         settings = settings_of(Path(folder), timeout_s)
         settings.x_graphql_retry_max = num_retries
-        settings.x_graphql_retry_wait_max_seconds = 30.0
+        settings.x_graphql_retry_wait_max_seconds = MOST_WAIT_S
         # Or the client would wait for a silent server when it is taken down, long after we have given up.
         settings.x_graphql_timeout_seconds = timeout_s / (num_retries + 1)
         wandb.setup(settings)

@@ -8,22 +8,32 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.files import write_atomically
-from orchestrator.tracking.curves import COSTS, current_points, final_metrics, is_number, read_curve
+from orchestrator.tracking.client import Description
+from orchestrator.tracking.curves import COSTS, Metrics, final_metrics, is_number, read_curve
+from orchestrator.tracking.journal import new_rows, read_journal
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
+Scalar = int | float | str  # a truth value is a whole number to Python
 
-def write_tensorboard(cell_dir: Path, *, config: Mapping[str, Any]) -> Path:
+
+def write_tensorboard(cell_dir: Path, description: Description, *, outcome: str = "done") -> Path:
     """The folder `cell_dir/tensorboard`, with one event file: the curves over `examples_seen`, and the hyperparameters.
 
-    The file is written whole under a new name whenever something changed, so a repeat never doubles a point. A running
-    TensorBoard goes on to the new file and forgets the old points (SessionLog START at step 0). The metrics are those
-    of the W&B summary, in float32 as TensorBoard's scalars are.
+    The curves are W&B's, under the same names: what its journal holds, and what would be told next. Their values are
+    float32, as TensorBoard's scalars are. The file is written whole under a new name whenever something changed, so a
+    repeat never doubles a point. A running TensorBoard goes on to the new file and forgets the old points (SessionLog
+    START at step 0).
+
+    Args:
+        cell_dir: the cell's folder.
+        description: its axes and resources, what it cost, and which evaluations a checkpoint must have.
+        outcome: done, failed, diverged or running.
 
     Raises:
         DataError: an evaluation's file cannot be read.
@@ -31,7 +41,7 @@ def write_tensorboard(cell_dir: Path, *, config: Mapping[str, Any]) -> Path:
     """
     folder = cell_dir / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
-    data = _event_file(_events(cell_dir, config))
+    data = _event_file(_events(cell_dir, description, outcome))
     earlier = sorted(path for path in folder.iterdir() if "tfevents" in path.name)
     if earlier and earlier[-1].read_bytes() == data:
         return folder
@@ -59,51 +69,48 @@ def _event_file(events: "Iterable[Event]") -> bytes:
     return buffer.getvalue()
 
 
-def _events(cell_dir: Path, config: Mapping[str, Any]) -> "Iterator[Event]":
+def _events(cell_dir: Path, description: Description, outcome: str) -> "Iterator[Event]":
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    curve = read_curve(cell_dir)
-    points = sorted(current_points(curve.points), key=lambda point: (point.examples_seen, point.index))
-    final = {key: value for key, value in final_metrics(cell_dir, curve).items() if is_number(value)}
-    metrics = {key: value for key, value in final.items() if key.startswith(("upstream/", "downstream/"))}
+    curve, told = read_curve(cell_dir), read_journal(cell_dir)
+    rows = sorted([*told, *new_rows(cell_dir, told, curve, description.wanted)], key=lambda row: row.examples_seen)
+    ended, began = (max(row.time for row in rows), rows[0].time) if rows else (0.0, 0.0)
+    yield Event(wall_time=ended, file_version="brain.Event:2")
+    yield Event(wall_time=ended, step=0, session_log=SessionLog(status=SessionLog.START))
+    hyperparameters = _hyperparameters(final_metrics(cell_dir, curve), description)
+    for summary in _hparams(hyperparameters, began, ended, outcome):
+        yield Event(wall_time=ended, summary=summary)
+    for row in rows:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.values.items()]
+        yield Event(wall_time=row.time, step=row.examples_seen, summary=Summary(value=values))
+
+
+def _hyperparameters(final: Metrics, description: Description) -> dict[str, Scalar]:
+    """Axes, resources and costs, by name."""
     costs = {key: final[key] for key in COSTS if key in final}
-    when = points[-1].time if points else 0.0
-    yield Event(wall_time=when, file_version="brain.Event:2")
-    yield Event(wall_time=when, step=0, session_log=SessionLog(status=SessionLog.START))
-    for summary in _hparams({**costs, **config}, metrics, points[0].time if points else when, when):
-        yield Event(wall_time=when, summary=summary)
-    for point in points:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in point.values.items()]
-        yield Event(wall_time=point.time, step=point.examples_seen, summary=Summary(value=values))
-    # The upstream metrics are the last points of their curves already.
-    down = [
-        Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items() if tag.startswith("downstream/")
-    ]
-    if down:
-        yield Event(wall_time=when, step=int(final["examples_seen"]), summary=Summary(value=down))
+    spent = {key: value for key, value in description.summary.items() if is_number(value)}
+    everything = {**costs, **spent, **description.config}
+    return {key: value for key, value in everything.items() if isinstance(value, Scalar)}
 
 
-def _hparams(config: Mapping[str, Any], metrics: Iterable[str], began: float, ended: float) -> "Iterator[Summary]":
-    """What `SummaryWriter.add_hparams(config, metrics, run_name=".")` writes, without a second folder."""
+def _hparams(values: Mapping[str, Scalar], began: float, ended: float, outcome: str) -> "Iterator[Summary]":
+    """What makes this folder a session of the HParams page.
+
+    No experiment is described: the page would take the first cell's for all of them, and show the others without what
+    that one lacks. Without one it gathers hyperparameters and metrics from every cell.
+    """
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
     start = SessionStartInfo(start_time_secs=began)
-    infos = []
-    for key, value in config.items():
-        if value is None:
-            continue
+    for key, value in values.items():
         kind = "bool" if isinstance(value, bool) else "number" if is_number(value) else "string"
-        setattr(start.hparams[key], f"{kind}_value", value if kind != "string" else str(value))
-        types = {"bool": "DATA_TYPE_BOOL", "number": "DATA_TYPE_FLOAT64", "string": "DATA_TYPE_STRING"}
-        infos.append(api_pb2.HParamInfo(name=key, type=api_pb2.DataType.Value(types[kind])))
-    named = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics]
-    experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=named, time_created_secs=began)
-    end = SessionEndInfo(status=api_pb2.Status.Value("STATUS_SUCCESS"), end_time_secs=ended)
+        setattr(start.hparams[key], f"{kind}_value", value)
+    status = {"done": "SUCCESS", "diverged": "SUCCESS", "failed": "FAILURE"}.get(outcome, "RUNNING")
+    end = SessionEndInfo(status=api_pb2.Status.Value(f"STATUS_{status}"), end_time_secs=ended)
     for tag, data in (
-        (metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)),
         (metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
         (metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
     ):

@@ -16,6 +16,7 @@ from typing import Any, Final
 from orchestrator.files import write_whole
 from orchestrator.tracking.account import Mode
 from orchestrator.tracking.client import (
+    CAUSE,
     Description,
     Listener,
     OpenRun,
@@ -102,7 +103,8 @@ def mirror_cell(
             result = (_mirror_online if mode == "online" else _mirror_offline)(cell, timeout_s)
         except Exception as error:  # what wandb raises is no closed set
             result = _result(cell, problem_of(error), mode=mode)
-    note(cell_dir, ok=result.ok, mode=mode, error=result.error, rows=result.num_rows if result.ok else None)
+    rows = result.num_rows if result.ok else None
+    note(cell_dir, ok=result.ok, mode=mode, error=result.error, rows=rows, outcome=outcome)
     return result
 
 
@@ -117,6 +119,8 @@ def read_files(cell_dir: Path, description: Description, outcome: str) -> CellFi
     config = description.config
     summary = final_metrics(cell_dir, curve) | {key: config[key] for key in COSTS if key in config}
     summary = {key: _storable(v) for key, v in {**summary, **description.summary}.items() if v is not None}
+    if outcome != "failed":  # a failed attempt went before
+        summary.pop(CAUSE, None)
     return CellFiles(
         folder=cell_dir,
         rows=advance(cell_dir, curve, description.wanted),
@@ -143,12 +147,14 @@ def problem_of(error: Exception) -> str:
     return problem
 
 
-def note(cell_dir: Path, *, ok: bool, mode: Mode, error: str | None, rows: int | None) -> None:
+def note(
+    cell_dir: Path, *, ok: bool, mode: Mode, error: str | None, rows: int | None, outcome: str = "running"
+) -> None:
     """Leaves in `mirror.json` how a mirror went: `rows` is how many lines of the journal the run has, None if unknown.
 
     The folder may be full or gone: then nothing is left.
     """
-    told = {"time": time.time(), "ok": ok, "mode": mode, "error": error, "rows": rows}
+    told = {"time": time.time(), "ok": ok, "mode": mode, "error": error, "rows": rows, "outcome": outcome}
     with contextlib.suppress(OSError):
         write_whole(cell_dir / NOTE, json.dumps(told))
 

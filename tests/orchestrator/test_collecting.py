@@ -1,7 +1,9 @@
 """`upshot collect --from wandb:...`, with the real wandb client against a loopback server."""
 
 import io
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,21 +14,24 @@ import polars as pl
 import pytest
 
 from models.errors import DataError, UserError
+from orchestrator import drive
+from orchestrator.cli import app
 from orchestrator.collecting import Collected, collect_runs, read_columns
 from orchestrator.collecting.columns import PLAIN
+from orchestrator.node import mirror_cell
+from orchestrator.reduce import reduce_study
 from orchestrator.results import SCHEMA
+from orchestrator.session import open_session
 from orchestrator.tracking import reading
-from orchestrator.tracking.reading import ReadRuns, read_runs
+from orchestrator.tracking.kept_runs import LoggedRun, Scalar
+from orchestrator.tracking.reading import ReadRuns, read_runs, scalars
 from tests.orchestrator.upshot_command import upshot
 from tests.wandb_artifacts import LoggedFiles
 from tests.wandb_server import Run, WandbServer
 
-UNTOLD = {"upstream_num_test", "upstream_num_classes", "draw", "layer", "num_layers", "regularisation", "method"} | {
-    "downstream_class_accuracy",
-    "downstream_num_test",
-    "downstream_duplicates",
-}
-"""Columns that a mirrored run has nothing of."""
+UNTOLD = {"draw", "regularisation", "method", "downstream_duplicates"}
+"""Columns that a mirrored run has nothing of: they are of single draws, or a sentence."""
+MEANS = ("downstream_accuracy", "downstream_class_accuracy")
 STUDY = """
 name = "small"
 [upstream]
@@ -86,8 +91,34 @@ def read(server: WandbServer, **options: Any) -> ReadRuns:
     return read_runs(server.entity, "others", **{"timeout_s": 20.0, "num_retries": 1, **options})
 
 
+def held(server: WandbServer) -> ReadRuns:
+    """The runs as `read` would give them, without asking for them."""
+
+    def values(given: dict[str, Any]) -> dict[str, Scalar]:
+        return scalars(json.loads(json.dumps(given)))
+
+    runs = [
+        LoggedRun(
+            run_id=run.run_id,
+            name=run.name or "",
+            group=run.group,
+            job_type=run.job_type,
+            state=run.state,
+            config=values(run.config),
+            summary=values(run.summary),
+        )
+        for run in server.runs.values()
+    ]
+    return ReadRuns(runs=runs, tables={}, num_read=len(runs), folder=Path())
+
+
+def test_a_run_is_held_as_it_is_read(server: WandbServer) -> None:
+    log_others(server)
+    assert read(server).runs == held(server).runs
+
+
 def collect(server: WandbServer, *columns: str, percent: bool = True) -> Collected:
-    return collect_runs(read(server), read_columns(columns), percent=percent)
+    return collect_runs(held(server), read_columns(columns), percent=percent)
 
 
 UPSTREAM = "upstream_accuracy=val.acc1"
@@ -100,13 +131,13 @@ TASKS = "downstream_accuracy:{task}:{shots}={task}_{shots}shot"
 def test_real_cells_come_back_as_the_local_table_says(server: WandbServer, tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text(STUDY)
-    runs = tmp_path / "runs"
-    upshot("submit", path, "--runs", runs)
-    upshot("watch", path, "--runs", runs)
-    upshot("collect", path, "--runs", runs)
-    assert "2 cells mirrored" in upshot("sync", path, "--runs", runs)
-    local = pl.read_parquet(runs / "small" / "results" / "results.parquet")
-    shutil.rmtree(runs)
+    session = open_session(path, tmp_path / "runs", [])
+    session.submit()
+    drive.watch(session.store, session.file, session.profile, show=lambda _: None, tick_s=0.2)
+    local = session.collect().collect()
+    for cell_id in local["cell_id"].unique():
+        assert mirror_cell(session.store, cell_id, "done", mode="online").ok
+    shutil.rmtree(tmp_path / "runs")
 
     printed = upshot("collect", "--from", f"wandb:{server.entity}/upshot", "--group", "small", "-o", "back.parquet")
 
@@ -117,12 +148,20 @@ def test_real_cells_come_back_as_the_local_table_says(server: WandbServer, tmp_p
     assert dict(back.schema) == SCHEMA
     keys = ["cell_id", "step", "task", "protocol", "shots"]
     last = local.filter("last_checkpoint", "last_layer").sort("draw")
-    others = [name for name in SCHEMA if name not in {*keys, "downstream_accuracy", *UNTOLD}]
-    expected = last.group_by(keys).agg(pl.col("downstream_accuracy").mean(), pl.col(others).first())
+    others = [name for name in SCHEMA if name not in {*keys, *MEANS, *UNTOLD}]
+    expected = last.group_by(keys).agg(pl.col(MEANS).mean(), pl.col(others).first())
     told = [name for name in SCHEMA if name not in UNTOLD]
     assert back.select(told).sort(keys).equals(expected.select(told).sort(keys))
     assert all(back[name].null_count() == back.height for name in UNTOLD)
-    assert "mnist" in upshot("reduce", "back.parquet")
+    counts = ["upstream_num_test", "upstream_num_classes", "num_layers", "layer", "downstream_num_test"]
+    assert back.select(counts).null_count().row(0) == (0,) * len(counts)
+    names = ("task", "shots", "conflicts", "significant_conflicts", "significant_against")
+    local_conflicts, conflicts = (
+        [[task[name] for name in names] for task in reduce_study(table, protocol="ridge", draws=20)["tasks"]]
+        for table in (local, back)
+    )
+    assert conflicts == local_conflicts
+    assert {task[-1] for task in conflicts} == {"binomial"}  # as the numbers of test images are known
 
     # The study also logged its table: then it is the local one, to the last draw, and no run is lost.
     buffer = io.BytesIO()
@@ -179,6 +218,31 @@ def test_cells_that_the_logged_table_lacks_come_from_their_runs(server: WandbSer
     assert server.num_downloads == 1
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (500, "the server answers 500"),
+        ("hang", r"no answer, or half of one \(ConnectionError\)"),
+        ("half", "4,000 of 8,000 bytes came"),
+        ("trickle", "slower than 100 kB a second"),
+    ],
+)
+def test_a_table_that_does_not_come_is_given_up(
+    server: WandbServer, fault: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the client's own download would after twenty minutes, or never."""
+    monkeypatch.setattr(reading, "CHUNK", 16)
+    log(server, "sum", group="study", job_type="summary")
+    server.logged.append(LoggedFiles(server.entity, "others", "sum", "results", "results", {"t.parquet": bytes(8000)}))
+    server.fail(fault, "/artifact/")
+    with pytest.raises(UserError, match=f"results:v0 cannot be fetched: .*{message}.*; the same command") as caught:
+        read(server, timeout_s=2.0)
+    assert "http" not in str(caught.value)  # the address is signed
+    server.recover()
+    assert read(server).tables["study"].read_bytes() == bytes(8000)
+    assert [path.name for path in read(server).folder.iterdir() if path.is_dir()] == []
+
+
 def test_runs_without_a_cell_ask_for_columns(server: WandbServer) -> None:
     log_others(server)
     with pytest.raises(UserError, match=r"none of the 3 runs is a cell of Upshot's.*--column"):
@@ -217,12 +281,15 @@ def test_a_mapping_makes_a_row_for_each_run_and_task(server: WandbServer) -> Non
     assert found.empty == {"learning_rate": 2, "size": 2}
 
 
-def test_columns_may_stand_in_a_file_and_the_command_line_goes_before(server: WandbServer, tmp_path: Path) -> None:
+def test_columns_may_stand_in_a_file_and_the_command_line_goes_before(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log_others(server)
     file = tmp_path / "columns.toml"
     file.write_text('upstream_accuracy = "no_such"\n"downstream_accuracy:{task}:5" = "{task}_5shot"\nseed = "seed"\n')
-    words = ["--columns", file, "--column", UPSTREAM, "--percent", "-o", "others.parquet"]
-    printed = upshot("collect", "--from", f"wandb:{server.entity}/others", *words)
+    words = ["--columns", str(file), "--column", UPSTREAM, "--percent", "-o", "others.parquet"]
+    app(["collect", "--from", f"wandb:{server.entity}/others", *words], standalone_mode=False)
+    printed = capsys.readouterr().out
     assert "6 rows of 3 cells in others.parquet\ntasks: cars, pets\n" in printed
     assert pl.read_parquet("others.parquet")["seed"].to_list() == [0, 0, 1, 1, 2, 2]
     for text, message in (("a = 1", "1 given"), ("a = ", "cannot be read")):
@@ -358,8 +425,8 @@ def test_what_was_read_before_a_failure_is_not_read_again(server: WandbServer, f
 
 def test_a_busy_server_is_asked_again(server: WandbServer) -> None:
     log_others(server)
-    server.fail(500, "/graphql", until=2)
-    assert read(server, num_retries=3).num_read == 3
+    server.fail(500, "/graphql", until=1)
+    assert read(server).num_read == 3
 
 
 def test_a_torn_cache_is_read_anew(server: WandbServer) -> None:
@@ -406,4 +473,5 @@ def test_a_cache_folder_that_is_a_file_says_so(server: WandbServer, tmp_path: Pa
     ],
 )
 def test_options_that_do_not_go_together(words: list[str], message: str) -> None:
-    assert message in upshot("collect", *words, code=2)
+    with pytest.raises(UserError, match=re.escape(message)):
+        app(["collect", *words], standalone_mode=False)

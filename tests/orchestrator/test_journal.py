@@ -338,6 +338,7 @@ def test_a_cell_is_described_by_its_axes_jobs_and_costs(tmp_path: Path) -> None:
             "gpu_hours": 8 * 1.5,  # the first one was killed after half an hour
             "attempts": 2,
             "checkpoint": f"cells/{cell_id[:2]}/{cell_id}/checkpoints/step_00000010",
+            "cause": None,
         }
     )
     assert len(found.wanted) == 3  # two tasks, and the upstream images

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,8 +31,9 @@ PERIOD_S = 0.3
 
 @pytest.fixture(autouse=True)
 def _swift(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client gathers rows for one second, not for 15 (whole ones count)."""
-    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
+    """The client gathers rows for one second, not for 15, and tries again after as long (whole ones count)."""
+    for name in ("FILE_STREAM_TRANSMIT_INTERVAL", "FILE_STREAM_RETRY_WAIT_MAX_SECONDS", "GRAPHQL_RETRY_MAX"):
+        monkeypatch.setenv(f"WANDB_X_{name}", "1")
 
 
 @pytest.fixture
@@ -211,15 +213,26 @@ def test_a_server_that_is_ill_for_a_while_loses_nothing(
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    ("client_s", "said"), [("1", "Client.Timeout|deadline"), pytest.param("60", "deadline", marks=pytest.mark.soak)]
+)
 def test_a_server_that_hangs_is_noted_and_holds_up_nobody(
-    store: Store, cell_id: str, folder: Path, server: WandbServer
+    store: Store,
+    cell_id: str,
+    folder: Path,
+    server: WandbServer,
+    client_s: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Whether the client gives a request up by itself, or waits for longer than it is waited for."""
+    monkeypatch.setenv("WANDB_X_GRAPHQL_TIMEOUT_SECONDS", client_s)
     append(folder, training(0, 50))
     server.fail("hang")
     with followed(folder, hurried=True):
         wait_until(lambda: mirrored(folder).get("ok") is False, "mirrored so far")
     assert followers(folder) == []
-    assert "context deadline exceeded" in mirrored(folder)["error"]
+    assert re.search(said, mirrored(folder)["error"])
     server.recover()
     assert mirror_cell(store, cell_id, "done").ok
     assert told(server.runs[cell_id]) == kept(folder)

@@ -1,4 +1,4 @@
-"""The mirrors, with the real wandb client against a loopback server and with TensorBoard's own readers."""
+"""A cell at W&B, with the real wandb client against a loopback server."""
 
 import json
 import math
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -846,7 +845,9 @@ def test_upstream_measures_stand_beside_the_results_of_the_tasks(cell: Path) -> 
         "upstream/feature_rank": 3.5,
         "upstream/ece": None,
         "upstream/head_norm": None,
+        "upstream/num_test": 500,
         "downstream/mnist/5shot/accuracy": 0.1,
+        "downstream/mnist/5shot/num_test": 2000,
     }
     (folder / f"{upstream_eval_id(by_class=True)}.parquet").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"upstream-.*cannot be read"):
@@ -859,141 +860,6 @@ def test_of_two_files_for_the_same_shots_the_newer_counts(cell: Path) -> None:
     assert downstream_metrics(newer.parent)["downstream/mnist/5shot/accuracy"] == 0.5
     os.utime(older, (4e9, 4e9))
     assert downstream_metrics(newer.parent)["downstream/mnist/5shot/accuracy"] == pytest.approx(0.2)
-
-
-# --- TensorBoard -----------------------------------------------------------------------------------------------------
-
-
-def accumulator(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    everything = {"scalars": 0, "tensors": 0, "images": 0, "histograms": 0, "audio": 0, "compressedHistograms": 0}
-    return EventAccumulator(str(folder), size_guidance=everything).Reload()
-
-
-def scalars(events: Any) -> dict[str, list[tuple[int, float]]]:
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def float32(curve: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float]]]:
-    return {name: [(seen, float(np.float32(value))) for seen, value in points] for name, points in curve.items()}
-
-
-def test_tensorboard_shows_exactly_the_curves(cell: Path) -> None:
-    killed, resumed = training(0, 80, checkpoints=(50,)), training(50, 100, checkpoints=(100,), salt=0.25)
-    append(cell, killed + resumed, torn='{"event":"tr')
-    evaluate(cell, 100, {0: [0.5, 0.5], 1: [0.25, 0.5]})
-    folder = tracking.write_tensorboard(cell, config=CONFIG)
-    assert folder == cell / "tensorboard"
-    expected = curves([r for r in killed if r["step"] <= 50] + resumed)
-    expected["downstream/mnist/5shot/accuracy"] = [(1600, 0.375)]
-    expected["downstream/mnist/5shot/best_layer"] = [(1600, 0.0)]
-    events = accumulator(folder)
-    assert scalars(events) == float32(expected)
-    assert [event.wall_time for event in events.Scalars("train/loss")][-1] == 1e9 + 100
-
-
-def test_a_tensorboard_that_is_running_goes_on_to_the_new_file(cell: Path) -> None:
-    pieces = [training(0, 50), training(50, 80), training(80, 100)]
-    append(cell, pieces[0])
-    folder = tracking.write_tensorboard(cell, config=CONFIG)
-    running = accumulator(folder)
-    for i in (1, 2):
-        append(cell, pieces[i])
-        tracking.write_tensorboard(cell, config=CONFIG)
-        whole = float32(curves([record for piece in pieces[: i + 1] for record in piece]))
-        assert scalars(running.Reload()) == whole
-        assert scalars(accumulator(folder)) == whole
-        assert sum(path.stat().st_size > 0 for path in folder.iterdir()) == 1
-        assert len(list(folder.iterdir())) == 2
-
-
-def test_tensorboard_is_not_doubled_by_a_file_that_a_crash_left(cell: Path) -> None:
-    append(cell, training(0, 50))
-    folder = tracking.write_tensorboard(cell, config=CONFIG)
-    (left,) = folder.iterdir()
-    data = left.read_bytes()
-    append(cell, training(50, 80))
-    tracking.write_tensorboard(cell, config=CONFIG)
-    left.write_bytes(data)
-    assert scalars(accumulator(folder)) == float32(curves(training(0, 50) + training(50, 80)))
-
-
-def test_a_repeated_tensorboard_is_the_same_file(cell: Path) -> None:
-    append(cell, training(0, 50, checkpoints=(50,)))
-    evaluate(cell, 50, {0: [0.5]})
-    tracking.write_tensorboard(cell, config=CONFIG)
-    (before,) = (cell / "tensorboard").iterdir()
-    tracking.write_tensorboard(cell, config=CONFIG)
-    assert list((cell / "tensorboard").iterdir()) == [before]
-
-
-def test_tensorboards_hparams_page_lists_every_cell(cell: Path) -> None:
-    from tensorboard import context
-    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-    from tensorboard.plugins import base_plugin
-    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
-
-    other = cell.with_name("f" * 16)
-    for folder, seed, accuracy in ((cell, 0, 0.25), (other, 1, 0.5)):
-        append(folder, training(0, 50, checkpoints=(50,)))
-        evaluate(folder, 50, {0: [accuracy]})
-        tracking.write_tensorboard(folder, config={**CONFIG, "seed": seed, "pretrained": False})
-
-    multiplexer = EventMultiplexer()
-    multiplexer.AddRunsFromDirectory(str(cell.parent)).Reload()
-    provider = MultiplexerDataProvider(multiplexer, str(cell.parent))
-    backend = backend_context.Context(base_plugin.TBContext(data_provider=provider))
-    experiment = backend.experiment_from_metadata(
-        context.RequestContext(), "", True, backend.hparams_metadata(context.RequestContext(), ""), []
-    )
-    request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=10, include_metrics=True)
-    request.allowed_statuses.append(api_pb2.STATUS_SUCCESS)
-    for info in experiment.metric_infos:
-        request.col_params.add().metric.CopyFrom(info.name)
-    handler = list_session_groups.Handler(context.RequestContext(), backend, "", request)
-    groups = handler.run().session_groups
-
-    shown = {
-        group.hparams["seed"].number_value: (
-            {key: value.string_value or value.number_value for key, value in group.hparams.items()},
-            {metric.name.tag: metric.value for metric in group.metric_values},
-        )
-        for group in groups
-    }
-    assert sorted(shown) == [0, 1]
-    hparams, metrics = shown[1]
-    assert hparams["family"] == "vit"
-    assert hparams["fraction"] == 0.3
-    assert "patch_size" not in hparams
-    assert metrics["downstream/mnist/5shot/accuracy"] == 0.5
-    assert metrics["upstream/accuracy"] == float(np.float32(0.05))
-
-
-def test_tensorboard_of_a_cell_without_records_has_its_hyperparameters(cell: Path) -> None:
-    events = accumulator(tracking.write_tensorboard(cell, config=CONFIG))
-    assert events.Tags()["scalars"] == []
-    assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
-
-
-def test_writing_tensorboard_loads_neither_torch_nor_tensorflow(cell: Path) -> None:
-    append(cell, training(0, 20))
-    code = (
-        "import sys; from pathlib import Path; from orchestrator.tracking import write_tensorboard\n"
-        "write_tensorboard(Path(sys.argv[1]), config={'a': 1})\n"
-        "print([module for module in ('torch', 'tensorflow') if module in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(cell)], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_tensorboard_names_a_damaged_evaluation(cell: Path) -> None:
-    append(cell, training(0, 20, checkpoints=(20,)))
-    evaluate(cell, 20, {0: [0.5]}).write_bytes(b"PAR1 torn")
-    with pytest.raises(DataError, match=r"000000000000\.parquet"):
-        tracking.write_tensorboard(cell, config=CONFIG)
-    assert list((cell / "tensorboard").iterdir()) == []
 
 
 # --- the server itself -----------------------------------------------------------------------------------------------
