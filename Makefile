@@ -23,7 +23,7 @@ test-xla: $(VENV)/.dev $(XLA)/.dev
 # on two cores.
 soak: $(VENV)/.dev
 	sh tests/install_packages.sh --accounting
-	$(BIN)/pytest tests/faults tests/orchestrator/test_slurm_pipeline.py tests/orchestrator/test_live.py tests/models/test_train.py -m "slurm or soak"
+	$(BIN)/pytest tests/faults tests/orchestrator/test_slurm_pipeline.py tests/orchestrator/test_live.py tests/orchestrator/test_syncing.py tests/models/test_train.py -m "slurm or soak"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,6 +43,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.checkpoint_stall
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.sync
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.features
 	$(BIN)/python -m benchmarks.fewshot
 

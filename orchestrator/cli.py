@@ -17,6 +17,7 @@ from orchestrator.import_command import import_command
 from orchestrator.models_command import models_command
 from orchestrator.reduce_command import reduce_command
 from orchestrator.report_command import report_command
+from orchestrator.sync_command import sync_command
 from orchestrator.tasks_command import tasks_command
 
 if TYPE_CHECKING:
@@ -242,17 +243,7 @@ app.command("reduce")(reduce_command)
 app.command("report")(report_command)
 app.command("models")(models_command)
 app.command("tasks")(tasks_command)
-
-
-@app.command()
-def sync(study: StudyArgument = STUDY, runs: RunsOption = RUNS) -> None:
-    """Mirror every cell that has run to Weights & Biases, from the study folder. Repeating it doubles nothing."""
-    session = _open_submitted(study, runs)
-    mirrored, errors = session.sync()
-    print(f"{mirrored} cells mirrored to W&B project {session.file.study.wandb.project}")
-    for error in errors:
-        print(error, file=sys.stderr)
-    raise typer.Exit(1 if errors else 0)
+app.command("sync")(sync_command)
 
 
 @app.command()

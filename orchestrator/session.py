@@ -13,7 +13,6 @@ from models.errors import StudyError, UnknownNameError
 from orchestrator import drive
 from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
-from orchestrator.node import mirror_cell
 from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
@@ -102,15 +101,6 @@ class Session:
             "cpu_hours": seen.plan.hours("cpu_hours", of_all=True),
             "sbatch_calls": len({m.token for m in self.store.manifests() if m.executor == "slurm"}),
         }
-
-    def sync(self) -> tuple[int, list[str]]:
-        """(cells mirrored to W&B, what went wrong); stops at the first failure, since the next would wait as long."""
-        ran = [state for state in self.observe().states if state.train.num_attempts]
-        for done, state in enumerate(ran):
-            result = mirror_cell(self.store, state.cell.cell_id, state.status.value, mode="online")
-            if not result.ok:
-                return done, [f"{state.cell.cell_id}: {result.error}"]
-        return len(ran), []
 
     def reduce(
         self,

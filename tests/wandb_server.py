@@ -68,8 +68,9 @@ class Run:
 class WandbServer(Artifacts, Views):
     """The server; a context manager.
 
-    `runs` by run id; `deleted`, the ids that were used and may not come again; `unknown`, what it had no answer for;
-    `asked`, the variables of every page of runs that was asked for.
+    `runs` by run id; `deleted`, the ids that were used and may not come again; `closed`, the projects in which the
+    key's user may not write; `unknown`, what it had no answer for; `asked`, the variables of every page of runs that
+    was asked for; `num_met`, how many requests there were that the fault is about.
     """
 
     api_key = "local" + "0" * 35
@@ -81,16 +82,19 @@ class WandbServer(Artifacts, Views):
         self.unknown: list[str] = []
         self.operations: list[str] = []
         self.deleted: set[str] = set()
+        self.closed: set[str] = set()
+        self.rewinds = True
         self.cut_off = threading.Event()
         self.asked: list[dict[str, Any]] = []
         self._counted: tuple[int, int, str] | None = None
         self._beats = itertools.count(1)
         self._faulty = range(0)
-        self._num_met = 0
+        self.num_met = 0
         self._fault: Fault | None = None
         self._fault_path = "/"
         self._recovered = threading.Event()
         self._lock = threading.RLock()
+        self._is_away = False
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
 
@@ -103,6 +107,18 @@ class WandbServer(Artifacts, Views):
         self.recover()
         self._http.shutdown()
         self._http.server_close()
+
+    def go_away(self) -> None:
+        """Dies, as far as anyone can see: connections are refused, and those that are open end without an answer."""
+        self._is_away = True
+        self.__exit__()
+
+    def come_back(self) -> None:
+        """Listens on the same port again, and has all its runs."""
+        self._http = ThreadingHTTPServer(("127.0.0.1", self._http.server_port), _handler(self))
+        self._http.daemon_threads = True
+        self._is_away = False
+        self.__enter__()
 
     @property
     def url(self) -> str:
@@ -120,7 +136,7 @@ class WandbServer(Artifacts, Views):
         """
         self._recovered.clear()
         self._fault, self._fault_path, self._faulty = fault, path, range(after, until or sys.maxsize)
-        self._num_met = 0
+        self.num_met = 0
 
     def is_trickling(self, path: str) -> bool:
         """Whether an answer comes byte by byte."""
@@ -142,10 +158,12 @@ class WandbServer(Artifacts, Views):
     # --- requests; each returns (status, body), or None for no answer -----------------------------------------------
 
     def answer(self, method: str, path: str, body: bytes, authorization: str) -> tuple[int, Any] | None:
+        if self._is_away:
+            return None
         fault = self._fault if self._fault_path in path else None
         if fault:
-            self._num_met += 1
-            fault = fault if self._num_met - 1 in self._faulty else None
+            self.num_met += 1
+            fault = fault if self.num_met - 1 in self._faulty else None
         if fault == "hang":
             self._recovered.wait()
             return None
@@ -216,10 +234,24 @@ class WandbServer(Artifacts, Views):
             given = request.get("variables") or {}
             if name == "Runs":
                 given = {**given, "fields": set(re.findall(r"\w+", request["query"]))}
-            if name == "UpsertBucket" and given["name"] in self.deleted:
-                message = f"run {given['name']} was previously created and deleted; try a new run name"
-                return 409, {"errors": [{"message": message}], "data": {"upsertBucket": None}}
+            if name == "UpsertBucket" and (refusal := self._refusal(given)):
+                return refusal[0], {"errors": [{"message": refusal[1]}], "data": {"upsertBucket": None}}
+            if name == "RewindRun" and (self.runs[given["runName"]].state == "running" or not self.rewinds):
+                # In the words of wandb issue 10438; a server of one's own has no rewind.
+                why = "a run that is not in a terminal state" if self.rewinds else "runs here"
+                return 400, {"errors": [{"message": f"cannot rewind {why}"}], "data": {"rewindRun": None}}
             return 200, {"data": resolve(given)}
+
+    def _refusal(self, given: dict[str, Any]) -> tuple[int, str] | None:
+        """Why a run is not made or changed, in the real server's words: wandb issues 1192, 2484, 8609 and 9156."""
+        entity = given.get("entity") or self.entity
+        if entity != self.entity:
+            return 404, f"entity {entity} not found during upsertBucket"
+        if given.get("project") in self.closed:
+            return 403, "permission denied"
+        if given["name"] in self.deleted:
+            return 409, f"run {given['name']} was previously created and deleted; try a new run name"
+        return None
 
     # --- operations, by name ----------------------------------------------------------------------------------------
 
@@ -261,6 +293,14 @@ class WandbServer(Artifacts, Views):
             return {"model": None}
         bucket = self._bucket(run) | {"wandbConfig": json.dumps({"t": 1})}
         return {"model": {"id": run.project, "name": run.project, "entity": self._entity(run), "bucket": bucket}}
+
+    def _on_RewindRun(self, given: dict[str, Any]) -> Any:  # noqa: N802
+        """docs.wandb.ai/models/runs/rewind, wandb 7711: rows after that step go, and the summary is computed anew."""
+        run = self.runs[given["runName"]]
+        run.lines = {i: line for i, line in run.lines.items() if line["_step"] <= given["metricValue"]}
+        run.summary = {}
+        bucket = self._bucket(run) | {"project": {"id": run.project, "name": run.project, "entity": self._entity(run)}}
+        return {"rewindRun": {"rewoundRun": bucket}}
 
     def _on_CreateRunFiles(self, given: dict[str, Any]) -> Any:  # noqa: N802
         files = [{"name": name, "uploadUrl": f"{self.url}/upload/{given['run']}/{name}"} for name in given["files"]]
@@ -351,6 +391,7 @@ def _told(line: dict[str, Any]) -> str:
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or every answer would wait 40 ms for the client's acknowledgement of its head
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class calls it that
             pass

@@ -70,6 +70,11 @@ def base_url() -> str:
     return _wandb_setting("base_url") or DEFAULT_URL
 
 
+def default_entity() -> str | None:
+    """The team or user that W&B's settings name; None where it is the key's own."""
+    return _wandb_setting("entity")
+
+
 def _wandb_setting(name: str) -> str | None:
     """One of wandb's settings: the environment, then ./wandb/settings, then the user's settings file."""
     if value := os.environ.get(f"WANDB_{name.upper()}"):

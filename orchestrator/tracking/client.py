@@ -6,6 +6,7 @@ Nothing is asked of a person, printed, or sent about this machine, and every wai
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,10 @@ class Description:
     job_type: str = "cell"
 
 
+class NoKeyError(UserError):
+    """Nobody has given a key for the server."""
+
+
 class RunRefusedError(UserError):
     """W&B has a run of that id that this cell must not go on with."""
 
@@ -102,6 +107,19 @@ class Known:
     num_told: int
     digest: str
     tags: Sequence[str]
+
+    def may_be_first_of(self, rows: Sequence[Row]) -> bool:
+        """Whether nothing speaks against the history being the first rows of the journal.
+
+        A mirror that was killed has told rows of which the summary does not say yet.
+        """
+        if not self.num_told <= self.num_rows <= len(rows):
+            return False
+        return not self.digest or digest(rows[: self.num_told]) == self.digest
+
+    def is_all_of(self, rows: Sequence[Row]) -> bool:
+        """Whether the history is the journal, and the summary says so."""
+        return self.num_rows == self.num_told == len(rows) and digest(rows) == self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +161,7 @@ def open_online(
         NoAnswerError: W&B does not say how many rows the run has.
         Exception: whatever wandb raises where it cannot open a run.
     """
-    if not find_key():  # wandb would ask for one on a terminal
-        raise UserError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+    need_key()
     listener = Listener()
     try:
         known = look(cell_dir.name, description, draft, timeout_s, listener)
@@ -153,9 +170,14 @@ def open_online(
     if known is None:
         return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume="never")
     _check_same(cell_dir.name, known, description)
-    others = [tag for tag in known.tags if tag.partition("=")[0] not in SAME]  # not an earlier grid's axes
-    described = replace(description, tags=[*description.tags, *others])
+    described = _with_their_tags(description, known)
     return _go_on(cell_dir, described, rows, known, draft, timeout_s, listener)
+
+
+def _with_their_tags(description: Description, known: Known) -> Description:
+    """The description with the tags that people gave the run, but not an earlier grid's axes."""
+    others = [tag for tag in known.tags if tag.partition("=")[0] not in SAME]
+    return replace(description, tags=[*description.tags, *others])
 
 
 def _go_on(
@@ -185,7 +207,7 @@ def _go_on(
         known = again
     raise NoAnswerError(
         "W&B has not counted the rows of this run yet; nothing was told, the next mirror goes on (if it stays so, some"
-        " were lost on the way: `wandb sync` of an offline mirror replaces the run)"
+        " were lost on the way: `upshot sync --rebuild` tells it anew)"
     )
 
 
@@ -207,6 +229,40 @@ def _leave(opened: OpenRun) -> None:
     opened.run.finish(exit_code=1)
 
 
+def open_over(cell_dir: Path, description: Description, rows: Sequence[Row], draft: Path, timeout_s: float) -> OpenRun:
+    """The cell's run at W&B, as `open_online`, but emptied where its history cannot be the journal's first rows.
+
+    That takes W&B's rewind (docs.wandb.ai/models/runs/rewind: a preview of its clouds since May 2026). Without it what
+    is told goes behind what is there: a client of today begins at the number of rows that W&B says it has, however the
+    run is opened, and so does `wandb sync`.
+
+    Raises:
+        RunRefusedError: the run is another cell's or study's.
+        Exception: whatever wandb raises where it cannot open a run, rewind it, or say what it has of it.
+    """
+    need_key()
+    listener = Listener()
+    known = look(cell_dir.name, description, draft, timeout_s, listener)
+    if known is None:
+        return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume="never")
+    _check_same(cell_dir.name, known, description)
+    described = _with_their_tags(description, known)
+    if known.may_be_first_of(rows):
+        return _go_on(cell_dir, described, rows, known, draft, timeout_s, listener)
+    emptied = f"{cell_dir.name}?_step=-1"  # exclusive: no row stays
+    return open_run(cell_dir, described, draft, timeout_s, listener, mode="online", resume_from=emptied)
+
+
+def need_key() -> None:
+    """Nothing, where there is a key: without one wandb would ask for it on a terminal.
+
+    Raises:
+        NoKeyError: there is none.
+    """
+    if not find_key():
+        raise NoKeyError(f"no W&B key for {base_url()}: `wandb login` keeps one, or set WANDB_API_KEY")
+
+
 def look(run_id: str, description: Description, draft: Path, timeout_s: float, listener: Listener) -> Known | None:
     """What W&B has of that run; None if there is none.
 
@@ -226,7 +282,12 @@ def look(run_id: str, description: Description, draft: Path, timeout_s: float, l
             if "Could not find run" in str(error):
                 return None
             raise NoAnswerError(f"W&B did not answer within {timeout_s:g} s") from error
-    number, _, rest = str(dict(run.summary).get(TOLD, "")).partition(" ")
+    return known_of(run, dict(run.summary))
+
+
+def known_of(run: Any, summary: Mapping[str, Any]) -> Known:
+    """What W&B's public API says of a run, its summary apart."""
+    number, _, rest = str(summary.get(TOLD, "")).partition(" ")
     told = int(number) if number.isdecimal() else 0
     return Known(run.group, dict(run.config), run.history_line_count or 0, told, rest, run.tags)
 
@@ -250,12 +311,12 @@ def _check_told(known: Known, rows: Sequence[Row]) -> None:
     if known.num_rows > len(rows):
         raise RunRefusedError(
             f"W&B holds {known.num_rows} records of this run and the study folder {len(rows)}: it shows an earlier"
-            " training of the cell; the run is left as it is (`wandb sync` of an offline mirror replaces it)"
+            " training of the cell; the run is left as it is (`upshot sync --rebuild` tells it anew)"
         )
     if known.digest and known.num_told <= len(rows) and digest(rows[: known.num_told]) != known.digest:
         raise RunRefusedError(
             f"W&B's {known.num_told} rows of this run are not the first of the cell's journal, which must have been"
-            " lost and made anew; the run is left as it is (`wandb sync` of an offline mirror replaces it)"
+            " lost and made anew; the run is left as it is (`upshot sync --rebuild` writes it over)"
         )
 
 
@@ -377,6 +438,12 @@ def own_environment(folder: Path | None = None) -> Iterator[None]:
         for name in ("WANDB_SERVICE", *(["WANDB_DIR"] if folder else [])):
             os.environ.pop(name, None)
         os.environ.update(before)
+
+
+def close() -> None:
+    """Ends this process's client, if it has one."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
 
 
 def one_line(error: object) -> str:

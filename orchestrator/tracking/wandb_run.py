@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +30,18 @@ from orchestrator.tracking.client import (
 )
 from orchestrator.tracking.curves import COSTS, final_metrics, read_curve
 from orchestrator.tracking.journal import Row, advance
+from orchestrator.tracking.stamps import Place, stamp_of, stamped
 from orchestrator.tracking.transaction_log import num_rows_kept
+from orchestrator.tracking.trouble import DELETED, Trouble, trouble_in, trouble_of
 
 TIMEOUT_S = 30.0
 WRITTEN_S: Final = 5.0
 NOTE: Final = "mirror.json"
 """Of a cell's folder: how its last mirror went."""
+Opens = Callable[[Path, Description, Sequence[Row], Path, float], OpenRun]
+"""`client.open_online`, or `open_over` where W&B may hold another history."""
+ENDED: Final = ("done", "diverged", "failed")
+"""The outcomes after which nothing more comes, unless somebody wants it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,7 @@ class MirrorResult:
     """How a mirror went. `error` is one line and None when `ok`; nothing is lost when it went wrong.
 
     Args:
+        trouble: of which kind the error is.
         num_records: the curve's records in the files, repeated steps counted each time.
         num_rows: the lines of the journal, which the run's history is to have.
         num_sent: how many went into W&B's history this time.
@@ -53,6 +61,7 @@ class MirrorResult:
     ok: bool
     mode: Mode
     error: str | None = None
+    trouble: Trouble | None = None
     num_records: int = 0
     num_rows: int = 0
     num_sent: int = 0
@@ -75,7 +84,13 @@ class CellFiles:
 
 
 def mirror_cell(
-    cell_dir: Path, description: Description, *, mode: Mode, outcome: str, timeout_s: float = TIMEOUT_S
+    cell_dir: Path,
+    description: Description,
+    *,
+    mode: Mode,
+    outcome: str,
+    timeout_s: float = TIMEOUT_S,
+    opens: Opens = open_online,
 ) -> MirrorResult:
     """Writes the whole of a cell, as it stands, to its W&B run; idempotent, one call at a time for a cell.
 
@@ -88,6 +103,7 @@ def mirror_cell(
         mode: see above; "disabled" does nothing.
         outcome: done, failed, diverged or running.
         timeout_s: how long looking at the run, opening it and uploading may take, each.
+        opens: how the run is opened online.
 
     Returns:
         What was done. Nothing that goes wrong here is raised: a mirror must not take down the cell that it shows.
@@ -95,16 +111,19 @@ def mirror_cell(
     if mode == "disabled":
         return MirrorResult(ok=True, mode=mode)
     try:
+        stamp = stamp_of(cell_dir, outcome)
         cell = read_files(cell_dir, description, outcome)
     except Exception as error:  # see Returns
-        result = MirrorResult(ok=False, mode=mode, error=one_line(error))
-    else:
-        try:
-            result = (_mirror_online if mode == "online" else _mirror_offline)(cell, timeout_s)
-        except Exception as error:  # what wandb raises is no closed set
-            result = _result(cell, problem_of(error), mode=mode)
+        result = MirrorResult(ok=False, mode=mode, error=one_line(error), trouble=Trouble.CELL)
+        note(cell_dir, ok=False, mode=mode, error=result.error, rows=None, outcome=outcome)
+        return result
+    try:
+        result = _mirror_online(cell, timeout_s, opens) if mode == "online" else _mirror_offline(cell, timeout_s)
+    except Exception as error:  # what wandb raises is no closed set
+        result = _result(cell, problem_of(error), trouble_of(error), mode=mode)
     rows = result.num_rows if result.ok else None
-    note(cell_dir, ok=result.ok, mode=mode, error=result.error, rows=rows, outcome=outcome)
+    more = stamped(Place.of(description.project, description.entity), stamp) if result.ok and mode == "online" else {}
+    note(cell_dir, ok=result.ok, mode=mode, error=result.error, rows=rows, outcome=outcome, **more)
     return result
 
 
@@ -142,21 +161,35 @@ def _storable(value: float | str) -> float | str:
 def problem_of(error: Exception) -> str:
     """One line of what went wrong, with what mends it where that is known."""
     problem = one_line(error)
-    if "previously created and deleted" in problem:  # wandb #1192: W&B never gives an id again
+    if "failed to rewind" in problem:
+        problem += " (W&B could not empty this run, and what it shows is left: give the study another wandb.project)"
+    if DELETED in problem:
         problem += " (restore the run on its W&B page, or give the study another wandb.project)"
     return problem
 
 
 def note(
-    cell_dir: Path, *, ok: bool, mode: Mode, error: str | None, rows: int | None, outcome: str = "running"
+    cell_dir: Path, *, ok: bool, mode: Mode, error: str | None, rows: int | None, outcome: str = "running", **more: Any
 ) -> None:
     """Leaves in `mirror.json` how a mirror went: `rows` is how many lines of the journal the run has, None if unknown.
 
     The folder may be full or gone: then nothing is left.
     """
-    told = {"time": time.time(), "ok": ok, "mode": mode, "error": error, "rows": rows, "outcome": outcome}
+    told = {"time": time.time(), "ok": ok, "mode": mode, "error": error, "rows": rows, "outcome": outcome, **more}
     with contextlib.suppress(OSError):
         write_whole(cell_dir / NOTE, json.dumps(told))
+
+
+def is_unchanged(cell_dir: Path, place: Place, stamp: str) -> bool:
+    """Whether the cell's last mirror was a good one, to that place and of the very files that are there now."""
+    try:
+        noted = json.loads((cell_dir / NOTE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    if not isinstance(noted, dict):
+        return False
+    wanted = {"ok": True, "mode": "online", **stamped(place, stamp)}
+    return {key: noted.get(key) for key in wanted} == wanted
 
 
 def _mirror_offline(cell: CellFiles, timeout_s: float) -> MirrorResult:
@@ -174,16 +207,27 @@ def _mirror_offline(cell: CellFiles, timeout_s: float) -> MirrorResult:
     return _result(cell, None, mode="offline", num_sent=sent, folder=folder)
 
 
-def _mirror_online(cell: CellFiles, timeout_s: float) -> MirrorResult:
+def _mirror_online(cell: CellFiles, timeout_s: float, opens: Opens) -> MirrorResult:
     with draft_folder(cell.folder) as draft:
-        opened = open_online(cell.folder, cell.description, cell.rows, draft, timeout_s)
+        opened = opens(cell.folder, cell.description, cell.rows, draft, timeout_s)
         url = opened.run.url
         try:
             sent = _tell_all(opened, cell)
         except TimeoutError:
-            return _result(cell, f"W&B took longer than {timeout_s:g} s to take the upload", mode="online", url=url)
-    problem = f"W&B refused a part: {opened.listener.fatal[0]}" if opened.listener.fatal else None
-    return _result(cell, problem, mode="online", num_sent=sent, url=url)
+            problem = f"W&B took longer than {timeout_s:g} s to take the upload"
+            return _result(cell, problem, Trouble.PASSING, mode="online", url=url)
+    fields: dict[str, Any] = {"mode": "online", "num_sent": sent, "url": url}
+    if opened.listener.fatal:
+        words = opened.listener.fatal[0]
+        return _result(cell, f"W&B refused a part: {words}", trouble_in(words), **fields)
+    _mark_synced(cell.folder)
+    return _result(cell, None, **fields)
+
+
+def _mark_synced(folder: Path) -> None:
+    """Has `wandb sync` leave the cell's offline runs out: it would tell their rows a second time."""
+    for path in (folder / "wandb").glob("offline-run-*/*.wandb"):
+        path.with_name(f"{path.name}.synced").touch()
 
 
 def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
@@ -197,9 +241,11 @@ def _tell_all(opened: OpenRun, cell: CellFiles) -> int:
     try:
         sent = tell(opened.run, cell.rows, opened.num_there)
         summarise(opened.run, cell.summary, cell.rows)
+        if cell.outcome not in ENDED:
+            opened.run.mark_preempting()  # or W&B would call it finished
         finished = True
     finally:
-        opened.run.finish(exit_code=1 if cell.outcome == "failed" or not finished else 0)
+        opened.run.finish(exit_code=0 if finished and cell.outcome in ("done", "diverged") else 1)
     _check_kept(Path(opened.run.dir).parent, sent)
     return sent
 
@@ -215,10 +261,11 @@ def _check_kept(folder: Path, sent: int) -> None:
         time.sleep(0.01)
 
 
-def _result(cell: CellFiles, problem: str | None, **fields: Any) -> MirrorResult:
+def _result(cell: CellFiles, problem: str | None, trouble: Trouble | None = None, **fields: Any) -> MirrorResult:
     return MirrorResult(
         ok=problem is None,
         error=problem,
+        trouble=trouble,
         num_records=cell.num_records,
         num_rows=len(cell.rows),
         num_unreadable=cell.num_unreadable,

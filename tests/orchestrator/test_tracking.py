@@ -389,7 +389,7 @@ def test_a_run_of_an_earlier_training_is_pointed_out(cell: Path, server: WandbSe
     result = mirror(cell)
     assert not result.ok
     assert "5 records" in str(result.error)
-    assert "wandb sync" in str(result.error)
+    assert "upshot sync --rebuild" in str(result.error)
 
 
 def test_long_names_and_tags_are_cut_to_what_wandb_takes(cell: Path, server: WandbServer) -> None:

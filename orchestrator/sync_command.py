@@ -1,0 +1,134 @@
+"""`upshot sync`: a study's cells, told to Weights & Biases from the study folder."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.study_sync import StudySync
+    from orchestrator.tracking.syncing import Report
+
+STUDY = Path("study.toml")
+MOST_SHOWN = 20  # of cells that failed
+INTERRUPTED = 130  # as a shell has it
+
+
+def sync_command(
+    study: Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")] = STUDY,
+    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
+        "runs"
+    ),
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="How many cells are told at once.")] = 4,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Ask W&B what it lacks, and write over what it holds otherwise.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until every cell has ended and is mirrored.")] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="With --watch: seconds between two rounds.")] = 60.0,
+    patience: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that W&B may be away before the rest is left for another time.")
+    ] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch a line a round.")] = False,
+) -> None:
+    """Mirror every cell that has run to Weights & Biases, from the study folder. Repeating it doubles nothing.
+
+    Only cells whose files have changed since are told. Exit code 1: some cells were not mirrored; 2: none can be.
+    """
+    from orchestrator.session import open_submitted
+    from orchestrator.study_sync import StudySync
+
+    sync = StudySync(open_submitted(study, runs), jobs=jobs, patience_s=patience)
+    try:
+        with _ended_by_sigterm():
+            report = _watch(sync, every, rebuild, as_json) if watch else _once(sync, rebuild, as_json)
+    except KeyboardInterrupt:
+        told = f"{len(sync.report.told)} cells were mirrored; the same command goes on from there"
+        print(f"interrupted: {told}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(0 if report.is_good else 1)
+
+
+def _once(sync: "StudySync", rebuild: bool, as_json: bool) -> "Report":
+    with _progress(as_json) as show:
+        report = sync.round(show, rebuild=rebuild)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        print(summary(report))
+        _print_troubles(report)
+    return report
+
+
+def _watch(sync: "StudySync", every_s: float, rebuild: bool, as_json: bool) -> "Report":
+    """The last report; one line a round in which something was told, or went wrong in another way."""
+    wrong: tuple[object, ...] = ({}, {}, None)
+    while True:
+        with _progress(as_json) as show:
+            report = sync.round(show, rebuild=rebuild)
+        rebuild = False  # once is enough
+        ends = report.is_whole and sync.is_settled()
+        now = (report.failed, report.later, report.stopped)
+        if report.told or now != wrong or ends:
+            line = json.dumps(report.to_json()) if as_json else f"{time.strftime('%H:%M:%S')}  {summary(report)}"
+            print(line, flush=True)
+            if now != wrong and not as_json:
+                _print_troubles(report)
+        if ends:
+            return report
+        wrong = now
+        time.sleep(every_s)
+
+
+def summary(report: "Report") -> str:
+    """'12 cells mirrored (3,400 rows), 88 unchanged, 1 by its job, 2 failed'."""
+    parts = [f"{len(report.told):,} cells mirrored ({sum(report.told.values()):,} rows)"]
+    failed = len(report.failed) + len(report.later)
+    for number, what in ((report.unchanged, "unchanged"), (len(report.busy), "by their jobs"), (failed, "failed")):
+        parts += [f"{number:,} {what}"] if number else []
+    return ", ".join([*parts, *([f"{len(report.left):,} left"] if report.left else [])])
+
+
+def _print_troubles(report: "Report") -> None:
+    failed = {**report.failed, **report.later}
+    for cell_id, reason in list(failed.items())[:MOST_SHOWN]:
+        print(f"{cell_id}: {reason}", file=sys.stderr)
+    if len(failed) > MOST_SHOWN:
+        print(f"and {len(failed) - MOST_SHOWN} more: `upshot sync --json` lists all", file=sys.stderr)
+    if report.stopped is not None:
+        print(f"{report.stopped}; {len(report.left)} cells are left: the same command goes on", file=sys.stderr)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far the round is, on a terminal: one line, gone afterwards."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console()
+    if as_json or not console.is_terminal:
+        yield lambda _done, _of: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        line = progress.add_task("to W&B", total=None)
+        yield lambda done, of: progress.update(line, completed=done, total=of)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Takes SIGTERM for Ctrl-C: the cells under way are given a moment, and nothing stays behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
