@@ -73,6 +73,16 @@ class StudySync:
         self._refused = {cell_id: (stamps[cell_id], reason) for cell_id, reason in report.failed.items()}
         return report
 
+    def tell_study(self) -> None:
+        """Tells W&B what the study says as a whole, where it was told of the cells; what goes wrong stands in `report`.
+
+        It takes the whole of `upshot report` where the study has changed.
+        """
+        if self.report.stopped is None:
+            from orchestrator.study_summary import mirror_study  # its chart libraries take a second to load
+
+            self.report.study = mirror_study(self.session).error
+
     def is_settled(self) -> bool:
         """Whether every cell has ended, and none is to be tried again."""
         return self._observer.look(strict=False).settled

@@ -38,7 +38,8 @@ def sync_command(
 ) -> None:
     """Mirror every cell that has run to Weights & Biases, from the study folder. Repeating it doubles nothing.
 
-    Only cells whose files have changed since are told. Exit code 1: some cells were not mirrored; 2: none can be.
+    Only cells whose files have changed since are told, then the run of the study as a whole (with --watch at the end).
+    Exit code 1: some cells were not mirrored; 2: none can be.
     """
     from orchestrator.session import open_submitted
     from orchestrator.study_sync import StudySync
@@ -57,6 +58,7 @@ def sync_command(
 def _once(sync: "StudySync", rebuild: bool, as_json: bool) -> "Report":
     with _progress(as_json) as show:
         report = sync.round(show, rebuild=rebuild)
+    sync.tell_study()
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:
@@ -67,13 +69,15 @@ def _once(sync: "StudySync", rebuild: bool, as_json: bool) -> "Report":
 
 def _watch(sync: "StudySync", every_s: float, rebuild: bool, as_json: bool) -> "Report":
     """The last report; one line a round in which something was told, or went wrong in another way."""
-    wrong: tuple[object, ...] = ({}, {}, None)
+    wrong: tuple[object, ...] = ({}, {}, None, None)
     while True:
         with _progress(as_json) as show:
             report = sync.round(show, rebuild=rebuild)
         rebuild = False  # once is enough
         ends = report.is_whole and sync.is_settled()
-        now = (report.failed, report.later, report.stopped)
+        if ends:
+            sync.tell_study()
+        now = (report.failed, report.later, report.stopped, report.study)
         if report.told or now != wrong or ends:
             line = json.dumps(report.to_json()) if as_json else f"{time.strftime('%H:%M:%S')}  {summary(report)}"
             print(line, flush=True)
@@ -100,6 +104,8 @@ def _print_troubles(report: "Report") -> None:
         print(f"{cell_id}: {reason}", file=sys.stderr)
     if len(failed) > MOST_SHOWN:
         print(f"and {len(failed) - MOST_SHOWN} more: `upshot sync --json` lists all", file=sys.stderr)
+    if report.study is not None:
+        print(f"the run of the study: {report.study}", file=sys.stderr)
     if report.stopped is not None:
         print(f"{report.stopped}; {len(report.left)} cells are left: the same command goes on", file=sys.stderr)
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +16,7 @@ from orchestrator.tracking.reading import ReadRuns
 
 __all__ = ["Collected", "collect_runs", "project_of", "read_columns"]
 
+KEY = ("task", "protocol", "shots", "step")
 ORDER = ("cell_id", "step", "task", "protocol", "shots", "draw", "layer")
 
 
@@ -55,8 +57,8 @@ def project_of(text: str) -> tuple[str, str]:
 def collect_runs(read: ReadRuns, columns: Mapping[str, str], *, percent: bool = False) -> Collected:
     """The results table of what was read: by the columns where there are some, else as Upshot mirrors its cells.
 
-    Upshot's own: a study's results table is taken whole where it was logged, and of its runs only those of cells that
-    are not in it.
+    Upshot's own: a study's results table is taken where it was logged, and of its runs those of cells that are not in
+    it, or have been judged further since.
 
     Args:
         read: the runs.
@@ -81,15 +83,20 @@ def collect_runs(read: ReadRuns, columns: Mapping[str, str], *, percent: bool = 
 
 def _own(read: ReadRuns) -> Collected:
     tables = {group: _read_table(path) for group, path in read.tables.items()}
-    there = {group: set(table["cell_id"]) for group, table in tables.items()}
+    there = {group: _judged(table) for group, table in tables.items()}
     own = [run for run in read.runs if is_own(run)]
     if not own and not tables:
         raise UserError(
             f"none of the {len(read.runs):,} runs is a cell of Upshot's; for runs that others logged tell which of "
             "their values is what: --column upstream_accuracy=val/acc1 --column downstream_accuracy:pets:5=pets_5shot"
         )
-    wanted = [run for run in own if run.run_id not in there.get(run.group or "", ())]
-    rows = own_rows(wanted)
+    rows_of: dict[str, list[Row]] = {run.run_id: [] for run in own}
+    for row in own_rows(own):
+        rows_of[row["cell_id"]].append(row)
+    wanted = [run for run in own if not _is_in(rows_of[run.run_id], there.get(run.group or "", {}).get(run.run_id))]
+    rows = [row for run in wanted for row in rows_of[run.run_id]]
+    newer = [run.run_id for run in wanted if rows_of[run.run_id]]
+    tables = {group: table.filter(~pl.col("cell_id").is_in(newer)) for group, table in tables.items()}
     with_rows = {row["cell_id"] for row in rows}
     left_out = {
         "no cell of Upshot's": len(read.runs) - len(own),
@@ -104,6 +111,20 @@ def _own(read: ReadRuns) -> Collected:
         unfinished=Counter(outcome for outcome in outcomes if outcome not in ("done", "diverged")),
         left_out={why: number for why, number in left_out.items() if number},
     )
+
+
+def _judged(table: pl.DataFrame) -> dict[str, set[tuple[Any, ...]]]:
+    """By cell, (task, protocol, shots, step) of the rows that the study logged."""
+    keys: dict[str, set[tuple[Any, ...]]] = {}
+    for cell_id, *key in table.select("cell_id", *KEY).unique().iter_rows():
+        keys.setdefault(cell_id, set()).add(tuple(key))
+    return keys
+
+
+def _is_in(rows: Sequence[Row], logged: set[tuple[Any, ...]] | None) -> bool:
+    """Whether a table has the cell, and all that its run has come to since."""
+    measured = {tuple(row[name] for name in KEY) for row in rows if row["downstream_accuracy"] is not None}
+    return logged is not None and measured <= logged
 
 
 def _read_table(path: Path) -> pl.DataFrame:

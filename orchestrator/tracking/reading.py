@@ -166,9 +166,8 @@ def _fetch(file: Any, path: Path, patience: Patience) -> str | None:
     `Artifact.download` would ask for twenty minutes, and wait for ever for a server that is silent.
     """
     import requests
-    from urllib3.util.retry import Retry
-
     import wandb
+    from urllib3.util.retry import Retry
 
     waits = Retry(
         total=patience.num_retries,

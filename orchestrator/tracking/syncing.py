@@ -41,6 +41,7 @@ class Report:
         later: by cell, why it was not told although another time it may be.
         left: those that were not tried, because of `stopped`.
         stopped: why the rest was left.
+        study: why the run of the whole study was not told.
     """
 
     place: Place
@@ -51,11 +52,12 @@ class Report:
     later: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     stopped: str | None = None
+    study: str | None = None
 
     @property
     def is_good(self) -> bool:
         """Whether nothing went wrong."""
-        return not (self.failed or self.later or self.stopped)
+        return not (self.failed or self.later or self.stopped or self.study)
 
     @property
     def is_whole(self) -> bool:
@@ -75,6 +77,7 @@ class Report:
             "failed": {**self.failed, **self.later},
             "left": self.left,
             "stopped": self.stopped,
+            "study": self.study,
         }
 
 
