@@ -217,6 +217,14 @@ def test_cells_that_the_logged_table_lacks_come_from_their_runs(server: WandbSer
         assert found.studies == ["study"]
     assert server.num_downloads == 1
 
+    # The cell has gone on since: another task was judged.
+    server.runs["a"].summary["downstream/patches/5shot/accuracy"] = 0.125
+    server.beat(server.runs["a"])
+    found = collect_runs(read(server), {}).results
+    columns = ("cell_id", "task", "downstream_accuracy")
+    measured = found.filter(pl.col("downstream_accuracy").is_not_null()).select(columns).rows()
+    assert measured == [("a", "mnist", 0.25), ("a", "patches", 0.125), ("b", "mnist", 0.25)]
+
 
 @pytest.mark.parametrize(
     ("fault", "message"),

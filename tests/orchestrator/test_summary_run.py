@@ -638,3 +638,22 @@ def test_the_command_prints_the_page_and_the_address(unfinished: Written, server
     assert said.startswith("upshot: the report is not published")
     table = folder / "results" / "results.parquet"
     assert "is a table" in upshot("report", table, "--wandb", code=2)
+
+
+def test_sync_tells_the_run_of_the_study_after_its_cells(unfinished: Written, server: WandbServer) -> None:
+    unfinished.train(0, 1)
+    folder = unfinished.store.root
+    upshot("sync", folder)
+    assert server.runs.keys() == {RUN, *(unfinished.cells[cell].cell_id for cell in (0, 1))}
+    assert server.runs[RUN].summary["cells/done"] == 2
+    opened = server.runs[RUN].num_opened
+    upshot("sync", folder)
+    assert server.runs[RUN].num_opened == opened, "an unchanged study is not told again"
+
+    unfinished.train(2)
+    server.deleted.add(RUN)
+    del server.runs[RUN]
+    said = upshot("sync", folder, code=1)
+    assert "the run of the study: " in said
+    assert "previously created and deleted" in said
+    assert unfinished.cells[2].cell_id in server.runs
