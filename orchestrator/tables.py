@@ -255,6 +255,8 @@ def wandb_lines(found: Mirrored) -> list[str]:
     lines = [f"W&B {found.mode}: no cell has run yet"]
     if found.num_ran and not found.num_waiting:
         lines = [f"W&B {found.mode}: all {found.num_ran:,} cells that ran are up to date"]
+    elif 0 < found.num_offline == found.num_ran:
+        lines = [f"W&B {found.mode}: {found.num_ran:,} cells that ran wait in their folders: `upshot sync` tells W&B"]
     elif found.num_ran:
         words = {"behind": found.num_behind, "wait as offline runs": found.num_offline, "not mirrored": found.num_never}
         others = ", ".join(f"{number:,} {word}" for word, number in words.items() if number)

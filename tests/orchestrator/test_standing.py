@@ -109,6 +109,13 @@ def test_all_are_up_to_date(ended, study):
     assert wandb_lines(look(ended, study)) == ["W&B online: all 4 cells that ran are up to date"]
 
 
+def test_offline_runs_that_wait_are_no_trouble(ended, study):
+    for cell in range(4):
+        mirror(ended, cell, mode="offline")
+    (line,) = wandb_lines(look(ended, study))
+    assert line.endswith(": 4 cells that ran wait in their folders: `upshot sync` tells W&B")
+
+
 @pytest.mark.parametrize("name", ["train.ndjson", "wandb.ndjson", "evals/step_00000004"])
 def test_a_cell_is_behind_once_anything_of_it_is_newer(ended, study, name):
     mirror(ended)
