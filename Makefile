@@ -19,8 +19,8 @@ test-xla: $(VENV)/.dev $(XLA)/.dev
 	sh tests/install_packages.sh
 	PJRT_DEVICE=CPU UPSHOT_REQUIRE_XLA=1 UPSHOT_MAIN_PYTHON=$(CURDIR)/$(BIN)/python $(XLA)/bin/pytest tests/xla -n 2 --dist loadgroup
 
-# Every fault, also those that take long, on a private Slurm cluster, a silent W&B, and torch.compile; about half an hour
-# on two cores.
+# Every fault, also those that take long, on a private Slurm cluster, 200 cells beside an ill W&B server, a silent one, and
+# torch.compile; about an hour on two cores.
 soak: $(VENV)/.dev
 	sh tests/install_packages.sh --accounting
 	$(BIN)/pytest tests/faults tests/orchestrator/test_slurm_pipeline.py tests/orchestrator/test_live.py tests/orchestrator/test_syncing.py tests/models/test_train.py -m "slurm or soak"

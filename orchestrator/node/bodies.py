@@ -87,8 +87,6 @@ def _train(work: Work) -> dict[str, Any]:
         "peak_accelerator_gb": result.peak_accelerator_gb,
     }
     if result.outcome != "interrupted":
-        if work.leads:
-            mirror_cell(store, cell_id, result.outcome)
         return ended
     return ended | {"error": _stopped(work.stop, f"at step {result.step}")}
 
@@ -159,9 +157,6 @@ def _evaluate(work: Work) -> dict[str, Any]:
             upstream=bool(d.upstream),
             by_class=d.upstream == "by_class",
         )
-    files = read_files(store, study, cell_id)
-    if trained is not None and not files.missing:
-        mirror_cell(store, cell_id, trained)
     return {"outcome": "done", "num_files": num_files}
 
 
@@ -223,29 +218,81 @@ def _architecture(work: Work, metrics: dict[str, Any]) -> "Architecture":
 BODIES: Mapping[Stage, Body] = {"train": _train, "evaluate": _evaluate}
 
 
+def show(work: Work, outcome: str) -> None:
+    """Mirrors the cell once a stage of it has ended; that is on record by then, whatever becomes of the mirror.
+
+    A start that finds the stage done mirrors the cell where the one before was ended too early for it.
+    """
+    try:
+        trained = _to_show(work, outcome)
+    except (UserError, OSError) as error:
+        print(f"not mirrored: {error}", flush=True)
+        return
+    if trained is not None:
+        _mirror_in_passing(work.store, work.cell_id, trained)
+
+
+def _to_show(work: Work, outcome: str) -> str | None:
+    """How the cell's training ended, where that, or a new evaluation, is to be shown."""
+    store, cell_id = work.store, work.cell_id
+    shown = {"train": ("done", "diverged", "failed", "skipped"), "evaluate": ("done", "skipped")}
+    if outcome not in shown[work.stage]:
+        return None
+    trained, folder = training_ended(store, cell_id), store.cell_folder(cell_id)
+    if work.stage == "evaluate" and read_files(store, store.study(), cell_id).missing:
+        return None
+    if outcome == "skipped" and tracking.mirrored_since(folder, folder / "attempts.ndjson"):
+        return None
+    return trained
+
+
+def _mirror_in_passing(store: Store, cell_id: str, outcome: str) -> None:
+    """Mirrors the cell; where W&B does not answer, all cells of a job wait for it a small share of its time at most."""
+    if tracking.PATIENCE.is_over:
+        mirror_cell(store, cell_id, outcome, mode="disabled")  # for TensorBoard
+        problem = f"not tried so soon after: {tracking.PATIENCE.problem} (`upshot sync` tells W&B the rest)"
+        tracking.note(store.cell_folder(cell_id), ok=False, mode="online", error=problem, rows=None, outcome=outcome)
+        return
+    began = time.monotonic()
+    mirrored = mirror_cell(store, cell_id, outcome, timeout_s=tracking.ANSWER_S, wait_s=tracking.ANSWER_S)
+    if mirrored.mode == "online":
+        tracking.PATIENCE.wait(time.monotonic() - began)
+        tracking.PATIENCE.judge(mirrored.error)
+
+
 def mirror_cell(
-    store: Store, cell_id: str, outcome: str, *, mode: tracking.Mode | None = None
+    store: Store,
+    cell_id: str,
+    outcome: str,
+    *,
+    mode: tracking.Mode | None = None,
+    timeout_s: float = tracking.TIMEOUT_S,
+    wait_s: float = 0.0,
 ) -> tracking.MirrorResult:
     """Writes the cell to W&B and TensorBoard as it stands. Neither can fail the cell: the files are the truth.
 
-    Checkpoints of a cell may be judged by several jobs at once: one of them mirrors. The mode is the study's when it is
-    not given.
+    Checkpoints of a cell may be judged by several jobs at once, and what an attempt that was killed has left behind may
+    mirror the last of it: one mirrors at a time, another waits up to `wait_s` for it. The mode is the study's when it
+    is not given; `timeout_s` is that of `tracking.mirror_cell`.
     """
     try:
-        with lock.holding(store.cell_folder(cell_id) / "mirror.lock"):
-            return _mirror(store, cell_id, outcome, mode)
+        with lock.holding(store.cell_folder(cell_id) / "mirror.lock", wait_s=wait_s):
+            return _mirror(store, cell_id, outcome, mode, timeout_s)
     except Exception as error:  # whatever it is, the cell is what counts
         print(f"not mirrored: {error}", flush=True)
         return tracking.MirrorResult(ok=False, mode=mode or "offline", error=str(error))
 
 
-def _mirror(store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None) -> tracking.MirrorResult:
+def _mirror(
+    store: Store, cell_id: str, outcome: str, mode: tracking.Mode | None, timeout_s: float
+) -> tracking.MirrorResult:
     description, folder = tracking.describe(store, cell_id), store.cell_folder(cell_id)
     try:
         tracking.write_tensorboard(folder, description, outcome=outcome)
     except Exception as error:  # W&B may have it all the same
         print(f"TensorBoard: {error}", flush=True)
     mode = mode or tracking.mode_of(store)
-    mirrored = tracking.mirror_cell(folder, description, mode=mode, outcome=outcome)
-    print(f"W&B {mode}: {'mirrored' if mirrored.ok else mirrored.error}", flush=True)
+    mirrored = tracking.mirror_cell(folder, description, mode=mode, outcome=outcome, timeout_s=timeout_s)
+    if mode != "disabled":
+        print(f"W&B {mode}: {'mirrored' if mirrored.ok else mirrored.error}", flush=True)
     return mirrored

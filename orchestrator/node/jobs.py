@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.node.bodies import BODIES, mirror_cell, training_ended
-from orchestrator.node.work import BUSY, Body, StopRequest, Work, own_job_id, run_work
+from orchestrator.node.bodies import BODIES, show, training_ended
+from orchestrator.node.work import BUSY, Body, StopRequest, Work, logged, own_job_id, run_work
 from orchestrator.store import Manifest, Stage, Store, parse_unit
 from slurm import launch, local
 from slurm.jobs import requeue
@@ -46,7 +46,7 @@ def run_task(study_dir: str, token: str, index: int, bodies: Mapping[Stage, Body
             work.agree_to_stop()
             if stop:
                 break
-            outcomes[text] = _run(work, (bodies or BODIES)[manifest.stage])
+            outcomes[text] = _do(work, (bodies or BODIES)[manifest.stage])
             if world is not None and outcomes[text] == "failed":
                 break  # one process may be in the middle of what the others have left: they part
         if "failed" in outcomes.values() and world is not None:
@@ -54,11 +54,12 @@ def run_task(study_dir: str, token: str, index: int, bodies: Mapping[Stage, Body
     _end_job(manifest, stop, outcomes, leads=world is None or world.rank == 0, num_tasks=num_tasks)
 
 
-def _run(work: Work, body: Body) -> str:
-    """Does one piece of work, as `run_work`; a training that failed is mirrored as that, once its end is on record."""
+def _do(work: Work, body: Body) -> str:
+    """Does one piece of work and shows what came of it; the outcome is that of `run_work`."""
     outcome = run_work(work, body)
-    if outcome == "failed" and work.stage == "train" and work.leads:
-        mirror_cell(work.store, work.cell_id, outcome)
+    if work.leads and outcome != BUSY:
+        with logged(work):
+            show(work, outcome)
     return outcome
 
 
@@ -146,7 +147,7 @@ def _take_one(
         for text in manifest.tasks[index]:
             cell_id, step = parse_unit(text)
             work = Work(store=store, manifest=manifest, cell_id=cell_id, step=step, stop=stop)
-            _run(work, BODIES[manifest.stage])
+            _do(work, BODIES[manifest.stage])
         return rest, True
     return waiting, False
 

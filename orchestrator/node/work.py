@@ -202,6 +202,15 @@ def _log_path(work: Work, number: int) -> Path:
     return path if work.leads or work.world is None else path.with_suffix(f".rank{work.world.rank}.log")
 
 
+@contextmanager
+def logged(work: Work) -> Iterator[None]:
+    """What is printed while the block runs goes to the log of the stage's newest attempt, once that has ended too."""
+    events = work.store.attempts(work.cell_id)
+    number = sum(event.get("stage") == work.stage and event.get("event") == "start" for event in events)
+    with _captured(_log_path(work, max(1, number))):
+        yield
+
+
 def _where() -> dict[str, Any]:
     """The job that an attempt runs in."""
     restarts = os.environ.get("SLURM_RESTART_COUNT")

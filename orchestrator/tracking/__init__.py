@@ -6,12 +6,16 @@ A mirror is written from files that are already safe, so losing one loses nothin
 from orchestrator.tracking.account import Mode, default_mode, find_key
 from orchestrator.tracking.client import Description
 from orchestrator.tracking.described import describe, mode_of
-from orchestrator.tracking.live import following
+from orchestrator.tracking.live import ANSWER_S, following
+from orchestrator.tracking.patience import PATIENCE
 from orchestrator.tracking.standing import Mirrored, mirrored
 from orchestrator.tracking.tensorboard import write_tensorboard
-from orchestrator.tracking.wandb_run import MirrorResult, mirror_cell
+from orchestrator.tracking.wandb_run import TIMEOUT_S, MirrorResult, mirror_cell, mirrored_since, note
 
 __all__ = [
+    "ANSWER_S",
+    "PATIENCE",
+    "TIMEOUT_S",
     "Description",
     "MirrorResult",
     "Mirrored",
@@ -22,6 +26,8 @@ __all__ = [
     "following",
     "mirror_cell",
     "mirrored",
+    "mirrored_since",
     "mode_of",
+    "note",
     "write_tensorboard",
 ]

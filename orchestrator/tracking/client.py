@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_NAME, MAX_TAG = 128, 64  # W&B refuses a run with a longer display name or tag
 DRAFT = ".wandb-draft-"
+REASON_S: Final = 2.0  # for a client that found no answer to say why
 TOLD: Final = "_told"
 """Of the summary: how many lines of the journal the history has, and their digest; W&B's pages hide the name."""
 CAUSE: Final = "cause"
@@ -166,7 +167,8 @@ def open_online(
     try:
         known = look(cell_dir.name, description, draft, timeout_s, listener)
     except NoAnswerError:
-        known = None  # opening tells better what is wrong, and "never" lets no run be overwritten that is there
+        # Opening tells better what is wrong, and "never" lets no run be overwritten that is there.
+        known, timeout_s = None, min(timeout_s, REASON_S)
     if known is None:
         return open_run(cell_dir, description, draft, timeout_s, listener, mode="online", resume="never")
     _check_same(cell_dir.name, known, description)
@@ -351,7 +353,7 @@ def open_run(
             )
         except Exception:
             # The client keeps the id of a run that it could not open, and would call it "in use" the next time.
-            wandb.teardown(exit_code=1)
+            close()
             raise
     run.define_metric("examples_seen", hidden=True)
     run.define_metric("step", hidden=True)
@@ -441,9 +443,10 @@ def own_environment(folder: Path | None = None) -> Iterator[None]:
 
 
 def close() -> None:
-    """Ends this process's client, if it has one."""
+    """Ends this process's client, if it has one. One that has died is let go of: it would be asked again."""
     if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
+        with contextlib.suppress(Exception):  # it cannot be told
+            sys.modules["wandb"].teardown(exit_code=1)
 
 
 def one_line(error: object) -> str:

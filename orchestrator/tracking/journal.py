@@ -71,10 +71,9 @@ def new_rows(cell_dir: Path, rows: Sequence[Row], curve: Curve, wanted: frozense
         DataError: an evaluation's file cannot be read.
     """
     told = {(row.event, row.step) for row in rows}
-    new = [
-        Row(event=p.event, step=p.step, examples_seen=p.examples_seen, time=p.time, values=p.values)
-        for p in current_points(curve.points, told)
-    ]
+    # By step: an attempt that died may have gone further than the one that repeats its steps has come so far.
+    points = sorted(current_points(curve.points, told), key=lambda point: (point.step, point.index))
+    new = [Row(event=p.event, step=p.step, examples_seen=p.examples_seen, time=p.time, values=p.values) for p in points]
     return new + _new_evaluations(cell_dir, rows, curve, wanted)
 
 

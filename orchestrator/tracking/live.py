@@ -22,6 +22,7 @@ from orchestrator.tracking.account import Mode
 from orchestrator.tracking.client import (
     NoAnswerError,
     OpenRun,
+    close,
     draft_folder,
     look,
     one_line,
@@ -30,6 +31,7 @@ from orchestrator.tracking.client import (
     tell,
 )
 from orchestrator.tracking.described import describe
+from orchestrator.tracking.patience import PATIENCE
 from orchestrator.tracking.wandb_run import CellFiles, note, problem_of, read_files
 
 PERIOD_S: Final = 60.0
@@ -48,8 +50,8 @@ Ended = Callable[[float], bool]
 def following(cell_dir: Path, *, hurried: Callable[[], bool], period_s: float = PERIOD_S) -> Iterator[None]:
     """Mirrors the cell at W&B while the block runs, about once in `period_s` and once at its end.
 
-    The block waits at its end for the last rows, at most `END_S`, or `STOPPED_S` where it is `hurried` or raises. One
-    that is shorter than a period opens no run.
+    The block waits at its end for the last rows, at most `END_S`, or `STOPPED_S` where it is `hurried` or raises, or
+    where W&B has been waited for in vain. One that is shorter than a period opens no run.
     """
     # Nothing of it is to be in the way of the training: no accelerator, no thread for each core.
     environment = {**os.environ, "PYTHONPATH": _import_path(), "PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -64,7 +66,7 @@ def following(cell_dir: Path, *, hurried: Callable[[], bool], period_s: float = 
     wait_s, began = STOPPED_S, time.monotonic()
     try:
         yield
-        wait_s = STOPPED_S if hurried() else END_S
+        wait_s = STOPPED_S if hurried() or PATIENCE.is_over else END_S
     finally:
         _let_go(child, wait_s if time.monotonic() - began > period_s else 0.0)
 
@@ -77,11 +79,13 @@ def _import_path() -> str:
 def _let_go(child: "subprocess.Popen[bytes]", wait_s: float) -> None:
     assert child.stdin is not None, "it was made with a pipe"
     child.stdin.close()
+    began = time.monotonic()
     try:
         child.wait(wait_s)
     except subprocess.TimeoutExpired:
         child.kill()  # nothing is lost: the journal is there, and wandb's own process ends with its parent
         child.wait()
+    PATIENCE.wait(time.monotonic() - began)
 
 
 def follow(store: Store, cell_id: str, ended: Ended, *, period_s: float = PERIOD_S) -> None:
@@ -95,6 +99,7 @@ def follow(store: Store, cell_id: str, ended: Ended, *, period_s: float = PERIOD
         except lock.LockBusyError:
             continue  # another process mirrors the cell, and notes how that goes
         except Exception as error:  # what wandb raises is no closed set
+            close()
             note(folder, ok=False, mode=MODE, error=problem_of(error), rows=None)
             pause = min(2 * pause, MOST_PERIODS)
 

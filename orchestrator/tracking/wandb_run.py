@@ -21,6 +21,7 @@ from orchestrator.tracking.client import (
     Description,
     Listener,
     OpenRun,
+    close,
     draft_folder,
     one_line,
     open_online,
@@ -102,7 +103,8 @@ def mirror_cell(
         description: what is shown beside the curves.
         mode: see above; "disabled" does nothing.
         outcome: done, failed, diverged or running.
-        timeout_s: how long looking at the run, opening it and uploading may take, each.
+        timeout_s: how long looking at the run, opening it and uploading may take, each; where W&B does not answer the
+            first, two seconds more are all.
         opens: how the run is opened online.
 
     Returns:
@@ -120,6 +122,7 @@ def mirror_cell(
     try:
         result = _mirror_online(cell, timeout_s, opens) if mode == "online" else _mirror_offline(cell, timeout_s)
     except Exception as error:  # what wandb raises is no closed set
+        close()
         result = _result(cell, problem_of(error), trouble_of(error), mode=mode)
     rows = result.num_rows if result.ok else None
     more = stamped(Place.of(description.project, description.entity), stamp) if result.ok and mode == "online" else {}
@@ -190,6 +193,15 @@ def is_unchanged(cell_dir: Path, place: Place, stamp: str) -> bool:
         return False
     wanted = {"ok": True, "mode": "online", **stamped(place, stamp)}
     return {key: noted.get(key) for key in wanted} == wanted
+
+
+def mirrored_since(cell_dir: Path, changed: Path) -> bool:
+    """Whether the cell's last mirror went well, and that file is no newer."""
+    try:
+        noted = json.loads((cell_dir / NOTE).read_bytes())
+        return bool(noted["ok"]) and (cell_dir / NOTE).stat().st_mtime_ns >= changed.stat().st_mtime_ns
+    except (OSError, ValueError, TypeError, KeyError):  # none yet, or left empty by a crash
+        return False
 
 
 def _mirror_offline(cell: CellFiles, timeout_s: float) -> MirrorResult:

@@ -10,6 +10,7 @@ import pytest
 from orchestrator import lock, node
 from orchestrator.node import StopRequest, work
 from orchestrator.node.jobs import CellsFailedError
+from slurm.cluster import load_profile
 from tests.orchestrator.ledger import EVALUATE, TRAIN
 from tests.private_slurm import wait_until
 
@@ -65,7 +66,8 @@ def story(ledger, cell=0):
 # --- done once -----------------------------------------------------------------------------------------------------
 
 
-def test_every_cell_of_a_pack_has_its_start_and_end_in_its_ledger_and_a_log(ledger, capfd):
+def test_every_cell_of_a_pack_has_its_start_and_end_in_its_ledger_and_a_log(ledger, small, capfd):
+    ledger.store.write_study(small.file.text, load_profile("local"))
     ledger.submit(TRAIN, [ids(ledger)[:1], ids(ledger)[1:3]])
     bodies = Bodies(lambda this: {"outcome": "done", "step": os.write(1, this.cell_id.encode())})
     run(ledger, TRAIN, bodies, index=1)
