@@ -26,11 +26,11 @@ from orchestrator.tracking.client import (
     draft_folder,
     look,
     one_line,
-    open_online,
     summarise,
     tell,
 )
 from orchestrator.tracking.described import describe
+from orchestrator.tracking.opening import open_online
 from orchestrator.tracking.patience import PATIENCE
 from orchestrator.tracking.wandb_run import CellFiles, note, problem_of, read_files
 

@@ -24,13 +24,13 @@ from orchestrator.tracking.client import (
     close,
     draft_folder,
     one_line,
-    open_online,
     open_run,
     summarise,
     tell,
 )
 from orchestrator.tracking.curves import COSTS, final_metrics, read_curve
 from orchestrator.tracking.journal import Row, advance
+from orchestrator.tracking.opening import open_online
 from orchestrator.tracking.stamps import Place, stamp_of, stamped
 from orchestrator.tracking.transaction_log import num_rows_kept
 from orchestrator.tracking.trouble import DELETED, Trouble, trouble_in, trouble_of
@@ -40,7 +40,7 @@ WRITTEN_S: Final = 5.0
 NOTE: Final = "mirror.json"
 """Of a cell's folder: how its last mirror went."""
 Opens = Callable[[Path, Description, Sequence[Row], Path, float], OpenRun]
-"""`client.open_online`, or `open_over` where W&B may hold another history."""
+"""`opening.open_online`, or `open_over` where W&B may hold another history."""
 ENDED: Final = ("done", "diverged", "failed")
 """The outcomes after which nothing more comes, unless somebody wants it."""
 

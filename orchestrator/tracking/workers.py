@@ -19,8 +19,9 @@ from typing import Final, Self
 
 from orchestrator import lock
 from orchestrator.store import Store
-from orchestrator.tracking.client import close, draft_folder, one_line, open_online, open_over
+from orchestrator.tracking.client import close, draft_folder, one_line
 from orchestrator.tracking.described import describe
+from orchestrator.tracking.opening import open_online, open_over
 from orchestrator.tracking.stamps import Place, stamp_of
 from orchestrator.tracking.trouble import Trouble, trouble_of
 from orchestrator.tracking.wandb_run import is_unchanged, mirror_cell, note

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchestrator import tracking
 from orchestrator.grid import cells
 from orchestrator.store import Manifest, Store
-from orchestrator.tracking import client
+from orchestrator.tracking import opening
 from orchestrator.tracking.curves import read_curve
 from orchestrator.tracking.journal import JOURNAL, Row, advance, digest, read_journal
 from orchestrator.tracking.transaction_log import num_rows_kept
@@ -225,7 +225,7 @@ def test_a_run_whose_rows_wandb_has_not_counted_is_told_nothing(
     append(cell, training(0, 100))
     mirror(cell, outcome="running")
     append(cell, training(100, 150))
-    monkeypatch.setattr(client, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(opening, "PAUSES_S", (0.0,))
     server.count_late(7, 10)
     assert "has not counted" in str(mirror(cell).error)
     assert (len(server.runs[CELL_ID].lines), server.runs[CELL_ID].state) == (10, "preempted")
