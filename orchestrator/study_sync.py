@@ -9,6 +9,7 @@ from orchestrator.state import CellState, Status
 from orchestrator.tracking.client import need_key
 from orchestrator.tracking.missing import AwayError, whole_runs
 from orchestrator.tracking.stamps import Place, stamp_of
+from orchestrator.tracking.summary_run import was_told
 from orchestrator.tracking.syncing import PATIENCE_S, Report, Sync
 from orchestrator.tracking.wandb_run import TIMEOUT_S, is_unchanged
 from orchestrator.tracking.workers import Task
@@ -74,11 +75,11 @@ class StudySync:
         return report
 
     def tell_study(self) -> None:
-        """Tells W&B what the study says as a whole, where it was told of the cells; what goes wrong stands in `report`.
+        """Tells W&B what the study says as a whole, after its cells; what goes wrong stands in `report`.
 
-        It takes the whole of `upshot report` where the study has changed.
+        It takes as long as `upshot report`, so it is left out where no cell was told and the last time went well.
         """
-        if self.report.stopped is None:
+        if self.report.stopped is None and (self.report.told or not was_told(self.session.store.root)):
             from orchestrator.study_summary import mirror_study  # its chart libraries take a second to load
 
             self.report.study = mirror_study(self.session).error

@@ -69,7 +69,7 @@ def _seen(cell: str) -> Iterator[list[Any]]:
 def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208 - the same
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -103,6 +103,14 @@ def mirror_summary(
     return result
 
 
+def was_told(folder: Path) -> bool:
+    """Whether the last time went well, of the study in that folder; what has changed since does not count."""
+    try:
+        return json.loads((folder / NOTE).read_bytes())["ok"] is True
+    except (OSError, ValueError, TypeError, KeyError):  # none yet, or left empty by a crash
+        return False
+
+
 def _mirror(
     folder: Path,
     description: Description,

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from evals.protocol import RESULT_SCHEMA
 from orchestrator.files import append_record
 from orchestrator.grid import cells
 from orchestrator.store import Manifest, Store
@@ -84,6 +85,9 @@ class RanStudy:
     def judge(self, cell_id: str, step: int, accuracy: float = 0.5) -> Path:
         """The checkpoint's evaluation is there."""
         path = evaluate(self.folder(cell_id), step, {0: [accuracy]})
+        known = {**dict.fromkeys(RESULT_SCHEMA), "cell_id": cell_id, "step": step, "upstream_accuracy": 0.5}
+        rows = [known | row for row in pl.read_parquet(path).to_dicts()]
+        pl.DataFrame(rows, schema=RESULT_SCHEMA).write_parquet(path)
         return path.rename(path.with_name(self._wanted))
 
     def run(self, cell_id: str, last: int = 100, **options: Any) -> None:

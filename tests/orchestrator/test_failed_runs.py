@@ -17,6 +17,7 @@ from orchestrator.node.jobs import CellsFailedError
 from orchestrator.session import open_session
 from orchestrator.state import CellState
 from orchestrator.store import Manifest, Stage
+from orchestrator.tracking.patience import Patience
 from slurm.cluster import local_profile
 from tests.orchestrator.conftest import SmallStudy
 from tests.private_slurm import wait_until
@@ -31,6 +32,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(tracking, "PATIENCE", Patience())  # each job has its own
     handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     with WandbServer() as started:
         for name, value in started.environment.items():

@@ -607,12 +607,13 @@ def test_what_it_prints_fits_a_terminal_and_says_it_all(tmp_path: Path, server: 
         "failed": {},
         "left": [],
         "stopped": None,
+        "study": None,
     }
 
 
 def test_unchanged_cells_need_neither_wandb_nor_a_key(tmp_path: Path, server: WandbServer) -> None:
     study = ran(tmp_path, 1)
-    synced(study)
+    upshot("sync", study.root)
     code = (
         "import sys\nfrom orchestrator.cli import main\nsys.argv = ['upshot', 'sync', sys.argv[1]]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
