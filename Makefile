@@ -20,7 +20,7 @@ test-xla: $(VENV)/.dev $(XLA)/.dev
 	PJRT_DEVICE=CPU UPSHOT_REQUIRE_XLA=1 UPSHOT_MAIN_PYTHON=$(CURDIR)/$(BIN)/python $(XLA)/bin/pytest tests/xla -n 2 --dist loadgroup
 
 # Every fault, also those that take long, on a private Slurm cluster, 200 cells beside an ill W&B server, a silent one, and
-# torch.compile; about an hour on two cores.
+# torch.compile; an hour or two on two cores.
 soak: $(VENV)/.dev
 	sh tests/install_packages.sh --accounting
 	$(BIN)/pytest tests/faults tests/orchestrator/test_slurm_pipeline.py tests/orchestrator/test_live.py tests/orchestrator/test_syncing.py tests/models/test_train.py -m "slurm or soak"
