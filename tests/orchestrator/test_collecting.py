@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from orchestrator.session import open_session
 from orchestrator.tracking import reading
 from orchestrator.tracking.kept_runs import LoggedRun, Scalar
 from orchestrator.tracking.reading import ReadRuns, read_runs, scalars
+from tests.orchestrator.own_server import own_server
 from tests.orchestrator.upshot_command import upshot
 from tests.wandb_artifacts import LoggedFiles
 from tests.wandb_server import Run, WandbServer
@@ -55,20 +55,9 @@ mode = "disabled"
 @pytest.fixture(autouse=True)
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A server and a machine that knows no other."""
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    for name in ("HOME", "XDG_CACHE_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.chdir(tmp_path)
-    with WandbServer() as started:
-        for name, value in started.environment.items():
-            monkeypatch.setenv(name, value)
+    with own_server(tmp_path, monkeypatch) as started:
         yield started
-        started.recover()
-        assert started.unknown == []
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
 
 
 def log(server: WandbServer, run_id: str, **fields: Any) -> Run:

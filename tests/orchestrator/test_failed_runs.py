@@ -1,9 +1,7 @@
 """Trainings that fail: their own jobs say so at W&B, and whatever W&B does, they fail of nothing else."""
 
 import json
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from orchestrator.store import Manifest, Stage
 from orchestrator.tracking.patience import Patience
 from slurm.cluster import local_profile
 from tests.orchestrator.conftest import SmallStudy
+from tests.orchestrator.own_server import own_server
 from tests.private_slurm import wait_until
 from tests.wandb_server import WandbServer
 
@@ -27,21 +26,10 @@ from tests.wandb_server import WandbServer
 @pytest.fixture(autouse=True)
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A server and a machine that knows no other."""
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(tracking, "PATIENCE", Patience())  # each job has its own
     handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    with WandbServer() as started:
-        for name, value in started.environment.items():
-            monkeypatch.setenv(name, value)
+    with own_server(tmp_path, monkeypatch) as started:
         yield started
-        started.recover()
-        assert started.unknown == []
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
     for number, handler in handlers.items():  # a job has its own
         signal.signal(number, handler)
 

@@ -1,7 +1,6 @@
 """What W&B shows of a whole study, with the real wandb client and report library against a loopback server."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -32,6 +31,7 @@ from orchestrator.wanted import wanted_files
 from slurm.cluster import local_profile
 from slurm.failures import Cause
 from tests.orchestrator.ledger import TRAIN, Ledger
+from tests.orchestrator.own_server import own_server
 from tests.orchestrator.upshot_command import upshot
 from tests.wandb_server import Run, WandbServer
 
@@ -63,22 +63,11 @@ FILE_OF_FITS = "fits.table.json"
 @pytest.fixture(autouse=True)
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A server and a machine that knows no other."""
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
-    for name in ("HOME", "XDG_CACHE_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(home))
-    monkeypatch.setenv("NETRC", str(home / "netrc"))
     monkeypatch.chdir(home)
-    with WandbServer() as started:
-        for name, value in started.environment.items():
-            monkeypatch.setenv(name, value)
+    with own_server(home, monkeypatch) as started:
         yield started
-        started.recover()
-        assert started.unknown == []
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
 
 
 # --- a study's folder, written by hand -------------------------------------------------------------------------------
