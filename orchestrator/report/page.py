@@ -1,12 +1,12 @@
 """The page: sections, data, style and scripts in one file that asks no host for anything."""
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from orchestrator.charts import DARK, LIGHT, Spec, Style, browser_script, page_spec
 from orchestrator.report.facts import Facts
 from orchestrator.report.figures import charts_of
-from orchestrator.report.look import CSS, SCRIPT
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.packing import pack
 from orchestrator.report.panels import Panel
@@ -59,10 +59,15 @@ def write_page(
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", f"{title}: Upshot report"),
-        element("style", Markup(CSS)),
+        element("style", Markup(_part("page.css"))),
     ]
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n"
+
+
+def _part(name: str) -> str:
+    """A file of the page that lies beside this module."""
+    return files("orchestrator.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def default_shots(facts: Facts) -> int | None:
@@ -87,7 +92,7 @@ def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
         return []
     data = pack(panels, _specs(facts, panels), shots=default_shots(facts), canvas_from=CANVAS_FROM)
     holder = element("script", Markup(data), type="application/json", id="data")
-    return [holder, element("script", Markup(browser_script())), element("script", Markup(SCRIPT))]
+    return [holder, element("script", Markup(browser_script())), element("script", Markup(_part("page.js")))]
 
 
 def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Spec]]:
