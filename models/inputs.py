@@ -39,9 +39,10 @@ ToInput = Callable[[torch.Tensor], torch.Tensor]
 def to_input(images_BHWC: torch.Tensor, mean: Channels = HALF, std: Channels = HALF) -> torch.Tensor:
     """[B, 3, H, W] float32, (value / 255 - mean) / std, from uint8 [B, H, W, C]; one channel is repeated to three.
 
-    Every model takes three channels, so a network trained on grey icons can be probed on coloured tasks.
+    Every model takes three channels, so a network trained on grey icons can be probed on coloured tasks. Channel after
+    channel in memory, whichever way the images lie: as fast or faster for all families, and what narrow ResNets need.
     """
-    x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32)
+    x_BCHW = images_BHWC.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if len({*zip(mean, std, strict=True)}) > 1:
         factor_C11, offset_C11 = (
             x_BCHW.new_tensor(values)[:, None, None]
