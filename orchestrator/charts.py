@@ -1,6 +1,6 @@
-"""Chart specifications, one for page and paper, and their pictures. All but `render` and `browser_script` is pure.
+"""Chart specifications, one for page and paper, and their pictures.
 
-A chart is a Vega-Lite specification without values: it names its data sets ("points", "hull" ...), and whoever shows it
+All but `render`, `svg` and `browser_script` is pure. A chart is a Vega-Lite specification without values: it names its data sets ("points", "hull" ...), and whoever shows it
 supplies them. Accuracies are fractions in [0, 1].
 """
 
@@ -246,7 +246,8 @@ def figure_spec(multiples: Sequence[Multiple], theme: Theme, *, columns: int, wi
         subtitle = {"subtitle": _wrapped(multiple.subtitle, width)} if multiple.subtitle else {}
         title = {"text": multiple.title, "anchor": "start", **subtitle}
         chart = _with_own_data(multiple.chart, f"_{i}")
-        parts.append({"width": width, "height": height, **chart, "title": title})
+        size = {} if "vconcat" in chart else {"width": width, "height": height}
+        parts.append({**size, **chart, "title": title})
         datasets |= {f"{name}_{i}": rows for name, rows in multiple.data.items()}
     return {
         "$schema": alt.SCHEMA_URL,
@@ -261,8 +262,14 @@ def figure_spec(multiples: Sequence[Multiple], theme: Theme, *, columns: int, wi
 
 def render(spec: Spec) -> Picture:
     """The figure as SVG, PNG (twice its nominal size) and PDF, without a browser."""
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=_vega_lite_version())
-    return Picture(svg, vl_convert.svg_to_png(svg, scale=2), vl_convert.svg_to_pdf(svg))
+    drawn = svg(spec)
+    return Picture(drawn, vl_convert.svg_to_png(drawn, scale=2), vl_convert.svg_to_pdf(drawn))
+
+
+def svg(spec: Spec) -> str:
+    """The figure as SVG alone."""
+    drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=_vega_lite_version())
+    return drawn
 
 
 @cache

@@ -4,8 +4,6 @@
 """
 
 import datetime
-import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +21,8 @@ from orchestrator.report.measures_section import measure_panels
 from orchestrator.report.page import write_page
 from orchestrator.report.panels import Panel, study_panels
 from orchestrator.report.tables import write_tables
+from orchestrator.report.written import keep_only
 from orchestrator.results import read_results
-
-LISTED = re.compile(r"(?:tables|figures)/[^/]+")
 
 
 def write_report(
@@ -119,18 +116,4 @@ def report_table(path: Path, **options: Any) -> Path:
 def _write_files(folder: Path, facts: Facts, panels: Sequence[Panel]) -> list[str]:
     """The paths of tables and figures, relative to the folder, after they are written and stale ones removed."""
     written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
-    files = [path.relative_to(folder).as_posix() for path in written]
-    for name in set(_listed(folder / "files.json")).difference(files):
-        if (folder / name).is_file():
-            (folder / name).unlink()
-    write_atomically(folder / "files.json", json.dumps(files, indent=1))
-    return files
-
-
-def _listed(path: Path) -> list[str]:
-    """The files that an earlier report says it wrote; none where it left no list, or a damaged one."""
-    try:
-        names = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return []
-    return [name for name in names if LISTED.fullmatch(str(name))] if isinstance(names, list) else []
+    return keep_only(folder, written)

@@ -41,14 +41,22 @@ def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path) -> list[P
     Raises:
         OSError: the folder cannot be written.
     """
-    written = []
-    for name, spec in figure_specs(facts, panels):
-        picture = charts.render(spec)
-        for suffix, data in (("svg", picture.svg), ("png", picture.png), ("pdf", picture.pdf)):
-            path = folder / f"{name}.{suffix}"
-            write_atomically(path, data)
-            written.append(path)
-    return written
+    return [path for name, spec in figure_specs(facts, panels) for path in write_figure(spec, folder / name)]
+
+
+def write_figure(spec: Spec, path: Path) -> list[Path]:
+    """Writes one figure in three formats, `path` being without suffix; the paths written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    picture = charts.render(spec)
+    formats: dict[str, str | bytes] = {".svg": picture.svg, ".png": picture.png, ".pdf": picture.pdf}
+    # Not with_suffix: a name may hold a full stop.
+    written = {path.with_name(path.name + suffix): data for suffix, data in formats.items()}
+    for file, data in written.items():
+        write_atomically(file, data)
+    return list(written)
 
 
 def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, Spec]]:

@@ -1,4 +1,4 @@
-"""The report's tables as CSV, parquet and Markdown."""
+"""The report's tables as CSV, parquet, Markdown and LaTeX."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import polars as pl
 from orchestrator.files import write_atomically
 from orchestrator.frontier import METHODS
 from orchestrator.report.facts import Facts
+from orchestrator.report.latex import latex
 
 SPECIAL = "\\|[]*`$"  # the backslash first; what makes links, pictures, emphasis, code, formulas
 MARKDOWN_ROWS = 1000  # more rows are nothing to read; the note under the table counts them
@@ -45,13 +46,48 @@ FITS_SCHEMA: dict[str, type[pl.DataType]] = {
 }
 
 
+SUMMARY_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "cells": pl.Int64,
+    "vertices": pl.Int64,
+    "best": pl.Float64,
+    "saturation": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "spearman": pl.Float64,
+    "conflicts": pl.Float64,
+    "significant": pl.Float64,
+}
+CAPTIONS = {
+    "summary": "Saturation values with 95 % intervals where the data identify them, and shares of conflicting pairs.",
+    "fits": "Fits of the law to the hull, to its rising part and to all cells.",
+    "results": "Upstream and downstream accuracy of every cell.",
+    "conflicts": "The strongest conflicts: pairs of cells of which one is better upstream and worse downstream.",
+    "axes": "What raising one axis does, all else equal.",
+    "layers": "Mean accuracy of the probe at every layer.",
+    "measures": "Measures of each cell's last checkpoint on the held-out upstream images.",
+    "cells": "All cells.",
+    "effects_axes": "Whether an axis adds information once upstream accuracy is known.",
+    "effects_directions": "Directions of both accuracies from the lowest to the highest value of an axis.",
+    "effects_best_cells": "The best cell of every task, and what the best cell upstream loses there.",
+    "effects_regret": "What a single cell for all tasks loses.",
+    "effects_correlations": "Rank correlation of every two tasks.",
+    "effects_layers": "The best layer, its gain over the last one, and its drift with upstream accuracy.",
+    "effects_coverage": "Hyper-parameter settings by family and size.",
+    "effects_best_of_k": "Expected best accuracy of k random settings.",
+    "effects_protocols": "Rank correlation and mean difference of protocols.",
+}
+
+
 def write_tables(facts: Facts, folder: Path) -> list[Path]:
-    """Writes every table in three formats; the paths written, in order.
+    """Writes every table in four formats; the paths written, in order.
 
     Raises:
         OSError: the folder cannot be written.
     """
     named = {
+        "summary": summary_table(facts.tasks),
         "fits": fits_table(facts.tasks),
         "results": facts.points.join(
             facts.cells.drop("upstream", "text"), on="cell_id", how="left", maintain_order="left"
@@ -63,15 +99,52 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
         "cells": facts.cells.drop("text"),
         **{f"effects_{name}": frame for name, frame in facts.effects.items()},
     }
-    written = []
-    for name, table in named.items():
-        buffer = io.BytesIO()
-        table.write_parquet(buffer)
-        for suffix, data in (("csv", table.write_csv()), ("parquet", buffer.getvalue()), ("md", markdown(table, name))):
-            path = folder / f"{name}.{suffix}"
-            write_atomically(path, data)
-            written.append(path)
-    return written
+    return [path for name, table in named.items() for path in write_table(table, name, CAPTIONS[name], folder)]
+
+
+def write_table(table: pl.DataFrame, name: str, caption: str, folder: Path) -> list[Path]:
+    """Writes one table in four formats; the paths written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    formats: dict[str, str | bytes] = {
+        "csv": table.write_csv(),
+        "parquet": buffer.getvalue(),
+        "md": markdown(table, name),
+        "tex": latex(table, name, caption),
+    }
+    for suffix, data in formats.items():
+        write_atomically(folder / f"{name}.{suffix}", data)
+    return [folder / f"{name}.{suffix}" for suffix in formats]
+
+
+def summary_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """One row per task and shots (`SUMMARY_SCHEMA`), short enough for a paper: accuracies and shares to four digits.
+
+    What the data do not identify is null.
+    """
+    rows = []
+    for task in tasks:
+        fit = task["fits"]["hull"] if task["identifiable"] else None
+        pairs = task["n"] * (task["n"] - 1) // 2
+        significant = task["significant_conflicts"]
+        row = {
+            "task": task["task"],
+            "shots": task["shots"],
+            "cells": task["n"],
+            "vertices": task["hull_vertices"],
+            "best": max((vertex["downstream"] for vertex in task["hull"]), default=None),
+            "spearman": task["spearman"],
+            "conflicts": task["conflict_share"],
+            "significant": None if significant is None or not pairs else significant / pairs,
+        }
+        if fit is not None:
+            row |= {"saturation": 1 - fit["e_ir"], "low": 1 - fit["e_ir_high"], "high": 1 - fit["e_ir_low"]}
+        rows.append(row)
+    return pl.DataFrame(rows, schema=SUMMARY_SCHEMA).with_columns(pl.selectors.float().round(4))
 
 
 def fits_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

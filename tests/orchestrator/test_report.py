@@ -517,7 +517,7 @@ def test_figures_are_real_pictures(page: Page) -> None:
 def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> None:
     tables = page.folder / "tables"
     assert {path.stem for path in tables.iterdir()} == {
-        *("fits", "results", "conflicts", "axes", "layers", "measures", "cells"),
+        *("summary", "fits", "results", "conflicts", "axes", "layers", "measures", "cells"),
         *(f"effects_{name}" for name in SCHEMAS),
     }
     for path in tables.glob("*.parquet"):

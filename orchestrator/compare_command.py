@@ -1,0 +1,51 @@
+"""`upshot report A B`: calls the library, prints."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.comparing import Comparison
+
+
+def run_comparison(
+    sources: Sequence[Path], runs: Path, output: Path | None, options: dict[str, Any], *, as_json: bool
+) -> None:
+    """Writes the comparison of two studies or tables, and prints what it says."""
+    from orchestrator.comparing import compare, folder_name, open_sides, to_json, write_comparison
+
+    sides = open_sides(sources, runs, **options)
+    comparison = compare(*sides, draws=options["draws"], seed=options["seed"])
+    page = write_comparison(comparison, output or Path(folder_name(comparison)))
+    if as_json:
+        print(json.dumps({**to_json(comparison), "page": str(page)}, indent=1))
+        return
+    _print(comparison)
+    print(page)
+
+
+def _print(comparison: "Comparison") -> None:
+    from orchestrator.comparing import sentence
+    from orchestrator.report.panels import titled
+    from orchestrator.report.words import listed
+    from orchestrator.tables import print_sentence, print_table
+
+    names = [side.name for side in comparison.sides]
+    rows = [
+        (task.title, *(cells.height for cells in task.cells), *map(_value, task.saturation))
+        for task in comparison.tasks
+    ]
+    columns = ("task", "cells A", "cells B", "saturates at, A", "B", "A less B")
+    print_table(f"A: {names[0]}; B: {names[1]}", columns, rows)
+    for text in comparison.warnings:
+        print_sentence(text)
+    for task in comparison.tasks:
+        print_sentence(f"{task.title}: {sentence(task, names)}")
+    for name, keys in zip(names, comparison.only, strict=True):
+        if keys:
+            print_sentence(f"only in {name}, and left out: {listed([titled(*key) for key in keys])}")
+
+
+def _value(found: tuple[float, float, float] | None) -> str:
+    return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found).replace("-", "−")
