@@ -1,7 +1,7 @@
 """Chart specifications, one for page and paper, and their pictures.
 
-All but `render`, `svg` and `browser_script` is pure. A chart is a Vega-Lite specification without values: it names its data sets ("points", "hull" ...), and whoever shows it
-supplies them. Accuracies are fractions in [0, 1].
+All but `render`, `svg` and `browser_script` is pure. A chart is a Vega-Lite specification without values: it names its
+data sets ("points", "hull" ...), and whoever shows it supplies them. Accuracies are fractions in [0, 1].
 """
 
 import math

@@ -26,9 +26,7 @@ def run_comparison(
 
 
 def _print(comparison: "Comparison") -> None:
-    from orchestrator.comparing import sentence
-    from orchestrator.report.panels import titled
-    from orchestrator.report.words import listed
+    from orchestrator.comparing import named, sentence
     from orchestrator.tables import print_sentence, print_table
 
     names = [side.name for side in comparison.sides]
@@ -44,7 +42,7 @@ def _print(comparison: "Comparison") -> None:
         print_sentence(f"{task.title}: {sentence(task, names)}")
     for name, keys in zip(names, comparison.only, strict=True):
         if keys:
-            print_sentence(f"only in {name}, and left out: {listed([titled(*key) for key in keys])}")
+            print_sentence(f"only in {name}, and left out: {named(keys)}")
 
 
 def _value(found: tuple[float, float, float] | None) -> str:

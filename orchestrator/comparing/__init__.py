@@ -4,7 +4,7 @@
 `page` show it, and `writing` puts all into one folder.
 """
 
-from orchestrator.comparing.answer import Comparison, compare, sentence, to_json
+from orchestrator.comparing.answer import Comparison, compare, named, sentence, to_json
 from orchestrator.comparing.difference import Cells, Difference, Region, find_difference
 from orchestrator.comparing.sides import Side, open_sides
 from orchestrator.comparing.writing import folder_name, write_comparison
@@ -18,6 +18,7 @@ __all__ = [
     "compare",
     "find_difference",
     "folder_name",
+    "named",
     "open_sides",
     "sentence",
     "to_json",

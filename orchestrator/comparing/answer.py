@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from models.errors import UserError
 from orchestrator.comparing.difference import Cells, Difference, difference_of_values, find_difference
 from orchestrator.comparing.sides import Side, TaskKey
 from orchestrator.frontier import NumTest
@@ -50,8 +51,14 @@ def compare(a: Side, b: Side, *, draws: int = 200, seed: int = 0) -> Comparison:
         b: the second.
         draws: samples of each study's cells.
         seed: of the samples.
+
+    Raises:
+        UserError: there is nothing in common.
     """
     common = [key for key in a.tasks if key in b.tasks]
+    if not common:
+        has = "; ".join(f"{side.name} has {named(list(side.tasks))}" for side in (a, b))
+        raise UserError(f"{a.name} and {b.name} have no task with the same number of shots in common: {has}")
     return Comparison(
         sides=(a, b),
         tasks=[_compared(key, a, b, draws, seed) for key in common],
@@ -80,6 +87,17 @@ def sentence(compared: Compared, names: Sequence[str]) -> str:
             f"{_interval(low, high)} higher {where}"
         )
     return "; ".join(parts)
+
+
+def named(keys: Sequence[TaskKey]) -> str:
+    """Tasks, each with its numbers of shots: `mnist (1 and 5 shots), pets`."""
+    shots: dict[str, list[str]] = {}
+    for task, number in keys:
+        shots.setdefault(task, []).extend([] if number is None else [str(number)])
+    return ", ".join(
+        task + (f" ({listed(numbers)} shot{'' if numbers == ['1'] else 's'})" if numbers else "")
+        for task, numbers in shots.items()
+    )
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from importlib.resources import files
 from itertools import groupby
 
 from orchestrator.charts import PAPER
-from orchestrator.comparing.answer import Compared, Comparison, best_of, sentence
+from orchestrator.comparing.answer import Compared, Comparison, best_of, named, sentence
 from orchestrator.comparing.difference import Difference
 from orchestrator.report.markup import Column, Markup, element, join, table
-from orchestrator.report.panels import shots_text, titled
+from orchestrator.report.panels import shots_text
 from orchestrator.report.parts import code
-from orchestrator.report.words import count, fixed, listed
+from orchestrator.report.words import count, fixed
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 STYLE = (
@@ -188,7 +188,7 @@ def _best(task: Compared, side: int) -> Markup:
 
 def _only(comparison: Comparison) -> Markup:
     told = [
-        element("p", f"Only in {side.name}, and left out: {listed([titled(*key) for key in keys])}.")
+        element("p", f"Only in {side.name}, and left out: {named(keys)}.")
         for side, keys in zip(comparison.sides, comparison.only, strict=True)
         if keys
     ]
