@@ -1,8 +1,10 @@
 """What the README and the pages tell is true: its files parse, its commands exist, its links lead somewhere."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from orchestrator.template import TEMPLATE
 from slurm.cluster import load_profile
 from slurm.failures import Cause
 from tests.models.encoded import write_shards
-from tests.orchestrator.upshot_command import upshot
+from tests.orchestrator.upshot_command import UPSHOT, upshot
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -117,6 +119,42 @@ def test_the_commands_of_the_page_on_tables_run_as_they_stand(tmp_path):
     for name in ("clip", "long"):
         assert pl.read_parquet(made[name])["task"].unique().sort().to_list() == ["cars", "pets"]
     assert (tmp_path / "timm-report" / "index.html").exists()
+
+
+def test_the_commands_of_the_gallery_make_what_it_shows(tmp_path):
+    gallery = ROOT / "docs" / "gallery"
+    page = (gallery / "README.md").read_text()
+    for path in (ROOT / "tests" / "orchestrator" / "data" / "timm").glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    path = f"{UPSHOT.parent}{os.pathsep}{os.environ['PATH']}"
+    said = ""
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
+        done = subprocess.run(
+            ["sh", "-e", "-c", block],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        said += " ".join(done.stdout.split())
+    reports = {made.parent.name for made in tmp_path.glob("*/index.html")}
+    assert reports == {"timm-report", "larger-vs-imagenet-report", "r-vs-sketch-report"}
+    pictures = re.findall(r"!\[.+\]\(([^)]+)\)", page)
+    assert {f"{Path(name).stem}-report" for name in pictures} == reports
+    assert all((gallery / name).stat().st_size < 300_000 for name in pictures)
+    summary = [line for line in page.splitlines() if line.startswith("|")]
+    assert "\n".join(summary) in (tmp_path / "timm-report/tables/summary.md").read_text()
+    saturation = re.search(r"at (0\.\d+) \[(0\.\d+), (0\.\d+)\]", page)
+    assert saturation
+    assert [f"{float(cell):.3f}" for cell in summary[4].split("|")[6:9]] == list(saturation.groups())
+    assert re.search(r"its frontier lies (.*?) higher", page)[1] in said
+    for task in ("real", "v2"):
+        assert f"{task}: no difference can be told" in said
+    for task in ("a", "r", "sketch"):
+        assert f"{task}: the frontier of larger lies" in said
 
 
 def test_the_commands_and_the_study_of_the_page_on_data_run_as_they_stand(tmp_path):
