@@ -5,6 +5,7 @@ data sets ("points", "hull" ...), and whoever shows it supplies them. Accuracies
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
 TICKS = 5
+AXIS_WIDTH = 170  # pixels that the values of an axis have in a figure
+LEGEND_COLUMNS = 4
 CROWD = 200  # points of a chart from which they become smaller
 # Vega-Lite's own names; a family has one colour and one shape everywhere.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
@@ -166,7 +169,7 @@ def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
         "value:N",
         title=axis,
         scale=alt.Scale(domain=list(values), padding=0.25),
-        axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
+        axis=alt.Axis(labelAngle=-40 if _crowded(values) else 0, labelOverlap="greedy", labelLimit=90),
     )
     y = accuracy_channel(alt.Y, "accuracy", "accuracy")
     family = family_encoding(style)
@@ -243,8 +246,8 @@ def figure_spec(multiples: Sequence[Multiple], theme: Theme, *, columns: int, wi
     datasets: dict[str, Rows] = {}
     parts = []
     for i, multiple in enumerate(multiples):
-        subtitle = {"subtitle": _wrapped(multiple.subtitle, width)} if multiple.subtitle else {}
-        title = {"text": multiple.title, "anchor": "start", **subtitle}
+        subtitle = {"subtitle": _wrapped(multiple.subtitle, width // 5)} if multiple.subtitle else {}
+        title = {"text": _wrapped(multiple.title, width // 7), "anchor": "start", **subtitle}
         chart = _with_own_data(multiple.chart, f"_{i}")
         size = {} if "vconcat" in chart else {"width": width, "height": height}
         parts.append({**size, **chart, "title": title})
@@ -341,6 +344,11 @@ def labels(**options: Any) -> alt.Axis:
     return alt.Axis(domain=False, ticks=False, labelPadding=6, **options)
 
 
+def _crowded(values: Sequence[str]) -> bool:
+    """Whether an axis's values do not fit side by side."""
+    return sum(len(value) + 2 for value in values) * 6 > AXIS_WIDTH
+
+
 def _law_dash() -> alt.StrokeDash:
     scale = alt.Scale(domain=["fit", "beyond", "unsure"], range=[[1, 0], [6, 4], [2, 3]])
     return alt.StrokeDash("part:N", scale=scale, legend=None)
@@ -351,7 +359,8 @@ def family_encoding(style: Style) -> dict[str, Any]:
     if not style.families:
         return {"color": alt.value(style.theme.families[0])}
     names, colours = list(style.families), style.theme.families
-    legend = alt.Legend(title="family", orient="bottom", symbolSize=70) if style.legend else None
+    columns = min(LEGEND_COLUMNS, len(names))
+    legend = alt.Legend(title="family", orient="bottom", symbolSize=70, columns=columns) if style.legend else None
     palette = [colours[i % len(colours)] for i in range(len(names))]
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
     return {
@@ -390,11 +399,13 @@ def _params(channel: Any, style: Style, sizes: list[float], *, legend: bool) -> 
     return channel("params:Q", scale=scale, legend=shown)
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines that fit `width` pixels at the size of a subtitle, three at most."""
-    room, lines = max(10, width // 5), [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > room:
+def _wrapped(text: str, room: int) -> list[str]:
+    """Lines of at most `room` characters, three at most; words that are longer break, after punctuation if they can."""
+    pieces = re.findall(rf"[^-_/.\s]{{1,{room - 1}}}[-_/.]?\s*|[-_/.]\s*", text)
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > room:
             lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines if len(lines) <= 3 else [*lines[:2], lines[2] + " ..."]
+        lines[-1] += piece
+    lines = [line.rstrip() for line in lines]
+    return lines if len(lines) <= 3 else [*lines[:2], lines[2][: room - 4] + " ..."]

@@ -20,6 +20,7 @@ from orchestrator.report.figures import write_figures
 from orchestrator.report.measures_section import measure_panels
 from orchestrator.report.page import write_page
 from orchestrator.report.panels import Panel, study_panels
+from orchestrator.report.short_tasks import with_short_tasks
 from orchestrator.report.tables import write_tables
 from orchestrator.report.written import keep_only
 from orchestrator.results import read_results
@@ -58,11 +59,13 @@ def write_report(
         UserError: the folder cannot be written.
     """
     facts = gather(results, reduced, cells, measures)
-    panels = _panels(facts)
+    shown = with_short_tasks(facts)
+    panels = _panels(shown)
     about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
     try:
-        files = _write_files(folder, facts, panels)
-        page = write_page(facts, panels, files=files, generated=generated or _today(), **about)
+        written = [*write_tables(facts, folder / "tables"), *write_figures(shown, panels, folder / "figures")]
+        files = keep_only(folder, written)
+        page = write_page(shown, panels, files=files, generated=generated or _today(), **about)
         write_atomically(folder / "index.html", page)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written into this folder: {error}") from error
@@ -79,6 +82,7 @@ def page_alone(facts: Facts, *, title: str, plan_summary: Mapping[str, Any], gen
         generated_by: the same.
     """
     about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
+    facts = with_short_tasks(facts)
     return write_page(facts, _panels(facts), files=[], generated=_today(), **about)
 
 
@@ -111,9 +115,3 @@ def report_table(path: Path, **options: Any) -> Path:
         plan_summary={},
         generated_by=f"upshot {version('upshot')}",
     )
-
-
-def _write_files(folder: Path, facts: Facts, panels: Sequence[Panel]) -> list[str]:
-    """The paths of tables and figures, relative to the folder, after they are written and stale ones removed."""
-    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
-    return keep_only(folder, written)
