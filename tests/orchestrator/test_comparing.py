@@ -388,6 +388,15 @@ def test_the_command_compares_and_refuses(tables: Path, tmp_path: Path) -> None:
     assert "cannot be written" in upshot("report", *three[:2], "--draws", 5, "-o", "full", cwd=tmp_path, code=2)
 
 
+def test_the_commands_of_the_page_run_as_they_stand(tables: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    said = [upshot(*line.split()[1:], cwd=tables) for line in block.splitlines()]
+    assert said[0].endswith("a-vs-b-report/index.html\n")
+    assert json.loads(said[1])["page"] == "a-against-b/index.html"
+    assert (tables / "a-against-b/index.html").exists()
+
+
 def test_short_names_are_as_short_as_tell_apart() -> None:
     assert short_names(["/data/pets", "mnist", "./a/cars/"]) == {
         "/data/pets": "pets",
