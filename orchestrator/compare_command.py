@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.comparing import Comparison
+    from orchestrator.comparing import Comparison, Difference
 
 
 def run_comparison(
@@ -31,10 +31,10 @@ def _print(comparison: "Comparison") -> None:
 
     names = [side.name for side in comparison.sides]
     rows = [
-        (task.title, *(cells.height for cells in task.cells), *map(_value, task.saturation))
+        (task.title, *(cells.height for cells in task.cells), _mean(task.difference), _value(task.saturation[2]))
         for task in comparison.tasks
     ]
-    columns = ("task", "cells A", "cells B", "saturates at, A", "B", "A less B")
+    columns = ("task", "cells A", "cells B", "A less B, on average", "saturation")
     print_table(f"A: {names[0]}; B: {names[1]}", columns, rows)
     for text in comparison.warnings:
         print_sentence(text)
@@ -45,5 +45,9 @@ def _print(comparison: "Comparison") -> None:
             print_sentence(f"only in {name}, and left out: {named(keys)}")
 
 
+def _mean(found: "Difference | str") -> str:
+    return "–" if isinstance(found, str) else _value((found.mean, found.mean_low, found.mean_high))
+
+
 def _value(found: tuple[float, float, float] | None) -> str:
-    return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found).replace("-", "−")
+    return "–" if found is None else "{:.3f} [{:.3f}, {:.3f}]".format(*found).replace("-", "−")

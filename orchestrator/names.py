@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable
 
+PATHS = ("/", "./", "../", "~/")
+
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """What to show for each name: itself, or the last parts of a path, as few as no other name ends with."""
+    """What to show for each name: itself, or the last parts of a path, as few as no other name ends with.
+
+    A path begins with `/`, `./`, `../` or `~/`, as a study names folders of images.
+    """
     whole = list(dict.fromkeys(names))
-    parts = {name: [part for part in name.replace("\\", "/").split("/") if part] for name in whole}
+    parts = {name: [part for part in name.split("/") if part] if name.startswith(PATHS) else [name] for name in whole}
     shown = {name: "/".join(parts[name][-1:]) or name for name in whole}
     for length in range(2, max(map(len, parts.values()), default=0) + 1):
         twice = {text for text in shown.values() if list(shown.values()).count(text) > 1}
