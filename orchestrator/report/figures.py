@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
-from orchestrator import charts, effect_charts
+from orchestrator import charts, effect_charts, heat_charts
 from orchestrator.charts import PAPER, Multiple, Spec, Style
 from orchestrator.files import write_atomically
 from orchestrator.report.facts import Facts
-from orchestrator.report.panels import Panel, line_axes
+from orchestrator.report.axis_panels import line_axes, spacing_of
+from orchestrator.report.panels import Panel
 
 COLUMNS, WIDTH, HEIGHT = 4, 170, 140
 # Of more points than this, those that would cover one another on a grid of 2 by 2 pixels are drawn once: symbols are
@@ -22,17 +23,34 @@ GRID = {"upstream": WIDTH // 2, "downstream": HEIGHT // 2}
 
 def charts_of(facts: Facts, panels: Sequence[Panel], style: Style) -> dict[str, Spec]:
     """The chart that draws each kind of the panels."""
-    made: dict[str, Spec] = {"frontier": charts.frontier_chart(style), "layers": charts.layers_chart(style)}
-    made |= {f"axis {axis}": charts.axis_chart(style, axis, values) for axis, values in line_axes(facts).items()}
-    changes = [panel.tables["changes"]["value"].abs() for panel in panels if panel.kind == "changes"]
-    made["changes"] = charts.changes_chart(style, float(pl.concat(changes).max() or 0.0) if changes else 0.0)  # type: ignore[arg-type]  # of a Float64 column
-    made |= {
-        "added": effect_charts.added_chart(style),
-        "correlations": effect_charts.correlations_chart(style),
+    made: dict[str, Spec] = {
+        "frontier": charts.frontier_chart(style),
+        "layers": charts.layers_chart(style),
+        "conflicts": effect_charts.conflicts_chart(style),
+        "conflict_axes": heat_charts.conflict_axes_chart(style),
+        "changes": heat_charts.changes_chart(style, _largest_change(panels)),
+        "added": heat_charts.added_chart(style),
+        "correlations": heat_charts.correlations_chart(style),
+        "depths": effect_charts.depths_chart(style),
+        "gains": effect_charts.gains_chart(style),
         "best_of_k": effect_charts.best_of_k_chart(style),
         "measures": effect_charts.measures_chart(style),
+        "residuals": effect_charts.residuals_chart(style),
+        "along": effect_charts.along_chart(style),
+        "layers_along": effect_charts.layers_along_chart(style),
     }
+    for axis, values in line_axes(facts).items():
+        how = (style, axis, values, spacing_of(facts, axis))
+        made |= {
+            f"axis {axis}": effect_charts.axis_chart(*how),
+            f"axis_tasks {axis}": effect_charts.axis_tasks_chart(*how),
+        }
     return {kind: made[kind] for kind in sorted({panel.kind for panel in panels})}
+
+
+def _largest_change(panels: Sequence[Panel]) -> float:
+    changes = [panel.tables["changes"]["value"].abs() for panel in panels if panel.kind == "changes"]
+    return float(pl.concat(changes).max() or 0.0) if changes else 0.0  # type: ignore[arg-type]  # of a Float64 column
 
 
 def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path) -> list[Path]:
@@ -69,7 +87,7 @@ def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, S
 
 
 def _figure_of(panel: Panel) -> tuple[str, int]:
-    return panel.kind, -1 if panel.shots is None or panel.kind.startswith("axis") else panel.shots
+    return panel.kind, -1 if panel.shots is None or panel.kind.startswith("axis ") else panel.shots
 
 
 def _subtitle(panel: Panel) -> str:
