@@ -59,33 +59,43 @@ def axis_chart(style: Style, axis: str, values: Sequence[str], spacing: Spacing)
     Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, low, high, family, lines). Values
     are text. `values` are the axis's, in order. The band is from low to high.
     """
-    x = _axis_values(axis, values, spacing)
-    y = accuracy_channel(alt.Y, "accuracy", "accuracy")
-    family = family_encoding(style)
-    lines, means = (_numbered(name, spacing) for name in ("lines", "means"))
-    shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
-    shown += [alt.Tooltip("low:Q", title="95 % from", format=".4f"), alt.Tooltip("high:Q", title="to", format=".4f")]
-    return layered(
-        means.mark_area(fillOpacity=0.15).encode(
-            x=x, y=alt.Y("low:Q", title="accuracy"), y2="high:Q", **without_shape(family)
-        ),
-        lines.mark_line(strokeOpacity=0.4, strokeWidth=1).encode(
-            x=x,
-            y=y,
-            detail="line:N",
-            tooltip=[alt.Tooltip("axes:N", title="fixed")],
-            **without_shape(family),
-        ),
-        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **without_shape(family)),
-        means.mark_point(filled=True, size=50, opacity=1).encode(
-            x=x, y=y, tooltip=[*shown, alt.Tooltip("lines:Q", title="sets of cells")], **family
-        ),
+    band, *means = _mean_layers(style, axis, values, spacing)
+    lines = _numbered("lines", spacing).mark_line(strokeOpacity=0.4, strokeWidth=1)
+    lines = lines.encode(
+        x=_axis_values(axis, values, spacing),
+        y=accuracy_channel(alt.Y, "accuracy", "accuracy"),
+        detail="line:N",
+        tooltip=[alt.Tooltip("axes:N", title="fixed")],
+        **without_shape(family_encoding(style)),
     )
+    return layered(band, lines, *means)
 
 
 def axis_tasks_chart(style: Style, axis: str, values: Sequence[str], spacing: Spacing) -> Spec:
-    """What one axis does on one task: the means of `axis_chart` alone, at a size of their own."""
-    return {**axis_chart(style, axis, values, spacing), "width": 190, "height": 130}
+    """What one axis does on one task: the `means` of `axis_chart` alone, at a size of their own."""
+    return layered(*_mean_layers(style, axis, values, spacing), width=190, height=120)
+
+
+def _mean_layers(style: Style, axis: str, values: Sequence[str], spacing: Spacing) -> list[alt.Chart]:
+    """The band, the thick line and its points."""
+    x = _axis_values(axis, values, spacing)
+    y = accuracy_channel(alt.Y, "accuracy", "accuracy")
+    family, means = family_encoding(style), _numbered("means", spacing)
+    shown = [
+        alt.Tooltip("family:N"),
+        alt.Tooltip("value:N", title=axis),
+        alt.Tooltip("accuracy:Q", format=".4f"),
+        alt.Tooltip("low:Q", title="95 % from", format=".4f"),
+        alt.Tooltip("high:Q", title="to", format=".4f"),
+        alt.Tooltip("lines:Q", title="sets of cells"),
+    ]
+    return [
+        means.mark_area(fillOpacity=0.15).encode(
+            x=x, y=alt.Y("low:Q", title="accuracy"), y2="high:Q", **without_shape(family)
+        ),
+        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **without_shape(family)),
+        means.mark_point(filled=True, size=50, opacity=1).encode(x=x, y=y, tooltip=shown, **family),
+    ]
 
 
 def _numbered(data: str, spacing: Spacing) -> alt.Chart:
@@ -140,7 +150,9 @@ def gains_chart(style: Style) -> Spec:
     Data: `gains` (task, gain, low, high, text, cells).
     """
     theme = style.theme
-    base = alt.Chart(alt.NamedData("gains")).encode(y=alt.Y("task:N", title=None, sort=None, axis=labels(labelLimit=200)))
+    base = alt.Chart(alt.NamedData("gains")).encode(
+        y=alt.Y("task:N", title=None, sort=None, axis=labels(labelLimit=200))
+    )
     x = alt.X("gain:Q", title="gain of accuracy over the last layer", axis=alt.Axis(tickCount=TICKS, format="+.2f"))
     tooltip = [
         alt.Tooltip("task:N"),
@@ -187,9 +199,7 @@ def _ranks(style: Style, channel: type[alt.X] | type[alt.Y], **place: Any) -> Sp
     rank = channel("spearman:Q", title="rank correlation", scale=scale, axis=alt.Axis(values=[-1, -0.5, 0, 0.5, 1]))
     ends = {name: channel("low:Q", scale=scale), f"{name}2": "high:Q"}
     legend = alt.Legend(title=None, orient="bottom", symbolSize=60, labelLimit=200)
-    colour = alt.Color(
-        "against:N", scale=alt.Scale(domain=list(SIDES), range=list(theme.families[:2])), legend=legend
-    )
+    colour = alt.Color("against:N", scale=alt.Scale(domain=list(SIDES), range=list(theme.families[:2])), legend=legend)
     shape = alt.Shape("against:N", scale=alt.Scale(domain=list(SIDES), range=["circle", "square"]), legend=legend)
     tooltip = [
         alt.Tooltip("against:N"),

@@ -1,4 +1,4 @@
-"""Charts of coloured cells with a number in each: changes, conflicts and information by axis, tasks that are alike. Pure.
+"""Charts of coloured cells with a number in each: what axes do and tell, which tasks are alike. Pure.
 
 Specifications without values, like those of `orchestrator.charts`. Blue is more and vermilion less (Okabe and Ito),
 which the colour-blind can tell apart; the number stands in every cell, in the ink that can be read on its colour.
@@ -87,9 +87,7 @@ def _grid(data: str, row: str, column: str, tooltip: Sequence[alt.Tooltip]) -> a
     )
 
 
-def _heat(
-    base: alt.Chart, theme: Theme, field: str, domain: tuple[float, float], *, falling: bool = False
-) -> Spec:
+def _heat(base: alt.Chart, theme: Theme, field: str, domain: tuple[float, float], *, falling: bool = False) -> Spec:
     """Coloured cells, a colour for each end of a scale whose middle is 0, and the number in each."""
     low, high = domain
     rising = theme.falling if falling else theme.rising

@@ -154,8 +154,8 @@ def strongest_pairs(cells: pl.DataFrame, limit: int) -> pl.DataFrame:
     """The `limit` strongest conflicts of every task and shots, strongest first: `STRONGEST_SCHEMA`.
 
     A conflict is as strong as the weaker of its two differences, in standard errors where the noise of both sides is
-    known (`noise_of`), otherwise in accuracy. `significant` tells whether both exceed the 95 % bound of their noise, and
-    is null where that of a side is unknown. `differs_on` names the axes on which the two cells differ; it is null
+    known (`noise_of`), otherwise in accuracy. `significant` tells whether both exceed the 95 % bound of their noise,
+    and is null where that of a side is unknown. `differs_on` names the axes on which the two cells differ; it is null
     where no axis is known. `not_listed` is the number of further conflicts of the task.
     """
     known = axes_of(cells)

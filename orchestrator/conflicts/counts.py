@@ -82,7 +82,7 @@ def spearman(us_N: "Floats", ds_N: "Floats") -> float | None:
 
 
 def rank_interval(spearman_rank: float | None, num: int) -> tuple[float | None, float | None]:
-    """The 95 % interval of a Spearman correlation of `num` pairs; (None, None) where there is none, or under four pairs.
+    """The 95 % interval of a Spearman correlation of `num` pairs; (None, None) without one, or with under four pairs.
 
     Fisher's transformation with the standard error of Bonett and Wright (2000, Psychometrika 65, 23-28). It takes the
     pairs for independent draws; the cells of a grid are not quite that.

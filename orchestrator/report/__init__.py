@@ -16,12 +16,15 @@ import polars as pl
 from models.errors import UserError
 from orchestrator.files import write_atomically
 from orchestrator.reduce import reduce_study
+from orchestrator.report.axis_panels import axis_panels
+from orchestrator.report.conflict_panels import conflict_panels
 from orchestrator.report.effect_panels import effect_panels
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.figures import write_figures
-from orchestrator.report.measures_section import measure_panels
+from orchestrator.report.layer_panels import layer_panels
+from orchestrator.report.measure_panels import measure_panels
 from orchestrator.report.page import write_page
-from orchestrator.report.panels import Panel, study_panels
+from orchestrator.report.panels import Panel, frontier_panels
 from orchestrator.report.tables import write_tables
 from orchestrator.results import read_results
 
@@ -86,7 +89,8 @@ def page_alone(facts: Facts, *, title: str, plan_summary: Mapping[str, Any], gen
 
 
 def _panels(facts: Facts) -> list[Panel]:
-    return [*study_panels(facts), *effect_panels(facts), *measure_panels(facts)]
+    makers = (frontier_panels, conflict_panels, effect_panels, axis_panels, layer_panels, measure_panels)
+    return [panel for make in makers for panel in make(facts)]
 
 
 def _today() -> str:

@@ -10,9 +10,9 @@ import polars as pl
 from orchestrator import charts, effect_charts, heat_charts
 from orchestrator.charts import PAPER, Multiple, Spec, Style
 from orchestrator.files import write_atomically
+from orchestrator.report.axis_panels import spacing_of
 from orchestrator.report.facts import Facts
-from orchestrator.report.axis_panels import line_axes, spacing_of
-from orchestrator.report.panels import Panel
+from orchestrator.report.panels import Panel, line_axes
 
 COLUMNS, WIDTH, HEIGHT = 4, 170, 140
 # Of more points than this, those that would cover one another on a grid of 2 by 2 pixels are drawn once: symbols are

@@ -92,7 +92,8 @@ def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
         return []
     data = pack(panels, _specs(facts, panels), shots=default_shots(facts), canvas_from=CANVAS_FROM)
     holder = element("script", Markup(data), type="application/json", id="data")
-    return [holder, element("script", Markup(browser_script())), element("script", Markup(_part("page.js")))]
+    code = f"{_part('page.js')}\n{_part('conflicts.js')}"
+    return [holder, element("script", Markup(browser_script())), element("script", Markup(code))]
 
 
 def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Spec]]:

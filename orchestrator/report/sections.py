@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import polars as pl
-
 from orchestrator.answer import recipe_text
 from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
+from orchestrator.report.axes_section import axes_section
+from orchestrator.report.choice_section import choice_section
 from orchestrator.report.conflict_section import conflict_section
-from orchestrator.report.effects_section import effects_section
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import answers, paragraph
+from orchestrator.report.layers_section import layers_section
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.measures_section import measures_section
-from orchestrator.report.panels import Panel, line_axes
+from orchestrator.report.panels import Panel
 from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key, tasks_at
 from orchestrator.report.protocols_section import protocols_section
 from orchestrator.report.state_sections import cells_section, missing_section, operations_section
-from orchestrator.report.words import fixed, listed, signed
+from orchestrator.report.words import fixed, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ def sections(facts: Facts, panels: Sequence[Panel], plan: Mapping[str, Any], fil
         Section("frontier", "Downstream against upstream accuracy", _frontier(facts, panels)),
         Section("fits", "Fits and verdicts", _fits(facts)),
         Section("conflicts", "Conflicts", conflict_section(facts, panels)),
-        Section("effects", "Effects", effects_section(facts, panels)),
-        Section("layers", "Layers", _layers(facts, panels)),
+        Section("choice", "Which cell to take", choice_section(facts, panels)),
+        Section("axes", "Axes", axes_section(facts, panels)),
+        Section("layers", "Layers", layers_section(facts, panels)),
+        Section("upstream", "Norms, margins and ranks", measures_section(facts, panels)),
         Section("protocols", "Protocols", protocols_section(facts)),
-        Section("upstream", "Upstream measures", measures_section(facts, panels)),
-        Section("axes", "Axes", _axes(facts, panels)),
         Section("missing", "What is missing, and why", missing_section(facts)),
         Section("operations", "Operations", operations_section(facts, plan)),
         Section("cells", "All cells", cells_section(facts)),
@@ -163,48 +163,6 @@ def _error(contest: Mapping[str, Any], name: str) -> str:
     """A model's error; in parentheses that of a degenerate law."""
     error = fixed(contest["rmse"][name], 4)
     return f"({error})" if name in contest["degenerate"] and contest["rmse"][name] is not None else error
-
-
-def _layers(facts: Facts, panels: Sequence[Panel]) -> Markup:
-    if not any(panel.kind == "layers" for panel in panels):
-        return empty("Only one layer of each cell was probed, or none yet.")
-    note = (
-        "Accuracy of the probe at every layer, mean over the cells of a model and over draws; thicker lines are larger "
-        "models. Depth is the layer's number as a part of all, and 1 the features before the head. The ring marks the "
-        "best layer of each model. Below, the layer of a cell is chosen on one half of the draws and scored on the "
-        "other, so that its gain is not the luck of the draws; with one draw it is an upper bound. Drift is Spearman's "
-        "correlation of the best layer's depth with upstream accuracy."
-    )
-    return join([element("p", note), legend(facts), chart_slots(panels, "layers"), per_shots(facts, _best_layers)])
-
-
-def _best_layers(facts: Facts, shots: int | None) -> Markup:
-    frame = facts.effects["layers"].filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
-    found = {(row["task"], row["family"]): row for row in frame.iter_rows(named=True)}
-    tasks = frame["task"].unique(maintain_order=True)
-    rows = [[task, *(_best(found.get((task, family))) for family in (None, *facts.families))] for task in tasks]
-    columns = [Column("task"), Column("all cells", "line"), *(Column(family, "line") for family in facts.families)]
-    what = "Mean gain of the best layer over the last, its median depth, drift, and in how many cells the last is best"
-    return table(columns, rows, f"{what}{at(shots)}")
-
-
-def _best(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    drift = "" if row["drift"] is None else f"; drift {row['drift']:+.2f}".replace("-", "−")
-    last = f"last best in {row['last_best']} of {row['cells']}"
-    return f"{signed(row['gain'])} at {fixed(row['depth'], 2)}{drift}; {last}"
-
-
-def _axes(facts: Facts, panels: Sequence[Panel]) -> Markup:
-    kinds = [f"axis {axis}" for axis in line_axes(facts)]
-    if not any(panel.kind in kinds for panel in panels):
-        return empty("No ordered axis has cells that differ in it only.")
-    note = (
-        "A thin line joins cells that differ in one axis only; a thick one is the mean over the lines of a family that "
-        "have all its values. Mean downstream accuracy is that over all tasks."
-    )
-    return join([element("p", note), legend(facts), chart_slots(panels, *kinds)])
 
 
 def _methods(facts: Facts, files: Sequence[str]) -> Markup:

@@ -57,9 +57,11 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
             facts.cells.drop("upstream", "text"), on="cell_id", how="left", maintain_order="left"
         ),
         "conflicts": facts.strongest,
+        "conflict_axes": facts.differing,
         "axes": facts.changes,
         "layers": facts.layers,
         "measures": facts.measures,
+        "measures_along": facts.along,
         "cells": facts.cells.drop("text"),
         **{f"effects_{name}": frame for name, frame in facts.effects.items()},
     }
