@@ -9,7 +9,6 @@ from typing import Any, Literal
 import altair as alt
 
 from orchestrator.charts import (
-    TICKS,
     Spec,
     Style,
     accuracy_channel,
@@ -153,7 +152,7 @@ def gains_chart(style: Style) -> Spec:
     base = alt.Chart(alt.NamedData("gains")).encode(
         y=alt.Y("task:N", title=None, sort=None, axis=labels(labelLimit=200))
     )
-    x = alt.X("gain:Q", title="gain of accuracy over the last layer", axis=alt.Axis(tickCount=TICKS, format="+.2f"))
+    x = alt.X("gain:Q", title="gain of accuracy over the last layer", axis=alt.Axis(tickCount=3, format="+.2~f"))
     tooltip = [
         alt.Tooltip("task:N"),
         alt.Tooltip("gain:Q", format="+.4f"),
@@ -162,7 +161,7 @@ def gains_chart(style: Style) -> Spec:
         alt.Tooltip("cells:Q", format=",d"),
     ]
     return layered(
-        base.mark_rule(color=theme.muted, strokeDash=[3, 3]).encode(x=alt.datum(0)),
+        base.mark_rule(color=theme.muted, strokeDash=[3, 3]).encode(x=alt.X(datum=0)),
         base.mark_rule(strokeWidth=1.5, color=theme.families[0]).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=50, opacity=1, color=theme.families[0]).encode(x=x, tooltip=tooltip),
         width=240,
@@ -198,7 +197,7 @@ def _ranks(style: Style, channel: type[alt.X] | type[alt.Y], **place: Any) -> Sp
     scale = alt.Scale(domain=[-1, 1], nice=False)
     rank = channel("spearman:Q", title="rank correlation", scale=scale, axis=alt.Axis(values=[-1, -0.5, 0, 0.5, 1]))
     ends = {name: channel("low:Q", scale=scale), f"{name}2": "high:Q"}
-    legend = alt.Legend(title=None, orient="bottom", symbolSize=60, labelLimit=200)
+    legend = alt.Legend(title=None, orient="bottom", columns=1, symbolSize=60)
     colour = alt.Color("against:N", scale=alt.Scale(domain=list(SIDES), range=list(theme.families[:2])), legend=legend)
     shape = alt.Shape("against:N", scale=alt.Scale(domain=list(SIDES), range=["circle", "square"]), legend=legend)
     tooltip = [

@@ -14,9 +14,9 @@ from orchestrator.report.words import count, si
 ADDED = (
     "Does an axis still matter once upstream accuracy is known? Upstream accuracy alone explains part of how cells "
     "differ on a task (a cubic, both accuracies as logits). The number is the share of the rest that the axis "
-    "explains: 0 for nothing, 1 for all of it. In parentheses are those that chance would give more often than one time "
-    "in twenty (p > 0.05, residuals permuted after Freedman and Lane). An axis that goes along with another one in the "
-    "grid passes for it."
+    "explains: 0 for nothing, 1 for all of it. In parentheses are those that chance would give more often than once "
+    "in twenty times (p > 0.05, residuals permuted after Freedman and Lane). An axis that goes along with another one "
+    "in the grid passes for it."
 )
 CURVES = (
     "A thin line joins a set of cells that differ in one axis only; a thick one is the mean over the sets of a family "

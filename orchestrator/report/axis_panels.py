@@ -98,7 +98,9 @@ def _means(lines: pl.DataFrame) -> pl.DataFrame:
     errors = [student_95(num - 1) if num > MIN_FREEDOM else None for num in means["lines"]]
     corrected = (pl.col("values") / (pl.col("values") - 1)).sqrt() / pl.col("lines").sqrt()
     half = pl.Series("errors", errors, dtype=pl.Float64) * means.select(pl.col("spread") * corrected).to_series()
-    bounded = means.with_columns(low=pl.col("accuracy") - half, high=pl.col("accuracy") + half)
+    bounded = means.with_columns(
+        low=(pl.col("accuracy") - half).clip(0.0, 1.0), high=(pl.col("accuracy") + half).clip(0.0, 1.0)
+    )
     return bounded.select(pl.col(name).cast(kind) for name, kind in MEANS_SCHEMA.items())
 
 

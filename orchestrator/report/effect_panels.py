@@ -38,7 +38,7 @@ def _added(facts: Facts, shots: int | None) -> pl.DataFrame:
 
 def _unless_chance(number: str, sure: bool) -> str:
     """`.12`, in parentheses where chance would do."""
-    short = number.replace("0.", ".", 1).replace("-", "−")
+    short = number.removesuffix(".00") if number == "1.00" else number.replace("0.", ".", 1).replace("-", "−")
     return short if sure else f"({short})"
 
 
@@ -47,7 +47,10 @@ def _correlations(facts: Facts, shots: int | None) -> pl.DataFrame:
     pairs = at_shots(facts.effects["correlations"], shots).drop_nulls("spearman")
     one = pairs.select("task", "other", "spearman", low="spearman_low", high="spearman_high", cells="n")
     other = one.select(pl.col("other").alias("task"), pl.col("task").alias("other"), *one.columns[2:])
-    both = pl.concat([one, other])
+    # A task with itself too, since the first row tells the order of the columns.
+    itself = pl.concat([one["task"], one["other"]]).unique().sort()
+    whole = pl.DataFrame({"task": itself, "other": itself, "spearman": 1.0, "low": 1.0, "high": 1.0, "cells": None})
+    both = pl.concat([one, other, whole.cast(dict(one.schema))])
     sure = (pl.col("low") > 0) | (pl.col("high") < 0)
     text = [
         _unless_chance(f"{value:.2f}", known)

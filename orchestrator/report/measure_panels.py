@@ -20,6 +20,10 @@ CHARTED = (
 """What is drawn of each cell (`evals.measures` defines them); the tables have them all."""
 
 
+RESTATED = ("accuracy", "accuracy_top5", "cross_entropy", "brier_score")
+"""How well upstream images are told apart in other words, which explains nothing; the tables have them."""
+
+
 def measure_panels(facts: Facts) -> list[Panel]:
     """Every panel of the section on upstream measures."""
     return [*_along_panels(facts), *_layer_panels(facts), *_point_panels(facts), *_residual_panels(facts)]
@@ -32,8 +36,8 @@ def in_words(quantity: object) -> str:
 
 def at_the_end(facts: Facts, shots: int | None) -> pl.DataFrame:
     """The correlations of quantities of the model, and of the last layer where they are of layers."""
-    depth = pl.col("depth")
-    return at_shots(facts.along, shots).filter(depth.is_null() | (depth == 1.0)).drop_nulls("spearman")
+    depth, restated = pl.col("depth"), pl.col("quantity").is_in(RESTATED)
+    return at_shots(facts.along, shots).filter(depth.is_null() | (depth == 1.0), ~restated).drop_nulls("spearman")
 
 
 def _along_panels(facts: Facts) -> list[Panel]:

@@ -15,6 +15,7 @@ from orchestrator.report.words import count, listed, ranked
 
 CHANCE = 0.05  # of intervals that leave 0 out though there is nothing to find
 NAMED = 2
+AGAINST = {"upstream": "upstream accuracy", "residual": "what a cell does downstream beyond its upstream accuracy"}
 
 NOTE = (
     "Quantities of each cell's last checkpoint on the held-out upstream images; of a quantity that every layer has, "
@@ -58,9 +59,7 @@ def measures_section(facts: Facts, panels: Sequence[Panel]) -> Markup:
 def _found(facts: Facts, shots: int | None) -> Markup:
     """Which quantities go along with either side."""
     rows = at_the_end(facts, shots)
-    return findings(
-        [_told(rows.filter(against=side), words) for side, words in zip(("upstream", "residual"), SIDES, strict=True)]
-    )
+    return findings([_told(rows.filter(against=side), words) for side, words in AGAINST.items()])
 
 
 def _told(rows: pl.DataFrame, side: str) -> str:

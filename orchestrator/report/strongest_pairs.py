@@ -40,7 +40,7 @@ def _task(task: str, rows: pl.DataFrame, num_significant: int | None, name: Name
     if first.height:
         content.append(_pairs(first, name, f"The strongest significant conflicts on {task}{at(shots)}"))
     elif num_significant is not None:
-        content.append(element("p", "None is significant.", class_="note", data_conflicts="significant"))
+        content.append(element("p", "No conflict here is significant.", class_="note", data_conflicts="significant"))
     if others.height:
         hidden = {} if num_significant is None else {"data_conflicts": "all", "hidden": "hidden"}
         rest = f"The strongest {'others' if first.height else 'conflicts'} on {task}{at(shots)}"

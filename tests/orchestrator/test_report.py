@@ -31,7 +31,10 @@ from tests.orchestrator.timm_tables import top1
 Study = tuple[pl.DataFrame, list[dict[str, Any]]]
 Tasks = list[dict[str, Any]]
 
-KINDS = ("frontier", "layers", "changes", "added", "correlations", "best_of_k", "measures")
+KINDS = (
+    *("frontier", "conflicts", "conflict_axes", "changes", "correlations", "added", "best_of_k"),
+    *("layers", "depths", "gains", "measures"),
+)
 TASKS = ("digits", "fashion", "hiragana", "kanji_radical", "landcover", "mnist", "noto_script", "patches")
 SHOTS = (1, 5, 10, 25)
 SIZES = {"pico": (2, 20_000), "nano": (3, 90_000), "micro": (4, 400_000)}
@@ -438,9 +441,14 @@ def test_counts_what_is_not_there(page: Page, study: Study) -> None:
 
 
 def test_lists_few_conflicts_and_counts_the_others(page: Page, tasks: Tasks) -> None:
-    further = sum(max(0, task["conflicts"] - 3) for task in tasks if task["shots"] == 25)
-    assert further
-    assert f"{further:,} further conflicts not listed here" in page.text
+    for task in tasks:
+        significant, all_of_them = task["significant_conflicts"], task["conflicts"]
+        noun = "conflict" if all_of_them == 1 else "conflicts"
+        if all_of_them:
+            assert f"{task['task']}: {significant:,} significant of {all_of_them:,} {noun}; the strongest" in page.text
+        if all_of_them > 6:
+            assert f"{all_of_them - 5:,} further conflicts not listed here" in page.text
+    assert any(task["conflicts"] > 6 for task in tasks)
 
 
 def test_hours_and_attempts_add_up(page: Page, study: Study) -> None:
@@ -503,6 +511,7 @@ def test_figures_are_real_pictures(page: Page) -> None:
     assert names == {
         *(f"{kind}_{shots}_shots" for kind in KINDS for shots in (5, 25)),
         *(f"axis_{axis}" for axis in ("size", "fraction", "head_weight_decay")),
+        *(f"axis_tasks_{axis}_{n}_shots" for axis in ("size", "fraction", "head_weight_decay") for n in (5, 25)),
     }
     for name in names:
         picture = Image.open(io.BytesIO((page.folder / f"figures/{name}.png").read_bytes())).convert("RGB")
@@ -517,7 +526,7 @@ def test_figures_are_real_pictures(page: Page) -> None:
 def test_tables_agree_in_all_formats(page: Page, study: Study, tasks: Tasks) -> None:
     tables = page.folder / "tables"
     assert {path.stem for path in tables.iterdir()} == {
-        *("fits", "results", "conflicts", "axes", "layers", "measures", "cells"),
+        *("fits", "results", "conflicts", "conflict_axes", "axes", "layers", "measures", "measures_along", "cells"),
         *(f"effects_{name}" for name in SCHEMAS),
     }
     for path in tables.glob("*.parquet"):
@@ -775,7 +784,7 @@ def test_measures_are_those_of_the_last_checkpoint_and_layer_over_all_classes(
         assert shown[cell_id]["upstream"] == pytest.approx(accuracy, abs=6e-5)
     assert {row["value"] for row in page.rows("measures", "effective rank", None, "points")} == {7.0}
     notes = {panel["name"]: panel["note"] for panel in page.data["panels"] if panel["kind"] == "measures"}
-    assert notes["head weight norm"] == f"{len(upstream)} cells; rank correlation −1.00"
+    assert notes["head weight norm"] == f"{len(upstream)} cells; rank correlation −1.00 [−1.00, −1.00]"
     assert "margin mean" not in notes
     assert f"head weight norm{len(upstream)}" in page.text
     assert f"margin meandiverged{results['cell_id'].n_unique()}" in page.text
