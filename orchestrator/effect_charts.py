@@ -55,8 +55,8 @@ def conflicts_chart(style: Style) -> Spec:
 def axis_chart(style: Style, axis: str, values: Sequence[str], spacing: Spacing) -> Spec:
     """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
 
-    Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, low, high, family, lines). Values
-    are text. `values` are the axis's, in order. The band is from low to high.
+    Data: `lines` (value, accuracy, line, family, axes), `means` (value, accuracy, low, high, family, lines) and `bands`,
+    which is those of the means that have an interval. Values are text. `values` are the axis's, in order.
     """
     band, *means = _mean_layers(style, axis, values, spacing)
     lines = _numbered("lines", spacing).mark_line(strokeOpacity=0.4, strokeWidth=1)
@@ -71,7 +71,7 @@ def axis_chart(style: Style, axis: str, values: Sequence[str], spacing: Spacing)
 
 
 def axis_tasks_chart(style: Style, axis: str, values: Sequence[str], spacing: Spacing) -> Spec:
-    """What one axis does on one task: the `means` of `axis_chart` alone, at a size of their own."""
+    """What one axis does on one task: `means` and `bands` of `axis_chart` alone, at a size of their own."""
     return layered(*_mean_layers(style, axis, values, spacing), width=190, height=120)
 
 
@@ -79,7 +79,7 @@ def _mean_layers(style: Style, axis: str, values: Sequence[str], spacing: Spacin
     """The band, the thick line and its points."""
     x = _axis_values(axis, values, spacing)
     y = accuracy_channel(alt.Y, "accuracy", "accuracy")
-    family, means = family_encoding(style), _numbered("means", spacing)
+    family, means, bands = family_encoding(style), _numbered("means", spacing), _numbered("bands", spacing)
     shown = [
         alt.Tooltip("family:N"),
         alt.Tooltip("value:N", title=axis),
@@ -89,7 +89,7 @@ def _mean_layers(style: Style, axis: str, values: Sequence[str], spacing: Spacin
         alt.Tooltip("lines:Q", title="sets of cells"),
     ]
     return [
-        means.mark_area(fillOpacity=0.15).encode(
+        bands.mark_area(fillOpacity=0.15).encode(
             x=x, y=alt.Y("low:Q", title="accuracy"), y2="high:Q", **without_shape(family)
         ),
         means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **without_shape(family)),
@@ -146,12 +146,11 @@ def depths_chart(style: Style) -> Spec:
 def gains_chart(style: Style) -> Spec:
     """What the chosen layer gains over the last, mean over cells with its 95 % interval, by task.
 
-    Data: `gains` (task, gain, low, high, text, cells).
+    Data: `gains` (task, gain, low, high, cells), and `intervals`, which is those that have one.
     """
     theme = style.theme
-    base = alt.Chart(alt.NamedData("gains")).encode(
-        y=alt.Y("task:N", title=None, sort=None, axis=labels(labelLimit=200))
-    )
+    y = alt.Y("task:N", title=None, sort=None, axis=labels(labelLimit=200))
+    base, intervals = (alt.Chart(alt.NamedData(name)).encode(y=y) for name in ("gains", "intervals"))
     x = alt.X("gain:Q", title="gain of accuracy over the last layer", axis=alt.Axis(tickCount=3, format="+.2~f"))
     tooltip = [
         alt.Tooltip("task:N"),
@@ -162,7 +161,7 @@ def gains_chart(style: Style) -> Spec:
     ]
     return layered(
         base.mark_rule(color=theme.muted, strokeDash=[3, 3]).encode(x=alt.X(datum=0)),
-        base.mark_rule(strokeWidth=1.5, color=theme.families[0]).encode(x=alt.X("low:Q"), x2="high:Q"),
+        intervals.mark_rule(strokeWidth=1.5, color=theme.families[0]).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=50, opacity=1, color=theme.families[0]).encode(x=x, tooltip=tooltip),
         width=240,
         height=alt.Step(20),

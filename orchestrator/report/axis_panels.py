@@ -128,7 +128,7 @@ def _axis_panel(facts: Facts, axis: str, quantity: str, shots: int | None, lines
         shots=shots,
         title=title,
         note=f"{title}, {note}",
-        tables={"lines": _told(facts, axis, shown), "means": means},
+        tables={"lines": _told(facts, axis, shown), "means": means, "bands": means.drop_nulls("low")},
     )
 
 
@@ -148,7 +148,7 @@ def _task_panels(facts: Facts, axis: str, shots: int | None, sets: pl.DataFrame)
                 shots=shots,
                 title=titled(task, shots),
                 note="" if means.height else "no set of cells has all values",
-                tables={"means": means},
+                tables={"means": means, "bands": means.drop_nulls("low")},
             )
         )
     return panels

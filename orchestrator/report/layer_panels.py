@@ -8,7 +8,7 @@ import polars as pl
 from orchestrator.conflicts.noise import student_95
 from orchestrator.report.facts import Facts
 from orchestrator.report.panels import Panel, at_shots, family_of, titled
-from orchestrator.report.words import count, ranked, signed
+from orchestrator.report.words import count, ranked
 
 MAX_CELLS = 300  # points of a chart of best layers; the trend is that of all cells
 CELLS_A_STEP = 12  # of the trend, at least
@@ -104,7 +104,7 @@ def _gains(facts: Facts) -> list[Panel]:
         if rows.is_empty():
             continue
         shown = rows.select("task", "gain", low="gain_low", high="gain_high", cells="cells")
-        shown = shown.with_columns(text=pl.col("gain").map_elements(signed, return_dtype=pl.String))
+        shown = shown.sort("gain", "task", descending=[True, False])
         panels.append(
             Panel(
                 kind="gains",
@@ -112,7 +112,7 @@ def _gains(facts: Facts) -> list[Panel]:
                 shots=shots,
                 title=titled("Gain of the best layer over the last", shots),
                 note="",
-                tables={"gains": shown.sort("gain", "task", descending=[True, False])},
+                tables={"gains": shown, "intervals": shown.drop_nulls("low")},
             )
         )
     return panels

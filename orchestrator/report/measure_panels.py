@@ -37,7 +37,7 @@ def in_words(quantity: object) -> str:
 def at_the_end(facts: Facts, shots: int | None) -> pl.DataFrame:
     """The correlations of quantities of the model, and of the last layer where they are of layers."""
     depth, restated = pl.col("depth"), pl.col("quantity").is_in(RESTATED)
-    return at_shots(facts.along, shots).filter(depth.is_null() | (depth == 1.0), ~restated).drop_nulls("spearman")
+    return at_shots(facts.along, shots).filter(depth.is_null() | (depth == 1.0), ~restated).drop_nulls("spearman_low")
 
 
 def _along_panels(facts: Facts) -> list[Panel]:
@@ -61,7 +61,7 @@ def _along_panels(facts: Facts) -> list[Panel]:
 
 def _layer_panels(facts: Facts) -> list[Panel]:
     """How each quantity of layers goes with both sides, by depth."""
-    of_layers = facts.along.drop_nulls("depth").drop_nulls("spearman")
+    of_layers = facts.along.drop_nulls(["depth", "spearman_low"])
     panels = []
     for shots in facts.shots:
         groups = at_shots(of_layers, shots).partition_by("quantity", as_dict=True, maintain_order=True)
