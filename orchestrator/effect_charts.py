@@ -55,8 +55,8 @@ def conflicts_chart(style: Style) -> Spec:
 def axis_chart(style: Style, axis: str, values: Sequence[str], spacing: Spacing) -> Spec:
     """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
 
-    Data: `lines` (value, accuracy, line, family, axes), `means` (value, accuracy, low, high, family, lines) and `bands`,
-    which is those of the means that have an interval. Values are text. `values` are the axis's, in order.
+    Data: `lines` (value, accuracy, line, family, axes), `means` (value, accuracy, low, high, family, lines) and
+    `bands`, which is those of the means that have an interval. Values are text. `values` are the axis's, in order.
     """
     band, *means = _mean_layers(style, axis, values, spacing)
     lines = _numbered("lines", spacing).mark_line(strokeOpacity=0.4, strokeWidth=1)
@@ -111,10 +111,14 @@ def _axis_values(axis: str, values: Sequence[str], spacing: Spacing) -> alt.X:
             scale=alt.Scale(domain=list(values), padding=0.25),
             axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
         )
+    # Vega warns of a log scale that is told about zero.
+    is_log = spacing == "log"
+    zero = alt.Undefined if is_log else False
+    scale = alt.Scale(type=spacing, nice=False, padding=12, zero=zero)
     return alt.X(
         "number:Q",
-        title=f"{axis} (log scale)" if spacing == "log" else axis,
-        scale=alt.Scale(type=spacing, nice=False, zero=False, padding=12),
+        title=f"{axis} (log scale)" if is_log else axis,
+        scale=scale,
         axis=alt.Axis(values=[float(value) for value in values], format="~g", labelOverlap="greedy"),
     )
 

@@ -50,7 +50,7 @@ def _correlations(facts: Facts, shots: int | None) -> pl.DataFrame:
     # A task with itself too, since the first row tells the order of the columns.
     itself = pl.concat([one["task"], one["other"]]).unique().sort()
     whole = pl.DataFrame({"task": itself, "other": itself, "spearman": 1.0, "low": 1.0, "high": 1.0, "cells": None})
-    both = pl.concat([one, other, whole.cast(dict(one.schema))])
+    both = pl.concat([one, other, whole.cast(one.schema)])
     sure = (pl.col("low") > 0) | (pl.col("high") < 0)
     text = [
         _unless_chance(f"{value:.2f}", known)

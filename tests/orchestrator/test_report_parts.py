@@ -460,7 +460,7 @@ def test_without_known_noise_there_is_no_switch_and_all_conflicts_are_shown(tmp_
 
 def test_every_part_begins_with_what_was_found(page: Page) -> None:
     for found in (
-        r"There are no significant conflicts, 25 shots|[\d.]+ % of all pairs of cells are significant conflicts, 25 shots",
+        r"There are no significant conflicts, 25 shots|[\d.]+ % of all pairs of cells are significant conflicts",
         "One cell for all 2 tasks at 25 shots",
         "Given upstream accuracy, .* adds information on",
         "The last layer is the best in",
