@@ -47,7 +47,7 @@ def conflicts_chart(style: Style) -> Spec:
     return layered(
         base.mark_bar(color=theme.families[0]),
         base.mark_text(align="left", dx=4, fontSize=10, color=theme.ink).encode(text="text:N"),
-        width=240,
+        width=200,
         height=alt.Step(20),
     )
 
@@ -167,7 +167,7 @@ def gains_chart(style: Style) -> Spec:
         base.mark_rule(color=theme.muted, strokeDash=[3, 3]).encode(x=alt.X(datum=0)),
         intervals.mark_rule(strokeWidth=1.5, color=theme.families[0]).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.mark_point(filled=True, size=50, opacity=1, color=theme.families[0]).encode(x=x, tooltip=tooltip),
-        width=240,
+        width=200,
         height=alt.Step(20),
     )
 
@@ -179,7 +179,7 @@ def along_chart(style: Style) -> Spec:
     """
     y = alt.Y("quantity:N", title=None, sort=None, axis=labels(labelLimit=200))
     offset = alt.YOffset("against:N", sort=list(SIDES))
-    return _ranks(style, alt.X, y=y, yOffset=offset, width=260, height=alt.Step(13, **{"for": "offset"}))
+    return _ranks(style, alt.X, y=y, yOffset=offset, width=180, height=alt.Step(13, **{"for": "offset"}))
 
 
 def layers_along_chart(style: Style) -> Spec:

@@ -10,7 +10,7 @@ import altair as alt
 
 from orchestrator.charts import Spec, Style, Theme, labels, layered
 
-STEP = {"width": alt.Step(38), "height": alt.Step(22)}
+STEP = {"width": alt.Step(36), "height": alt.Step(22)}
 LONGEST_NAME = 200  # pixels of a row's or a column's name; what does not fit ends in dots, and the tooltip has it
 
 

@@ -25,7 +25,8 @@ def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:
         element(
             "figure",
             element("figcaption", _heading(kind, name), element("p", class_="note")),
-            element("div", class_="plot"),
+            # What scrolls must be reachable by keyboard.
+            element("div", class_="plot", tabindex="0" if kind in WIDE else None),
             data_kind=kind,
             data_name=name,
         )
