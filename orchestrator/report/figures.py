@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from orchestrator import charts, effect_charts
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.charts import PAPER, Multiple, Spec, Style
 from orchestrator.files import write_atomically
 from orchestrator.report.facts import Facts
@@ -35,14 +36,15 @@ def charts_of(facts: Facts, panels: Sequence[Panel], style: Style) -> dict[str, 
     return {kind: made[kind] for kind in sorted({panel.kind for panel in panels})}
 
 
-def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path) -> list[Path]:
-    """Writes every figure in three formats; the paths written, in order.
+def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path, tell: Tell = tell_nobody) -> list[Path]:
+    """Writes every figure in three formats; the paths written, in order. `tell` hears how many are.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    written = []
-    for name, spec in figure_specs(facts, panels):
+    written, num_figures = [], len({_figure_of(panel) for panel in panels})
+    for i, (name, spec) in enumerate(figure_specs(facts, panels)):
+        tell("drawing figures", i, num_figures)
         picture = charts.render(spec)
         for suffix, data in (("svg", picture.svg), ("png", picture.png), ("pdf", picture.pdf)):
             path = folder / f"{name}.{suffix}"

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +78,18 @@ class Report:
             "left": self.left,
             "stopped": self.stopped,
             "study": self.study,
+            "cells": list(self._cells()),
         }
+
+    def _cells(self) -> Iterator[dict[str, Any]]:
+        """What became of each cell of which something was to be told."""
+        for cell_id, rows in self.told.items():
+            yield {"cell_id": cell_id, "outcome": "mirrored", "rows": rows, "reason": None}
+        for cell_id, reason in {**self.failed, **self.later}.items():
+            yield {"cell_id": cell_id, "outcome": "failed", "rows": None, "reason": reason}
+        for outcome, cell_ids, reason in (("by_others", self.busy, None), ("left", self.left, self.stopped)):
+            for cell_id in cell_ids:
+                yield {"cell_id": cell_id, "outcome": outcome, "rows": None, "reason": reason}
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.observe import Observation
-from orchestrator.progress import counts_line, duration, failures_by_cause, hours_line, lines_of, notes, seconds_left
+from orchestrator.progress import counts_line, failures_by_cause, hours_line, lines_of, notes, seconds_left
 from orchestrator.speeds import measure_speeds
 from orchestrator.state import CellState, StageState, Status
 from slurm.failures import Cause
