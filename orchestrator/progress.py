@@ -36,6 +36,8 @@ def counts_line(seen: Observation) -> str:
     counts = Counter(kind(state) for state in seen.states)
     left = seconds_left(seen)
     eta = "" if left is None or seen.settled else f", about {duration(left)} left"
+    if left is None and any(stage.status == Status.RUNNING for s in seen.states for stage in (s.train, s.evaluate)):
+        eta = ", – left"  # nothing has ended yet that would tell
     diverged = f", {counts['diverged']} diverged" if counts["diverged"] else ""
     return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS) + diverged + eta
 

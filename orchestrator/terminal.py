@@ -23,7 +23,7 @@ class _Column:
     """A column and whether it gives way: names lose their beginnings, prose its end, numbers nothing."""
 
     name: str
-    values: list[Text]
+    values: Sequence[Text]
     kind: str
 
     @property
@@ -62,11 +62,9 @@ def print_table(
     console, texts = _console(), [[_text(value) for value in row] for row in rows]
     console.print(Text(title, style="italic"))  # not the table's own, which would wrap at the table's width
     kinds = ["name" if i < num_names else "prose" if name in prose else "number" for i, name in enumerate(columns)]
-    made = [
-        _Column(name, [row[i] for row in texts], kind)
-        for i, (name, kind) in enumerate(zip(columns, kinds, strict=True))
-    ]
-    for block in _blocks(made, _width(console)) if texts else ():
+    values = zip(*texts, strict=True)
+    made = [_Column(*one) for one in zip(columns, values, kinds, strict=True)] if texts else []
+    for block in _blocks(made, _width(console)):
         console.print(_table(block, _width(console)))
 
 
@@ -149,7 +147,7 @@ def _widths(columns: Sequence[_Column], width: int) -> list[int]:
     return widths
 
 
-def _cut(column: _Column, width: int) -> list[Text]:
+def _cut(column: _Column, width: int) -> Sequence[Text]:
     if column.width <= width:
         return column.values
     plain = [value.plain for value in column.values]

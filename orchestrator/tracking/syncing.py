@@ -85,11 +85,13 @@ class Report:
         """What became of each cell of which something was to be told."""
         for cell_id, rows in self.told.items():
             yield {"cell_id": cell_id, "outcome": "mirrored", "rows": rows, "reason": None}
-        for cell_id, reason in {**self.failed, **self.later}.items():
-            yield {"cell_id": cell_id, "outcome": "failed", "rows": None, "reason": reason}
-        for outcome, cell_ids, reason in (("by_others", self.busy, None), ("left", self.left, self.stopped)):
-            for cell_id in cell_ids:
-                yield {"cell_id": cell_id, "outcome": outcome, "rows": None, "reason": reason}
+        troubles: list[tuple[str, str, str | None]] = [
+            *(("failed", cell_id, reason) for cell_id, reason in {**self.failed, **self.later}.items()),
+            *(("by_others", cell_id, None) for cell_id in self.busy),
+            *(("left", cell_id, self.stopped) for cell_id in self.left),
+        ]
+        for outcome, cell_id, why in troubles:
+            yield {"cell_id": cell_id, "outcome": outcome, "rows": None, "reason": why}
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from orchestrator.observe import Observation
 from orchestrator.progress import counts_line, failures_by_cause, hours_line, lines_of, notes, seconds_left
 from orchestrator.speeds import measure_speeds
 from orchestrator.state import CellState, StageState, Status
+from orchestrator.terminal import duration
 from slurm.failures import Cause
 from tests.orchestrator.plans import load, plan_of
 
