@@ -3,13 +3,28 @@
 Heavy modules are imported inside the commands, so that `upshot --help` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.arguments import (
+    RUNS,
+    STUDY,
+    CausesOption,
+    CellArgument,
+    CellsArgument,
+    RunsOption,
+    SetOption,
+    StatusesOption,
+    StudyArgument,
+    StudyOrFilter,
+    YesOption,
+)
 from orchestrator.collect_command import collect_command
+from orchestrator.completion import values_in_bash
 from orchestrator.data_command import data_app
 from orchestrator.evaluate_command import evaluate_command
 from orchestrator.import_command import import_command
@@ -32,16 +47,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-StudyArgument = Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")]
-RunsOption = Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override a key: grid.epochs=[1,2]. May be repeated.")]
-CellsArgument = Annotated[list[str], typer.Argument(help="Only these cells: axis=value, or the beginning of an id.")]
-StatusOption = Annotated[list[str], typer.Option("--status", "-s", help="Only cells of this status, such as FAILED.")]
-CauseOption = Annotated[list[str], typer.Option("--cause", help="Only cells that failed of this, such as oom.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-STUDY = Path("study.toml")
-RUNS = Path("runs")
 ASK_ABOVE_CELLS = 100
 
 
@@ -116,10 +121,10 @@ def submit(
 
 @app.command()
 def retry(
-    study: StudyArgument = STUDY,
+    study: StudyOrFilter = STUDY,
     cells: CellsArgument = [],
-    statuses: StatusOption = [],
-    causes: CauseOption = [],
+    statuses: StatusesOption = [],
+    causes: CausesOption = [],
     runs: RunsOption = RUNS,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -156,10 +161,10 @@ def watch(
 
 @app.command()
 def status(
-    study: StudyArgument = STUDY,
+    study: StudyOrFilter = STUDY,
     cells: CellsArgument = [],
-    statuses: StatusOption = [],
-    causes: CauseOption = [],
+    statuses: StatusesOption = [],
+    causes: CausesOption = [],
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
@@ -180,7 +185,7 @@ def status(
 
 @app.command()
 def why(
-    cell: Annotated[str, typer.Argument(help="A cell id, or its beginning.")],
+    cell: CellArgument,
     study: StudyArgument = STUDY,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -202,7 +207,7 @@ def why(
 
 @app.command()
 def logs(
-    cell: Annotated[str, typer.Argument(help="A cell id, or its beginning.")],
+    cell: CellArgument,
     study: StudyArgument = STUDY,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -324,6 +329,10 @@ def main() -> None:
     """
     from models.errors import UserError
 
+    values = values_in_bash(os.environ)
+    if values is not None:
+        print("\n".join(values))
+        return
     try:
         app()
     except UserError as error:

@@ -5,20 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.arguments import RUNS, STUDY, RunsOption, StudyArgument
 from orchestrator.output import CsvOption, JsonOption, print_found
 
 if TYPE_CHECKING:
     from orchestrator.collecting import Collected
     from orchestrator.tracking.reading import ReadRuns
 
-STUDY = Path("study.toml")
-
 
 def collect_command(
-    study: Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")] = STUDY,
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
     source: Annotated[
         str | None, typer.Option("--from", help="wandb:ENTITY/PROJECT: the runs of a W&B project, in place of a study.")
     ] = None,

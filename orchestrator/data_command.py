@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.arguments import STUDY, StudyArgument
 from orchestrator.output import CsvOption, JsonOption, print_found
 
 data_app = typer.Typer(
@@ -46,7 +47,7 @@ def index(
 
 @data_app.command()
 def check(
-    study: Annotated[Path, typer.Argument(help="A study file, or a study's folder.")] = Path("study.toml"),
+    study: StudyArgument = STUDY,
     duplicates: Annotated[
         bool, typer.Option("--duplicates", help="Look for test images in the train part of large tasks too.")
     ] = False,

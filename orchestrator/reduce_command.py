@@ -6,12 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.arguments import RUNS, STUDY, RunsOption
+from orchestrator.completion import complete_source
 from orchestrator.output import CsvOption, JsonOption, print_found
 
 MAX_WORKERS = 4  # processes of a reduction: others work on the login node too
 TEXT_TABLES = (".csv", ".tsv")
 
-SourceArgument = Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(help="A study file, a study folder, or a results table (parquet).", autocompletion=complete_source),
+]
 SeedOption = Annotated[int, typer.Option(help="Of the bootstrap.")]
 DrawsOption = Annotated[int, typer.Option(help="Bootstrap draws behind each interval.")]
 LossOption = Annotated[str, typer.Option(help="Of the fits: squared or huber.")]
@@ -27,10 +32,8 @@ ProtocolOption = Annotated[
 
 
 def reduce_command(
-    source: SourceArgument = Path("study.toml"),
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    source: SourceArgument = STUDY,
+    runs: RunsOption = RUNS,
     protocol: ProtocolOption = None,
     seed: SeedOption = 0,
     draws: DrawsOption = 200,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.arguments import RUNS, STUDY, RunsOption
 from orchestrator.output import CsvOption, JsonOption, print_found
 from orchestrator.reduce_command import (
     DrawsOption,
@@ -19,10 +20,8 @@ from orchestrator.reduce_command import (
 
 
 def report_command(
-    source: SourceArgument = Path("study.toml"),
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    source: SourceArgument = STUDY,
+    runs: RunsOption = RUNS,
     protocol: ProtocolOption = None,
     seed: SeedOption = 0,
     draws: DrawsOption = 200,

@@ -6,27 +6,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.arguments import RUNS, STUDY, RunsOption, StudyArgument
 from orchestrator.output import CsvOption, JsonOption, print_found
 
 if TYPE_CHECKING:
     from orchestrator.study_sync import StudySync
     from orchestrator.tracking.syncing import Report
 
-STUDY = Path("study.toml")
 MOST_SHOWN = 20  # of cells that failed
 INTERRUPTED = 130  # as a shell has it
 
 
 def sync_command(
-    study: Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")] = STUDY,
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="How many cells are told at once.")] = 4,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Ask W&B what it lacks, and write over what it holds otherwise.")
