@@ -157,7 +157,7 @@ def test_why_tells_a_cells_deaths_and_what_comes_next(deadly):
 def test_why_names_images_that_could_not_be_read(deadly):
     record = {"event": "corrupt_images", "step": 5, "count": 7, "first": ["photos/cat/3.jpg: not a readable image"]}
     append_record(deadly.store.train_log(deadly.cells[2].cell_id), record)
-    said = upshot("why", deadly.cells[2].cell_id, deadly.store.root)
+    said = upshot("why", deadly.cells[2].cell_id, deadly.store.root, env={"COLUMNS": None})
     assert "images that could not be read: 7, the first: photos/cat/3.jpg: not a readable image" in said
     assert "could not be read" not in upshot("why", deadly.cells[1].cell_id, deadly.store.root)
 

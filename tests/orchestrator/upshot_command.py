@@ -10,11 +10,11 @@ UPSHOT = Path(sys.executable).with_name("upshot")
 
 
 def upshot(*words, cwd=None, code=0, env=None):
-    """What it printed, 80 columns wide; both streams, so that a test can look for a message wherever it went.
+    """What it printed; both streams, so that a test can look for a message wherever it went.
 
     A variable of `env` that is None is taken out of the environment.
     """
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", **(env or {})}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     done = subprocess.run(
         [UPSHOT, *map(str, words)],
         capture_output=True,
