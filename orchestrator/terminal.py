@@ -15,6 +15,7 @@ GAP = 2
 MIN_NAME, MIN_PROSE = 16, 12  # what columns that give way keep; an id of a cell is 16 wide, so it stays whole
 ENDLESS = 100_000
 CUT = "…"
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -70,7 +71,7 @@ def print_table(
 
 def print_sentence(text: str) -> None:
     """A sentence in lines as wide as the tables, of which no word is broken."""
-    width = _width(_console())
+    text, width = _printable(text), _width(_console())
     print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
@@ -105,8 +106,12 @@ def _width(console: Console) -> int:
 
 
 def _text(value: object) -> Text:
-    """Names and messages are others' words: what would steer the terminal becomes a space."""
-    return value if isinstance(value, Text) else Text(CONTROL.sub(" ", str(value)))
+    return value if isinstance(value, Text) else Text(_printable(str(value)))
+
+
+def _printable(text: str) -> str:
+    """Names and messages are others' words: of them nothing steers the terminal."""
+    return CONTROL.sub(" ", ESCAPE.sub("", text))
 
 
 def _blocks(columns: Sequence[_Column], width: int) -> Iterator[list[_Column]]:
