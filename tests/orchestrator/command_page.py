@@ -15,8 +15,8 @@ standard error. JSON holds everything, CSV the main table; a column's name is th
 An empty field is a value that is not known or does not apply; the members of a list have semicolons between them.
 
 In a terminal a table is as wide as the terminal: long names lose their beginnings and messages their ends, each with an
-ellipsis that says so, numbers never anything. In a pipe or a file nothing is cut and a sentence is one line; `COLUMNS=80`
-gives it a width. There are no colours off a terminal, nor where `NO_COLOR` is set.
+ellipsis that says so, numbers never anything. In a pipe or a file nothing is cut and a sentence is one line;
+`COLUMNS=80` gives it a width. There are no colours off a terminal, nor where `NO_COLOR` is set.
 
 `upshot --install-completion` makes bash, zsh or fish complete commands, options, studies, statuses, causes,
 `axis=value` and cells. `_UPSHOT_COMPLETE=source_zsh upshot` prints the script (`source_bash` and `source_fish` too),
