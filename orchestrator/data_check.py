@@ -14,7 +14,7 @@ from models.data import describe
 from models.errors import DataError, UserError
 from orchestrator.study import Study, validated
 from orchestrator.study_text import read_document
-from orchestrator.tables import print_sentence, print_table
+from orchestrator.terminal import print_sentence, print_table
 
 MAX_HASHED: Final = 50_000
 """Images of a task that are all decoded to look for duplicates without being asked."""

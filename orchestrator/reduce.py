@@ -14,6 +14,7 @@ import polars as pl
 
 from models.errors import UserError
 from orchestrator.answer import Settings, answer_task, method_text
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.effects import effects_of
 from orchestrator.frontier import Loss, Points
 from orchestrator.kept import answer_key
@@ -39,6 +40,7 @@ def reduce_study(
     at: float | None = None,
     workers: int = 1,
     kept: "MutableMapping[str, Any] | None" = None,
+    tell: Tell = tell_nobody,
 ) -> dict[str, Any]:
     """`{"protocol": ..., "tasks": [...], "conflicts": {...}, "effects": {...}}`, ready for JSON.
 
@@ -64,6 +66,7 @@ def reduce_study(
             script must be guarded by `if __name__ == "__main__"`, as `multiprocessing` demands.
         kept: answers of an earlier reduction (`orchestrator.kept`), which stand for tasks whose cells, settings and
             code are the same; afterwards it holds those of this reduction.
+        tell: hears how many of the tasks that had to be answered are.
 
     Raises:
         DataError: the table is empty, lacks a column, has no row of the protocol (or of several but not of ridge, where
@@ -81,9 +84,14 @@ def reduce_study(
     by_key = dict(zip(keys, groups, strict=True))
     new = {key: group for key, group in by_key.items() if key not in kept}
     with _answering(new.values(), settings, workers) as made:
+        tell("comparing cells", 0, 2)
         effects = effects_of(results, selection.cells, selection.protocol, seed=seed)
+        tell("comparing cells", 1, 2)
         pairs = pairs_of(selection.cells)
-        answers = {key: kept[key] for key in by_key if key in kept} | dict(zip(new, made, strict=True))
+        answers = {key: kept[key] for key in by_key if key in kept}
+        for i, (key, answer) in enumerate(zip(new, made, strict=True)):
+            tell("fitting tasks", i, len(new))
+            answers[key] = answer
     kept.clear()
     kept.update(answers)
     tasks = [

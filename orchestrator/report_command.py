@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.arguments import RUNS, STUDY, RunsOption
+from orchestrator.output import CsvOption, JsonOption, print_found
 from orchestrator.reduce_command import (
     DrawsOption,
     LossOption,
@@ -18,10 +20,8 @@ from orchestrator.reduce_command import (
 
 
 def report_command(
-    source: SourceArgument = Path("study.toml"),
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    source: SourceArgument = STUDY,
+    runs: RunsOption = RUNS,
     protocol: ProtocolOption = None,
     seed: SeedOption = 0,
     draws: DrawsOption = 200,
@@ -30,37 +30,56 @@ def report_command(
     to_wandb: Annotated[
         bool, typer.Option("--wandb", help="Also publish it among the reports of the study's W&B project.")
     ] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Write the report: one page that works offline, figures and tables. A table's goes to NAME-report beside it."""
     options: dict[str, Any] = {"protocol": protocol, "seed": seed, "draws": draws, "loss": loss, "points": points}
-    if is_table(source):
-        from orchestrator.report import report_table
+    is_told = as_json or as_csv
+    if to_wandb:
+        found = _publish(source, runs, options, is_told=is_told)
+    else:
+        found = {"page": str(_write(source, runs, options)), "published": None}
+        if not is_told:
+            print(found["page"])
+    if is_told:
+        print_found("report", found, as_csv=as_csv)
+    if found.get("refused"):
+        print(f"upshot: {found['refused']}", file=sys.stderr)
+        raise typer.Exit(1)
 
-        if to_wandb:
-            from models.errors import UserError
 
-            raise UserError(f"--wandb publishes the report of a study; {source} is a table, which has no runs at W&B")
-        print(report_table(source, **options))
-        return
-    _report_study(source, runs, options, to_wandb=to_wandb)
-
-
-def _report_study(source: Path, runs: Path, options: dict[str, Any], *, to_wandb: bool) -> None:
+def _write(source: Path, runs: Path, options: dict[str, Any]) -> Path:
+    """The page of a study or a table."""
+    from orchestrator.bars import bar
+    from orchestrator.report import report_table
     from orchestrator.session import open_submitted
 
-    session = open_submitted(source, runs)
-    if not to_wandb:
-        print(session.report(**options))
-        return
+    with bar() as tell:
+        if is_table(source):
+            return report_table(source, tell, **options)
+        return open_submitted(source, runs).report(tell, **options)
+
+
+def _publish(source: Path, runs: Path, options: dict[str, Any], *, is_told: bool) -> dict[str, str | None]:
+    """The page, and where at W&B it is or why it is not; unless a program is to be told, both are printed at once."""
+    from models.errors import UserError
     from orchestrator.published_report import need_wandb, publish_study
+    from orchestrator.session import open_submitted
     from orchestrator.tracking.wandb_report import ReportRefusedError
 
+    if is_table(source):
+        raise UserError(f"--wandb publishes the report of a study; {source} is a table, which has no runs at W&B")
+    session = open_submitted(source, runs)
     need_wandb(session)
-    print(session.report(**options))
+    page = str(_write(source, runs, options))
+    if not is_told:
+        print(page, flush=True)
     try:
         published = publish_study(session, **options)
     except ReportRefusedError as error:
-        print(f"upshot: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    told = {"made anew": " (the one published before is gone there, or was moved: this is a new one)"}
-    print(f"{published.url}{told.get(published.how, '')}")
+        return {"page": page, "published": None, "refused": str(error)}
+    if not is_told:
+        told = {"made anew": " (the one published before is gone there, or was moved: this is a new one)"}
+        print(f"{published.url}{told.get(published.how, '')}")
+    return {"page": page, "published": published.url, "how": published.how}

@@ -11,6 +11,7 @@ import polars as pl
 
 from models.errors import StudyError, UnknownNameError
 from orchestrator import drive
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
 from orchestrator.observe import Observation, Observer, keep_all
@@ -62,36 +63,39 @@ class Session:
             raise UnknownNameError("protocol", given, names, f"in study {self.file.study.name}")
         return given
 
-    def collect(self) -> pl.LazyFrame:
+    def collect(self, tell: Tell = tell_nobody) -> pl.LazyFrame:
         """The results table, collected anew, as is the table of upstream measures (`store.measures_path`)."""
-        return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
+        return collect(self.store, self.file.study, cells(self.file.study, self.file.path), tell)
 
-    def reduced(self, **options: Any) -> dict[str, Any]:
+    def reduced(self, tell: Tell = tell_nobody, **options: Any) -> dict[str, Any]:
         """The reducer's answer over the collected results, and how far the study has come (`progress_of`).
 
         Args:
+            tell: hears how far the work is.
             options: of `reduce_study`.
         """
-        return self.reduce(self.collect(), self.observe().states, **options)
+        return self.reduce(self.collect(tell), self.observe().states, tell=tell, **options)
 
-    def report(self, **options: Any) -> Path:
+    def report(self, tell: Tell = tell_nobody, **options: Any) -> Path:
         """The page of the report, written anew.
 
         Args:
+            tell: hears how far the work is.
             options: of `reduce_study`.
         """
         from orchestrator.report import write_report  # its chart libraries take a second to load
 
-        seen, results = self.observe(), self.collect().collect()
+        seen, results = self.observe(), self.collect(tell).collect()
         return write_report(
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
             measures=pl.read_parquet(self.store.measures_path),
-            reduced=self.reduce(results, seen.states, **options),
+            reduced=self.reduce(results, seen.states, tell=tell, **options),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary=self.planned(seen),
+            tell=tell,
         )
 
     def planned(self, seen: Observation) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from models.errors import UserError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.files import write_atomically
 from orchestrator.reduce import reduce_study
 from orchestrator.report.axis_panels import axis_panels
@@ -42,6 +43,7 @@ def write_report(
     generated_by: str,
     generated: str | None = None,
     measures: pl.DataFrame | None = None,
+    tell: Tell = tell_nobody,
 ) -> Path:
     """The path of the page, after `folder` was written anew: tables/ and figures/ first, index.html last.
 
@@ -58,6 +60,7 @@ def write_report(
         generated_by: program and version.
         generated: the date that the page carries; today's when it is not given.
         measures: the study's table of upstream measures (`results.UPSTREAM_SCHEMA`), if it has one.
+        tell: hears how far the figures are.
 
     Raises:
         DataError: the results cannot be reduced.
@@ -67,7 +70,7 @@ def write_report(
     panels = _panels(facts)
     about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
     try:
-        files = _write_files(folder, facts, panels)
+        files = _write_files(folder, facts, panels, tell)
         page = write_page(facts, panels, files=files, generated=generated or _today(), **about)
         write_atomically(folder / "index.html", page)
     except OSError as error:
@@ -97,11 +100,12 @@ def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def report_table(path: Path, **options: Any) -> Path:
+def report_table(path: Path, tell: Tell = tell_nobody, **options: Any) -> Path:
     """The page of a results table that belongs to no study, in the folder NAME-report beside it.
 
     Args:
         path: of the table.
+        tell: hears how far the work is.
         options: of `reduce_study`.
 
     Raises:
@@ -113,16 +117,17 @@ def report_table(path: Path, **options: Any) -> Path:
         path.with_name(f"{path.stem}-report"),
         title=path.stem,
         results=results,
-        reduced=reduce_study(results, **options),
+        reduced=reduce_study(results, tell=tell, **options),
         cells=[],
         plan_summary={},
+        tell=tell,
         generated_by=f"upshot {version('upshot')}",
     )
 
 
-def _write_files(folder: Path, facts: Facts, panels: Sequence[Panel]) -> list[str]:
+def _write_files(folder: Path, facts: Facts, panels: Sequence[Panel], tell: Tell) -> list[str]:
     """The paths of tables and figures, relative to the folder, after they are written and stale ones removed."""
-    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures")]
+    written = [*write_tables(facts, folder / "tables"), *write_figures(facts, panels, folder / "figures", tell)]
     files = [path.relative_to(folder).as_posix() for path in written]
     for name in set(_listed(folder / "files.json")).difference(files):
         if (folder / name).is_file():

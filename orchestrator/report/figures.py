@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from orchestrator import charts, effect_charts, heat_charts
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.charts import PAPER, Multiple, Spec, Style
 from orchestrator.files import write_atomically
 from orchestrator.report.axis_panels import spacing_of
@@ -53,14 +54,15 @@ def _largest_change(panels: Sequence[Panel]) -> float:
     return float(pl.concat(changes).max() or 0.0) if changes else 0.0  # type: ignore[arg-type]  # of a Float64 column
 
 
-def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path) -> list[Path]:
-    """Writes every figure in three formats; the paths written, in order.
+def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path, tell: Tell = tell_nobody) -> list[Path]:
+    """Writes every figure in three formats; the paths written, in order. `tell` hears how many are.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    written = []
-    for name, spec in figure_specs(facts, panels):
+    written, num_figures = [], len({_figure_of(panel) for panel in panels})
+    for i, (name, spec) in enumerate(figure_specs(facts, panels)):
+        tell("drawing figures", i, num_figures)
         picture = charts.render(spec)
         for suffix, data in (("svg", picture.svg), ("png", picture.png), ("pdf", picture.pdf)):
             path = folder / f"{name}.{suffix}"
