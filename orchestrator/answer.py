@@ -22,6 +22,7 @@ from orchestrator.frontier import (
     Loss,
     NumTest,
     Points,
+    Verdict,
     find_frontier,
     find_recipe,
 )
@@ -117,8 +118,7 @@ def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:
         "hull_vertices": found.hull.size,
         "hull": cells[found.hull.tolist()].select("cell_id", "upstream", "downstream").to_dicts(),
         "fits": {method: _fit_object(found.fits[method], settings) for method in METHODS},
-        "identifiable": found.identifiable,
-        "verdict": found.verdict,
+        **_said_object(found.said),
         "held_out": {
             **_contest_object(found.held_out.cells),
             "frontier": _contest_object(found.held_out.frontier),
@@ -160,8 +160,16 @@ def _fit_object(fit: Fit | None, settings: Settings) -> dict[str, Any] | None:
         "loss": settings.loss,
         "huber_delta": fit.law.huber_delta,
         "points": settings.points,
-        "identifiable": fit.identifiable,
-        "verdict": fit.verdict,
+        **_said_object(fit.said),
+    }
+
+
+def _said_object(said: Verdict) -> dict[str, Any]:
+    return {
+        "identifiable": said.identifiable,
+        "verdict": said.verdict,
+        "reason": said.reason,
+        "reasons": list(said.reasons),
     }
 
 
