@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -47,8 +47,10 @@ def reduce_study(
     The protocol is that of all values (null where the table does not say); only `effects` compares it with others.
     Tasks are one object per task and shots, sorted; conflicts are those of `pairs_of`, effects those of `effects_of`.
     The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
-    null, or the law with its intervals, errors and verdict), identifiable, verdict, held_out (the error of every model
-    and the best one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull
+    null, or the law with its intervals, errors and verdict), identifiable, verdict, reason (why it is not identifiable,
+    in a few words; null where it is) and reasons (all of them, technically), more_cells (how many would tell, see
+    `more_cells_object`; null where it is told already, or cannot be simulated, and at fewer shots than the most),
+    held_out (the error of every model and the best one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull
     does not reach), spearman, kendall, conflicts, conflict_share (of all pairs; null where there is none),
     significant_conflicts (null where noise is unknown), significant_against (whose noise, in words), dropped (rows by
     reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict that
@@ -80,10 +82,11 @@ def reduce_study(
     groups = [parts.get(key, selection.cells.clear()) for key in selection.dropped]
     kept = {} if kept is None else kept
     method = method_text(selection.protocol, settings)
-    keys = [answer_key(group, settings) for group in groups]
-    by_key = dict(zip(keys, groups, strict=True))
+    asked = [replace(settings, asks_more=shots == selection.most_shots) for _, shots in selection.dropped]
+    keys = [answer_key(group, how) for group, how in zip(groups, asked, strict=True)]
+    by_key = dict(zip(keys, zip(groups, asked, strict=True), strict=True))
     new = {key: group for key, group in by_key.items() if key not in kept}
-    with _answering(new.values(), settings, workers) as made:
+    with _answering(new.values(), workers) as made:
         tell("comparing cells", 0, 2)
         effects = effects_of(results, selection.cells, selection.protocol, seed=seed)
         tell("comparing cells", 1, 2)
@@ -105,18 +108,18 @@ def reduce_study(
 
 @contextmanager
 def _answering(
-    groups: "Collection[pl.DataFrame]", settings: Settings, workers: int
+    groups: "Collection[tuple[pl.DataFrame, Settings]]", workers: int
 ) -> "Iterator[Iterator[dict[str, Any]]]":
     """The groups' answers in order, which other processes make meanwhile where there is enough to do."""
-    work = (settings.draws + OTHER_WORK) * sum(group.height for group in groups)
+    work = sum((how.draws + OTHER_WORK) * group.height for group, how in groups)
     workers = min(workers, len(groups))
     if workers <= 1 or work < MUCH_WORK:
-        yield (answer_task(group, settings) for group in groups)
+        yield (answer_task(group, how) for group, how in groups)
         return
     # Spawned, since a process that has run polars must not be forked.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         with _one_thread_each():
-            made = pool.map(answer_task, groups, repeat(settings))
+            made = pool.map(answer_task, *zip(*groups, strict=True))
         yield made
 
 

@@ -1,0 +1,99 @@
+"""The first section of the page: the study in numbers, then what each task says. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.frontier import REASONS, Reason
+from orchestrator.more_cells import more_cells_text
+from orchestrator.report.facts import Facts
+from orchestrator.report.headline import best_cells, paragraph
+from orchestrator.report.markup import Markup, element, join
+from orchestrator.report.panels import shots_text
+from orchestrator.report.parts import empty, per_shots, tasks_at
+from orchestrator.report.words import count
+
+HEADINGS: Mapping[Reason, str] = {
+    "no cells": "No cell has both accuracies",
+    "too few cells": "Too few cells carry the frontier",
+    "does not rise": "Downstream accuracy does not rise with upstream accuracy",
+    "too few draws": "Too few bootstrap draws for an interval",
+    "still rising": "Still rising at the best cell, no sign of a plateau yet",
+    "end not seen": "Where it saturates cannot be told",
+    "bend not seen": "How it bends, and so where it ends, cannot be told",
+    "unstable fit": "Parts of the cells lead to other answers than all of them",
+}
+RANGE_TOLD: tuple[Reason, ...] = ("still rising", "end not seen")
+
+
+def answer_section(facts: Facts) -> Markup:
+    """A paragraph on the study, then for each number of shots the tasks that saturate, and the others by reason."""
+    if not facts.tasks:
+        return join([element("p", paragraph(facts)), empty("No value has been measured yet.")])
+    return join([element("p", paragraph(facts)), per_shots(facts, _answers)])
+
+
+def _answers(facts: Facts, shots: int | None) -> Markup:
+    tasks = tasks_at(facts, shots)
+    sure = [task for task in tasks if task["identifiable"]]
+    best = best_cells(facts)
+    groups = [(reason, [task for task in tasks if task["reason"] == reason]) for reason in REASONS]
+    return join(
+        [
+            element("p", _lead(len(sure), len(tasks), shots), class_="lead"),
+            element("ul", *(_identified(task) for task in sure), class_="answers") if sure else "",
+            *(_group(reason, group, best) for reason, group in groups if group),
+            _note(tasks),
+        ]
+    )
+
+
+def _lead(num_sure: int, num_tasks: int, shots: int | None) -> str:
+    """How many tasks say where they saturate."""
+    at = f"At {shots_text(shots)} " if shots is not None else ""
+    if num_sure == num_tasks:
+        said = "every task says" if num_tasks > 1 else "the task says"
+    elif num_sure:
+        said = f"{num_sure} of {count(num_tasks, 'task')} {'says' if num_sure == 1 else 'say'}"
+    else:
+        said = f"none of {count(num_tasks, 'task')} says" if num_tasks > 1 else "the task does not say"
+    text = f"{at}{said} where downstream accuracy saturates as upstream accuracy goes to 1."
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _identified(task: Mapping[str, Any]) -> Markup:
+    """The saturation value first, then what it takes for granted."""
+    value, _, rest = task["verdict"].partition("]")
+    return element("li", element("b", task["task"]), " ", element("b", f"{value}]"), rest, ".")
+
+
+def _group(reason: Reason, tasks: Sequence[Mapping[str, Any]], best: Mapping[tuple[str, int | None], str]) -> Markup:
+    """Tasks that are not identifiable for the same reason."""
+    heading = element("h3", element("span", "Not identifiable: ", class_="muted"), HEADINGS[reason])
+    listed = [
+        element("li", element("b", task["task"]), ": ", _sentence(reason, task, best.get((task["task"], task["shots"]))))
+        for task in tasks
+    ]
+    return join([heading, element("ul", *listed, class_="answers others")])
+
+
+def _sentence(reason: Reason, task: Mapping[str, Any], best: str | None) -> str:
+    """What the heading does not say of this task."""
+    fit = task["fits"]["hull"]
+    told = f"anything from {1 - fit['e_ir_high']:.2f} to {1 - fit['e_ir_low']:.2f} fits" if reason in RANGE_TOLD else ""
+    counted = ""
+    if reason == "too few cells":
+        counted = f"{count(task['n'], 'cell')}, {task['hull_vertices']} on the frontier"
+    parts = [f"best cell {best}" if best else "", told, counted, more_cells_text(task)]
+    return "; ".join(filter(None, parts)) + "."
+
+
+def _note(tasks: Sequence[Mapping[str, Any]]) -> Markup:
+    """What the numbers of further cells take for granted, where there are any."""
+    if not any(task["more_cells"] for task in tasks):
+        return Markup("")
+    text = (
+        "What would tell is found by simulation: further cells like those named, drawn around the law fitted here (the "
+        "hull where there is none) with the losses and the evaluation noise of the cells that are there, until the "
+        "saturation value is identified in most simulated studies. It is as good as that law is."
+    )
+    return element("p", element("small", text))
