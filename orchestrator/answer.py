@@ -135,9 +135,7 @@ def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _more_cells(
-    cells: pl.DataFrame, said: Verdict, sizes: NumTest | None, settings: Settings
-) -> dict[str, Any] | None:
+def _more_cells(cells: pl.DataFrame, said: Verdict, sizes: NumTest | None, settings: Settings) -> dict[str, Any] | None:
     """None too where the value is identified, or more draws are needed rather than more cells."""
     if said.identifiable or said.reason == "too few draws" or not settings.asks_more:
         return None

@@ -54,10 +54,12 @@ def more_cells_text(task: Mapping[str, Any]) -> str:
         return f"about {more['cells']:,} more cells of all kinds would tell"
     if more["kind"] == "beyond":
         return f"about {more['cells']:,} cells that reach {more['upstream']:.2f} upstream would tell"
+    if task["reason"] == "does not rise":
+        return ""
+    vain = f"even {more['at_most']:,} more cells like these might not tell"
     if more["upstream"] is None:
-        return f"even {more['at_most']:,} more cells like these might not tell"
-    beyond = f"nor a few that reach {more['upstream']:.2f} upstream"
-    return f"even {more['at_most']:,} more cells like these might not tell, {beyond}"
+        return f"{vain}: it takes higher upstream accuracy"
+    return f"{vain}, nor a few that reach {more['upstream']:.2f} upstream"
 
 
 def _upper_end(cells: pl.DataFrame) -> "tuple[str | None, NDArray[np.intp]]":
@@ -66,9 +68,9 @@ def _upper_end(cells: pl.DataFrame) -> "tuple[str | None, NDArray[np.intp]]":
     names = [name for name in MODEL if name in cells.columns]
     last = int(upper_hull(us_N, cells["downstream"].to_numpy())[-1]) if us_N.size else None
     if names and last is not None:
-        of_last = cells.select(names).row(last)
-        same = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in zip(names, of_last, strict=True))
+        model = cells.row(last, named=True)
+        same = pl.all_horizontal(pl.col(name) == model[name] for name in names).fill_null(value=False)
         like_L = np.flatnonzero(cells.select(same).to_series().to_numpy())
-        if like_L.size >= MIN_LIKE and None not in of_last:
-            return " ".join(map(str, of_last)), like_L
+        if like_L.size >= MIN_LIKE:
+            return " ".join(str(model[name]) for name in names), like_L
     return None, np.argsort(-us_N, kind="stable")[: max(MIN_LIKE, round(BEST_PART * us_N.size))]

@@ -48,13 +48,13 @@ def reduce_study(
     Tasks are one object per task and shots, sorted; conflicts are those of `pairs_of`, effects those of `effects_of`.
     The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
     null, or the law with its intervals, errors and verdict), identifiable, verdict, reason (why it is not identifiable,
-    in a few words; null where it is) and reasons (all of them, technically), more_cells (how many would tell, see
-    `more_cells_object`; null where it is told already, or cannot be simulated, and at fewer shots than the most),
-    held_out (the error of every model and the best one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull
-    does not reach), spearman, kendall, conflicts, conflict_share (of all pairs; null where there is none),
-    significant_conflicts (null where noise is unknown), significant_against (whose noise, in words), dropped (rows by
-    reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict that
-    says so.
+    in a few words; null where it is), reasons (all of them, in technical words), more_cells (how many would tell, see
+    `more_cells_object`; null where it is told already, where that cannot be simulated, and below the largest number of
+    shots), held_out (the error of every model and the best one, on the cells with the highest upstream accuracy),
+    recipe (null with a recipe_reason where the hull does not reach), spearman, kendall, conflicts, conflict_share (of
+    all pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against
+    (whose noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too
+    few cells has null fits and a verdict that says so.
 
     Args:
         results: the results table, or an imported one (see `selection.REQUIRED` and `OPTIONAL`).

@@ -165,7 +165,9 @@ def _plainly(reason: Reason, fit: Fit | None, seen: Seen) -> str:
         case "too few cells":
             return _too_few(seen)
         case "does not rise":
-            return "downstream accuracy does not rise with upstream accuracy here, so there is no frontier to extrapolate"
+            return (
+                "downstream accuracy does not rise with upstream accuracy here, so there is no frontier to extrapolate"
+            )
         case "still rising":
             return f"still rising at the best cell ({seen.best_ds:.2f}), no sign of a plateau yet: {_range(fit)} fits"
         case "end not seen":

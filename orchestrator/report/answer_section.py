@@ -67,24 +67,27 @@ def _identified(task: Mapping[str, Any]) -> Markup:
 
 
 def _group(reason: Reason, tasks: Sequence[Mapping[str, Any]], best: Mapping[tuple[str, int | None], str]) -> Markup:
-    """Tasks that are not identifiable for the same reason."""
+    """Tasks that are not identifiable for one reason; what would tell is said once where it is the same for all."""
     heading = element("h3", element("span", "Not identifiable: ", class_="muted"), HEADINGS[reason])
-    listed = [
-        element("li", element("b", task["task"]), ": ", _sentence(reason, task, best.get((task["task"], task["shots"]))))
-        for task in tasks
-    ]
-    return join([heading, element("ul", *listed, class_="answers others")])
+    texts = [more_cells_text(task) for task in tasks]
+    shared = texts[0] if len(tasks) > 1 and len(set(texts)) == 1 else ""
+    listed = []
+    for task, text in zip(tasks, texts, strict=True):
+        sentence = _sentence(reason, task, best.get((task["task"], task["shots"])), "" if shared else text)
+        listed.append(element("li", element("b", task["task"]), f": {sentence}."))
+    said = element("p", f"{shared[:1].upper()}{shared[1:]}.") if shared else ""
+    return join([heading, element("ul", *listed, class_="answers others"), said])
 
 
-def _sentence(reason: Reason, task: Mapping[str, Any], best: str | None) -> str:
+def _sentence(reason: Reason, task: Mapping[str, Any], best: str | None, more: str) -> str:
     """What the heading does not say of this task."""
+    parts = [f"best cell {best}" if best else "no cell with both accuracies"]
     fit = task["fits"]["hull"]
-    told = f"anything from {1 - fit['e_ir_high']:.2f} to {1 - fit['e_ir_low']:.2f} fits" if reason in RANGE_TOLD else ""
-    counted = ""
+    if reason in RANGE_TOLD and fit is not None:
+        parts.append(f"anything from {1 - fit['e_ir_high']:.2f} to {1 - fit['e_ir_low']:.2f} fits")
     if reason == "too few cells":
-        counted = f"{count(task['n'], 'cell')}, {task['hull_vertices']} on the frontier"
-    parts = [f"best cell {best}" if best else "", told, counted, more_cells_text(task)]
-    return "; ".join(filter(None, parts)) + "."
+        parts.append(f"{task['hull_vertices']} of {count(task['n'], 'cell')} on the frontier")
+    return "; ".join([*parts, more] if more else parts)
 
 
 def _note(tasks: Sequence[Mapping[str, Any]]) -> Markup:

@@ -1,6 +1,5 @@
 """The figures of a report: every chart as SVG, PNG and PDF, grouped into small multiples."""
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -80,7 +79,12 @@ def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, S
     made = charts_of(facts, panels, style)
     for (kind, shots), group in groupby(sorted(panels, key=_figure_of), _figure_of):
         multiples = [
-            Multiple(chart=made[kind], title=panel.title, subtitle=_subtitle(panel), data=_rows(panel))
+            Multiple(
+                chart=made[kind],
+                title=panel.title,
+                subtitle=panel.note if kind == "frontier" else "",
+                data=_rows(panel),
+            )
             for panel in group
         ]
         columns = min(COLUMNS, len(multiples))
@@ -90,11 +94,6 @@ def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, S
 
 def _figure_of(panel: Panel) -> tuple[str, int]:
     return panel.kind, -1 if panel.shots is None or panel.kind.startswith("axis ") else panel.shots
-
-
-def _subtitle(panel: Panel) -> str:
-    """The verdict without its reasons and conditions, which the tables give."""
-    return re.split(r":|;| if ", panel.note)[0] if panel.kind == "frontier" else ""
 
 
 def _rows(panel: Panel) -> dict[str, list[dict[str, object]]]:

@@ -92,7 +92,7 @@ def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
         return []
     data = pack(panels, _specs(facts, panels), shots=default_shots(facts), canvas_from=CANVAS_FROM)
     holder = element("script", Markup(data), type="application/json", id="data")
-    code = f"{_part('page.js')}\n{_part('conflicts.js')}"
+    code = "\n".join(_part(name) for name in ("page.js", "conflicts.js", "recipe.js"))
     return [holder, element("script", Markup(browser_script())), element("script", Markup(code))]
 
 

@@ -78,6 +78,13 @@ def titled(text: str, shots: int | None) -> str:
     return ", ".join(filter(None, [text, shots_text(shots)]))
 
 
+def short_verdict(task: Mapping[str, Any]) -> str:
+    """The saturation value with its interval, or that it is not identifiable, and why in a few words."""
+    if not task["identifiable"]:
+        return f"not identifiable: {task['reason']}"
+    return str(task["verdict"]).partition("]")[0] + "]"
+
+
 def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.DataFrame | None) -> Panel:
     if values is None:
         values = pl.DataFrame(schema={"cell_id": pl.String, "upstream": pl.Float64, "downstream": pl.Float64})
@@ -98,7 +105,7 @@ def _frontier_panel(task: Mapping[str, Any], about: pl.DataFrame, values: pl.Dat
     tables = {"points": points, "hull": hull, "law": _law(fit, hull, sure=task["identifiable"]), "band": _band(task)}
     title = titled(task["task"], task["shots"])
     return Panel(
-        kind="frontier", name=task["task"], shots=task["shots"], title=title, note=task["verdict"], tables=tables
+        kind="frontier", name=task["task"], shots=task["shots"], title=title, note=short_verdict(task), tables=tables
     )
 
 

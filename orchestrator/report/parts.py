@@ -82,6 +82,11 @@ def cell_name(cell_id: str, names: Mapping[str, str], anchored: Collection[str])
     return element("div", shown, element("br"), element("small", names.get(cell_id, "")), class_="cell")
 
 
+def cell_link(cell_id: str, names: Mapping[str, str]) -> Markup:
+    """A cell's id, which leads to its own part of the page, with its axes to be hovered."""
+    return element("a", code(cell_id), href=f"#cell-{cell_id}", title=names.get(cell_id))
+
+
 def code(text: str) -> Markup:
     """Text as it would be typed."""
     return element("code", text)
