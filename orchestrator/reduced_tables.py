@@ -11,6 +11,7 @@ from orchestrator.effects import frames_of
 from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.frontier import MIN_HELD_OUT, MODEL_NAMES
 from orchestrator.terminal import print_sentence, print_table
+from orchestrator.more_cells import more_cells_text
 
 MAX_PARTING = 12
 MAX_CONFLICTS = 5
@@ -27,6 +28,8 @@ def print_reduced(reduced: Mapping[str, Any], *, recipes: bool = False) -> None:
     _print_tasks("Downstream accuracy as upstream accuracy goes to 1", columns, tasks, _frontier_row)
     for verdict, named in _grouped(tasks, lambda task: task["verdict"]):
         print_sentence(f"{named}: {verdict}")
+    for more, named in _grouped(tasks, more_cells_text):
+        print_sentence(f"{named}: {more}")
     for dropped, named in _grouped(tasks, _dropped_text):
         print_sentence(f"{named}: left out {dropped}")
     columns = ("conflicts", "significant", "best", "error", "points")

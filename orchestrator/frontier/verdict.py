@@ -193,7 +193,7 @@ def _too_few(seen: Seen) -> str:
     if seen.num_points >= MIN_VERTICES:
         return f"{_cells(seen.num_cells)} have too few different upstream accuracies to see how it bends"
     if seen.num_points == seen.num_cells:
-        return f"{_cells(seen.num_cells)} are too few to see how it bends"
+        return f"{_cells(seen.num_cells)} {'is' if seen.num_cells == 1 else 'are'} too few to see how it bends"
     are = "lies" if seen.num_points == 1 else "lie"
     return f"only {seen.num_points} of {_cells(seen.num_cells)} {are} on {seen.what}, too few to see how it bends"
 

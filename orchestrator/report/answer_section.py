@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.frontier import REASONS, Reason
+from orchestrator.frontier import Reason
 from orchestrator.more_cells import more_cells_text
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import best_cells, paragraph
@@ -13,15 +13,16 @@ from orchestrator.report.parts import empty, per_shots, tasks_at
 from orchestrator.report.words import count
 
 HEADINGS: Mapping[Reason, str] = {
-    "no cells": "No cell has both accuracies",
-    "too few cells": "Too few cells carry the frontier",
-    "does not rise": "Downstream accuracy does not rise with upstream accuracy",
-    "too few draws": "Too few bootstrap draws for an interval",
     "still rising": "Still rising at the best cell, no sign of a plateau yet",
     "end not seen": "Where it saturates cannot be told",
     "bend not seen": "How it bends, and so where it ends, cannot be told",
     "unstable fit": "Parts of the cells lead to other answers than all of them",
+    "does not rise": "Downstream accuracy does not rise with upstream accuracy",
+    "too few cells": "Too few cells carry the frontier",
+    "no cells": "No cell has both accuracies",
+    "too few draws": "Too few bootstrap draws for an interval",
 }
+"""In the order of the page."""
 RANGE_TOLD: tuple[Reason, ...] = ("still rising", "end not seen")
 
 
@@ -36,7 +37,7 @@ def _answers(facts: Facts, shots: int | None) -> Markup:
     tasks = tasks_at(facts, shots)
     sure = [task for task in tasks if task["identifiable"]]
     best = best_cells(facts)
-    groups = [(reason, [task for task in tasks if task["reason"] == reason]) for reason in REASONS]
+    groups = [(reason, [task for task in tasks if task["reason"] == reason]) for reason in HEADINGS]
     return join(
         [
             element("p", _lead(len(sure), len(tasks), shots), class_="lead"),
@@ -55,7 +56,7 @@ def _lead(num_sure: int, num_tasks: int, shots: int | None) -> str:
     elif num_sure:
         said = f"{num_sure} of {count(num_tasks, 'task')} {'says' if num_sure == 1 else 'say'}"
     else:
-        said = f"none of {count(num_tasks, 'task')} says" if num_tasks > 1 else "the task does not say"
+        said = f"no task of {num_tasks} says" if num_tasks > 1 else "the task does not say"
     text = f"{at}{said} where downstream accuracy saturates as upstream accuracy goes to 1."
     return f"{text[:1].upper()}{text[1:]}"
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
@@ -92,37 +92,42 @@ def _in_words(facts: Facts, shots: int | None) -> Markup:
 
 
 def _recipes(facts: Facts, shots: int | None) -> Markup:
-    names = dict(facts.cells.select("cell_id", "text").iter_rows())
-    return element("ul", *(_recipe(task, names) for task in tasks_at(facts, shots)), class_="recipes")
+    names, anchored = dict(facts.cells.select("cell_id", "text").iter_rows()), frozenset[str]()
+
+    def link(cell_id: str) -> Markup:
+        return cell_link(cell_id, names, anchored)
+
+    recipes = element("ul", *(_recipe(task, link) for task in tasks_at(facts, shots)), class_="recipes")
+    return join([element("p", f"Recipes{at(shots)}", class_="caption"), recipes])
 
 
-def _recipe(task: Mapping[str, Any], names: Mapping[str, str]) -> Markup:
+def _recipe(task: Mapping[str, Any], link: Callable[[str], Markup]) -> Markup:
     """The recipe that was asked for, in a sentence that a choice of another point replaces."""
     recipe = task["recipe"]
     if recipe is None:
-        return element("li", element("b", task["task"]), f": {task['recipe_reason']}.")
-    sentence = element("span", *_mix(recipe, names), class_="mix", aria_live="polite")
-    return element("li", element("b", task["task"]), ": ", sentence, _chooser(task, recipe["upstream"], names))
+        return element("li", element("span", element("b", task["task"]), f": {task['recipe_reason']}."))
+    mix = element("span", *_mix(recipe, link), class_="mix", aria_live="polite")
+    sentence = element("span", element("b", task["task"]), ": ", mix)
+    return element("li", sentence, *_chooser(task, recipe["upstream"], link))
 
 
-def _mix(recipe: Mapping[str, Any], names: Mapping[str, str]) -> list[object]:
+def _mix(recipe: Mapping[str, Any], link: Callable[[str], Markup]) -> list[object]:
     known = recipe["downstream_low"] is not None
-    interval = f" [{recipe['downstream_low']:.3f}, {recipe['downstream_high']:.3f}]" if known else ""
-    reached = f"for {recipe['downstream']:.3f}{interval} at {recipe['upstream']:.3f} upstream."
-    cells = [cell_link(cell["cell_id"], names) for cell in recipe["cells"]]
-    if len(cells) == 1:
-        return ["take ", cells[0], f" {reached}"]
-    (left, right), shares = cells, [f" (p = {cell['p']:.3f}) " for cell in recipe["cells"]]
-    return ["mix ", left, shares[0], "with ", right, shares[1], reached]
+    truly = f" ({recipe['downstream_low']:.3f} to {recipe['downstream_high']:.3f} allowing for luck)" if known else ""
+    reached = f" for {recipe['downstream']:.3f}{truly} at {recipe['upstream']:.3f} upstream."
+    shares = [(link(cell["cell_id"]), f" (p = {cell['p']:.3f})") for cell in recipe["cells"]]
+    if len(shares) == 1:
+        return ["take ", shares[0][0], reached]
+    return ["mix ", *shares[0], " with ", *shares[1], reached]
 
 
-def _chooser(task: Mapping[str, Any], upstream: float, names: Mapping[str, str]) -> Markup:
-    """A slider over the hull's upstream range, for the script; nothing where the hull is a point."""
-    hull = [[vertex["cell_id"], vertex["upstream"], vertex["downstream"]] for vertex in task["hull"]]
+def _chooser(task: Mapping[str, Any], upstream: float, link: Callable[[str], Markup]) -> list[Markup]:
+    """A slider over the hull's upstream range, for the script, and the names of its cells; nothing for a point."""
+    hull = [[vertex["upstream"], vertex["downstream"]] for vertex in task["hull"]]
     scale = 10**STEP
-    low, high = math.ceil(hull[0][1] * scale) / scale, math.floor(hull[-1][1] * scale) / scale
+    low, high = math.ceil(hull[0][0] * scale) / scale, math.floor(hull[-1][0] * scale) / scale
     if low >= high:
-        return Markup("")
+        return []
     slider = element(
         "input",
         type="range",
@@ -131,9 +136,10 @@ def _chooser(task: Mapping[str, Any], upstream: float, names: Mapping[str, str])
         step=1 / scale,
         value=min(max(round(upstream, STEP), low), high),
         aria_label=f"Upstream accuracy of a recipe for {task['task']}",
-        data_hull=json.dumps([[*vertex, names.get(vertex[0], "")] for vertex in hull], ensure_ascii=False),
+        data_hull=json.dumps(hull),
     )
-    return element("label", "upstream ", slider, class_="choose", hidden="hidden")
+    cells = element("template", *(link(vertex["cell_id"]) for vertex in task["hull"]))
+    return [element("label", "upstream ", slider, class_="choose", hidden="hidden"), cells]
 
 
 def _held_out(facts: Facts) -> Markup:

@@ -82,8 +82,10 @@ def cell_name(cell_id: str, names: Mapping[str, str], anchored: Collection[str])
     return element("div", shown, element("br"), element("small", names.get(cell_id, "")), class_="cell")
 
 
-def cell_link(cell_id: str, names: Mapping[str, str]) -> Markup:
-    """A cell's id, which leads to its own part of the page, with its axes to be hovered."""
+def cell_link(cell_id: str, names: Mapping[str, str], anchored: Collection[str]) -> Markup:
+    """A cell's id, with its axes to be hovered; a link to `#cell-ID` where it is among the anchored ones."""
+    if cell_id not in anchored:
+        return element("span", code(cell_id), title=names.get(cell_id))
     return element("a", code(cell_id), href=f"#cell-{cell_id}", title=names.get(cell_id))
 
 

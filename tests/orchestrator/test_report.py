@@ -24,6 +24,7 @@ from orchestrator.effects import SCHEMAS, best_layers
 from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
+from orchestrator.report.answer_section import HEADINGS
 from orchestrator.results import SCHEMA, UPSTREAM_SCHEMA
 from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import top1
@@ -241,7 +242,11 @@ def test_names_every_cell_and_every_verdict(page: Page, study: Study, tasks: Tas
     for state in study[1]:
         assert state["cell_id"] in page.text
     for task in tasks:
-        assert f"{task['task']}, {task['shots']} shots: {task['verdict']}" in page.text
+        assert task["verdict"] in page.text
+    for task in tasks:
+        answer = page.text.partition(f"At {task['shots']} shots no task of 8 says where")[2].partition("At ")[0]
+        group = answer.partition(f"Not identifiable: {HEADINGS[task['reason']]}")[2].partition("Not identifiable")[0]
+        assert f"{task['task']}: best cell " in group
 
 
 def test_an_axis_of_names_or_of_truths_is_shown_like_any_other(tmp_path: Path) -> None:
@@ -330,7 +335,8 @@ def test_the_report_says_what_predicts_best_and_which_cell_to_take(page: Page, t
     assert "Best on all cells beyond, by number of tasks and shots: " in section
     for task in tasks:
         assert f"{min(filter(None, task['held_out']['rmse'].values())):.4f}" in section
-        assert f"{task['recipe']['cells'][0]['cell_id']} (p = 1.000)" in page.text
+        recipe = task["recipe"]
+        assert f"{task['task']}: take {recipe['cells'][0]['cell_id']} for {recipe['downstream']:.3f} (" in page.text
 
 
 def test_degenerate_laws_and_too_few_points_win_nothing(tmp_path: Path) -> None:
