@@ -93,7 +93,7 @@ def _beyond(world: "_World", like_L: "Indices", *, at_most: int) -> MoreCells:
     """The least upstream accuracy at which a few cells, otherwise like the given ones, would do."""
     if not world.has_law:
         return MoreCells(num=None, kind=None, upstream=None, at_most=at_most)
-    numbers = _doublings(1)[: MOST_BEYOND // FEWEST]
+    numbers = [num for num in _doublings(1) if num <= MOST_BEYOND]
     best = reached = float(world.us_N.max())
     for part in REACHES:
         reached = best + part * (1.0 - best)

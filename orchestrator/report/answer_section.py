@@ -57,14 +57,16 @@ def _lead(num_sure: int, num_tasks: int, shots: int | None) -> str:
         said = f"{num_sure} of {count(num_tasks, 'task')} {'says' if num_sure == 1 else 'say'}"
     else:
         said = f"no task of {num_tasks} says" if num_tasks > 1 else "the task does not say"
-    text = f"{at}{said} where downstream accuracy saturates as upstream accuracy goes to 1."
+    granted = ", if the law holds beyond the cells that are there" if num_sure else ""
+    text = f"{at}{said} where downstream accuracy saturates as upstream accuracy goes to 1{granted}."
     return f"{text[:1].upper()}{text[1:]}"
 
 
 def _identified(task: Mapping[str, Any]) -> Markup:
-    """The saturation value first, then what it takes for granted."""
-    value, _, rest = task["verdict"].partition("]")
-    return element("li", element("b", task["task"]), " ", element("b", f"{value}]"), rest, ".")
+    """The saturation value, and what the verdict adds; what all of them take for granted is said above."""
+    value, *more = task["verdict"].split("; ")
+    said = element("b", f"{task['task']} {value.partition(' if ')[0]}")
+    return element("li", said, *(f"; {one}" for one in more), ".")
 
 
 def _group(reason: Reason, tasks: Sequence[Mapping[str, Any]], best: Mapping[tuple[str, int | None], str]) -> Markup:
