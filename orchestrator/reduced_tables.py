@@ -10,8 +10,8 @@ from orchestrator.answer import recipe_text
 from orchestrator.effects import frames_of
 from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.frontier import MIN_HELD_OUT, MODEL_NAMES
-from orchestrator.terminal import print_sentence, print_table
 from orchestrator.more_cells import more_cells_text
+from orchestrator.terminal import print_sentence, print_table
 
 MAX_PARTING = 12
 MAX_CONFLICTS = 5
