@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from models.errors import UserError
+from models.errors import DataError, UserError
 from orchestrator import node
 from orchestrator.arrays import Array
 from orchestrator.attempts import retry_event
+from orchestrator.images import ON_DISK, Images, recorded
 from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.plan import Plan
 from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
@@ -133,10 +134,32 @@ class Driver:
         return submitted
 
     def _prepare(self, plan: Plan) -> None:
+        self.store.write_images(self.images_there())
         self.store.write_study(self.file.text, self.profile)
         cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
         ids = {parse_unit(text)[0]: None for array in plan.arrays for units in array.tasks for text in units}
         self.store.write_cells(cells[cell_id] for cell_id in ids)
+
+    def images_there(self) -> str | None:
+        """What is to be kept of the study's own images as they lie on the disk, where jobs will look for them.
+
+        Raises:
+            DataError: they are missing or malformed.
+        """
+        try:
+            return self._recorded(ON_DISK)
+        except UserError as error:
+            raise DataError(f"nothing can be submitted without the study's images: {error}") from error
+
+    def keep_edits(self) -> None:
+        """Keeps the study as it was edited, also where nothing is to be submitted."""
+        if self.store.study_path.exists():
+            self.store.write_images(self._recorded(self.file.images))
+            self.store.write_study(self.file.text, self.profile)
+
+    def _recorded(self, images: Images) -> str | None:
+        study, cells = self.file.study, self.observer.cells
+        return recorded(images, study.upstream.dataset, study.downstream.tasks, (cell.recipe for cell in cells))
 
     def _snapshot(self) -> Path:
         """The code that this driver's jobs run, kept once."""
@@ -291,6 +314,7 @@ def submit(
         ProfileError: the cluster is not as the profile says.
         LimitReachedError: a limit or the budget refuses.
         SlurmError: the scheduler does not answer or refuses.
+        DataError: something is to be submitted, and the study's own images are gone.
     """
     driver = Driver(store, file, profile, function)
     preflight(driver.observer)
@@ -298,10 +322,11 @@ def submit(
     if plan.over_budget:
         raise LimitReachedError(plan.over_budget)
     refuse_what_cannot_run(plan, profile)  # before anything is written
+    if plan.arrays:
+        driver.images_there()
     with store.driving():
         store.set_cancelled(False)
-        if store.study_path.exists():
-            store.write_study(file.text, profile)  # what was edited holds from now on, also if nothing is to submit
+        driver.keep_edits()
         return driver.tick(retry=retry, keep=keep)
 
 
@@ -342,7 +367,7 @@ def watch(
             check_lock()
             try:
                 seen = driver.tick()
-            except (SlurmError, OSError) as error:
+            except (SlurmError, DataError, OSError) as error:
                 refusals += not isinstance(error, SlurmUnreachable)
                 if refusals > MOST_REFUSALS and not driver.num_live:
                     raise
