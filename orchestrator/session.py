@@ -15,6 +15,7 @@ from orchestrator.bars import Tell, tell_nobody
 from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
 from orchestrator.observe import Observation, Observer, keep_all
+from orchestrator.operations import operations_of
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
@@ -96,6 +97,7 @@ class Session:
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary=self.planned(seen),
+            operations=operations_of(self.store, self.profile, seen),
             tell=tell,
         )
 

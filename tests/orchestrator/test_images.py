@@ -24,7 +24,7 @@ size = "pico"
 image_size = 32
 patch_size = 8
 fraction = [0.5, 1.0]
-classes = [0.5, 1.0]
+classes = 0.5
 epochs = 1
 batch_size = 16
 [downstream]
@@ -38,7 +38,7 @@ TOLD = ("status", "reduce")  # by --json
 
 
 class OwnStudy:
-    """Four cells of a folder of photographs, which is a task too, submitted and run to the end."""
+    """Two cells of a folder of photographs, which is a task too, submitted and run to the end."""
 
     def __init__(self, folder):
         self.photos, self.path, self.runs = folder / "photos", folder / "own.toml", folder / "runs"
@@ -60,24 +60,22 @@ def own(tmp_path_factory):
 
 def test_what_ran_is_told_without_the_images(own):
     assert {command: upshot_json(command, own.store.root) for command in TOLD} == own.told
-    assert "4 done" in upshot("status", own.path, "--runs", own.runs)
-    assert "4 done" in upshot("watch", own.path, "--runs", own.runs)
+    assert "2 done" in upshot("status", own.path, "--runs", own.runs)
+    assert "2 done" in upshot("watch", own.path, "--runs", own.runs)
     assert "nothing; it is done" in upshot("why", own.cells[0].cell_id, own.store.root)
     assert upshot("report", own.store.root).strip() == str(own.store.root / "report" / "index.html")
-    assert "nothing to submit" in upshot("submit", own.store.root, "--yes")
     upshot("clean", own.store.root, "--yes")
 
 
 def test_the_plan_is_as_it_was_while_the_images_were_there(own):
     session = open_submitted(own.store.root, own.runs)
     assert session.observe().plan.to_json()["cells"] == own.plan.to_json()["cells"]
-    assert len({planned.flops for planned in own.plan.cells}) == 4
+    assert len({planned.flops for planned in own.plan.cells}) == 2
 
 
 def test_a_copy_of_the_study_elsewhere_is_told_alike(own, tmp_path):
     copy = shutil.copytree(own.store.root, tmp_path / "elsewhere" / "own")
     assert upshot_json("reduce", copy) == own.told["reduce"]
-    assert upshot_json("status", copy)["cells"] == own.told["status"]["cells"]
     assert upshot("report", copy).strip() == str(copy / "report" / "index.html")
 
 
@@ -131,7 +129,15 @@ def test_every_form_of_images_is_known_as_it_lay(form, tmp_path):
     if form == "tar shards":
         upshot("data", "index", name)
     dataset = "icons" if form == "a CSV" else name
-    recipes = [Recipe(family="vit", size="pico", dataset=dataset, classes=classes, seed=2) for classes in (0.5, 1.0)]
+    axes = {
+        "family": "vit",
+        "size": "pico",
+        "patch_size": 8,
+        "image_size": 64,
+        "head_learning_rate": 1e-3,
+        "head_weight_decay": 0.03,
+    }
+    recipes = [Recipe(**axes, dataset=dataset, classes=classes, seed=2) for classes in (0.5, 1.0)]
     path = tmp_path / "images.json"
     path.write_text(recorded(ON_DISK, dataset, [name, "mnist"], recipes))
     kept, there = read_recorded(path), facts(ON_DISK, dataset, [name, "mnist"], recipes)
