@@ -15,13 +15,14 @@ import polars as pl
 
 from orchestrator.arrays import PlannedCell
 from orchestrator.attempts import Attempt, Event, Taken, taken
-from orchestrator.files import read_records
+from orchestrator.files import read_last_records, read_records
 from orchestrator.observe import Observation
-from orchestrator.state import LIVE, CellState
+from orchestrator.state import LIVE, CellState, Status
 from orchestrator.store import RESUME, STAGES, Manifest, Store, unit
 from slurm.cluster import Profile
 
 CORES: Final = "CPU core"
+TAIL_BYTES: Final = 2048  # of a training log: its last records
 
 ATTEMPTS_SCHEMA: Final[dict[str, Any]] = {
     "cell_id": pl.String,
@@ -104,7 +105,7 @@ def operations_of(store: Store, profile: Profile, seen: Observation) -> Operatio
     rows: list[dict[str, Any]] = []
     files = []
     for state in jobs.states:
-        records = read_records(store.train_log(state.cell.cell_id)).records
+        records = _records(store, state)
         rows += jobs.attempts(state, records)
         files.append(_files(store, state, records))
     return Operations(
@@ -286,12 +287,23 @@ def _kept_at_the_end(store: Store, state: CellState, attempt: Attempt, last: int
     return max((step for step in saved if step <= last), default=0)
 
 
+def _records(store: Store, state: CellState) -> list[Event]:
+    """Of a cell's training log what is needed: the end, where the ledger tells of every attempt what it took."""
+    path = store.train_log(state.cell.cell_id)
+    ends = [attempt.end or {} for attempt in state.train.attempts if attempt.number]
+    if all("first_step" in end and "step" in end for end in ends):
+        last = read_last_records(path, TAIL_BYTES)
+        if any(record.get("event") == "train" for record in last):
+            return last
+    return read_records(path).records
+
+
 def _files(store: Store, state: CellState, records: Sequence[Event]) -> dict[str, Any]:
     cell_id = state.cell.cell_id
     folder = store.cell_folder(cell_id)
     below = folder.relative_to(store.root).as_posix()
+    steps = store.finalised_steps(cell_id) if state.train.status == Status.DIVERGED else state.steps
     speed = next((record for record in reversed(records) if record.get("event") == "train"), {})
-    steps = store.finalised_steps(cell_id)
     return {
         "cell_id": cell_id,
         "images_per_second": speed.get("images_per_second"),

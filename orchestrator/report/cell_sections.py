@@ -21,13 +21,17 @@ def anchor_of(cell_id: str) -> str:
     return f"cell-{quote(cell_id, safe=UNESCAPED)}"
 
 
-def frontier_cells(facts: Facts) -> dict[str, list[str]]:
-    """The cells that have a section, and what each is there for; the best of tasks first, then those of most vertices.
+Reasons = dict[str, dict[str, list[str]]]
+"""Numbers of shots by cell and task."""
 
-    A reason is `vertex on mnist (5, 25 shots)` or `best on mnist (25 shots)`.
+
+def frontier_cells(facts: Facts) -> tuple[list[str], Reasons, Reasons]:
+    """The cells of which there is a section; on which tasks each is the best one, and on which a vertex of the hull.
+
+    Those that are the best of most tasks come first, then those that are a vertex of most.
     """
-    vertices: dict[str, dict[str, list[str]]] = {}
-    best: dict[str, dict[str, list[str]]] = {}
+    vertices: Reasons = {}
+    best: Reasons = {}
     for task in facts.tasks:
         for vertex in task["hull"]:
             vertices.setdefault(vertex["cell_id"], {}).setdefault(task["task"], []).append(_shots(task))
@@ -35,29 +39,28 @@ def frontier_cells(facts: Facts) -> dict[str, list[str]]:
     for row in top.sort("task", "shots").iter_rows(named=True):
         best.setdefault(row["cell_id"], {}).setdefault(row["task"], []).append(_shots(row))
     order = sorted({*vertices, *best}, key=lambda cell: (-len(best.get(cell, ())), -len(vertices.get(cell, ())), cell))
-    return {cell: [*_reasons("best on", best.get(cell)), *_reasons("vertex on", vertices.get(cell))] for cell in order}
+    return order, best, vertices
 
 
 def _shots(row: Mapping[str, Any]) -> str:
     return "" if row["shots"] is None else str(row["shots"])
 
 
-def _reasons(what: str, tasks: Mapping[str, list[str]] | None) -> list[str]:
-    named = [f"{task} ({listed(shots)} shots)" if any(shots) else task for task, shots in (tasks or {}).items()]
-    return [f"{what} {', '.join(named)}"] if named else []
+def _tasks(tasks: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{task} ({listed(shots)} shots)" if any(shots) else task for task, shots in tasks.items())
 
 
 def cells_of_frontier(facts: Facts) -> Markup:
     """A section for each of them, folded; the page opens that which its address names."""
-    reasons = frontier_cells(facts)
-    if not reasons:
+    order, best, vertices = frontier_cells(facts)
+    if not order:
         return empty("No cell has been judged downstream yet.")
     note = "The vertices of every task's hull and its best cell. Paths are seen from the study folder."
-    shown = list(reasons)[:MOST_CELLS]
+    shown = order[:MOST_CELLS]
     rows = {row["cell_id"]: row for row in facts.cells.iter_rows(named=True)}
     known = _Known(facts)
-    parts = [_section(facts, rows[cell_id], reasons[cell_id], known) for cell_id in shown]
-    more = len(reasons) - len(shown)
+    parts = [_section(facts, rows[cell], best.get(cell, {}), vertices.get(cell, {}), known) for cell in shown]
+    more = len(order) - len(shown)
     rest = f"{count(more, 'further cell')} of frontiers not shown here; tables/cells.csv has all." if more else ""
     return join([element("p", note, class_="note"), *parts, element("p", rest, class_="note") if rest else ""])
 
@@ -74,20 +77,28 @@ class _Known:
         )
 
 
-def _section(facts: Facts, row: Mapping[str, Any], reasons: list[str], known: _Known) -> Markup:
+def _section(
+    facts: Facts,
+    row: Mapping[str, Any],
+    best: Mapping[str, list[str]],
+    vertex: Mapping[str, list[str]],
+    known: _Known,
+) -> Markup:
     cell_id = row["cell_id"]
-    lead = [code(cell_id), " ", row["text"], element("small", f" {reasons[0]}")]
-    entries = [*_numbers(facts, row, reasons), *_places(known.files.get(cell_id))]
+    there_for = (("best cell of", best), ("vertex of", vertex))
+    counted = ", ".join(f"{what} {count(len(tasks), 'task')}" for what, tasks in there_for if tasks)
+    lead = [code(cell_id), " ", row["text"], element("small", f" ({counted})")]
+    entries: list[tuple[str, object]] = [(what, _tasks(tasks)) for what, tasks in there_for if tasks]
+    entries += [*_numbers(facts, row), *_places(known.files.get(cell_id))]
     listed_entries = [part for name, value in entries for part in (element("dt", name), element("dd", value))]
     attempts = known.attempts.get(cell_id)
     inner = [element("dl", *listed_entries), _attempts(attempts) if attempts is not None else ""]
     return element("details", element("summary", *lead), *inner, id=anchor_of(cell_id), class_="cell-section")
 
 
-def _numbers(facts: Facts, row: Mapping[str, Any], reasons: list[str]) -> list[tuple[str, object]]:
+def _numbers(facts: Facts, row: Mapping[str, Any]) -> list[tuple[str, object]]:
     axes = [f"{axis} {plain(row[axis])}" for axis in facts.axes if row.get(axis) is not None]
     entries: list[tuple[str, object]] = [
-        ("frontier", "; ".join(reasons)),
         ("axes", ", ".join(axes)),
         ("parameters", si(row["params"])),
         ("training FLOPs", si(row["flops"])),

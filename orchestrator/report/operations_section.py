@@ -13,9 +13,9 @@ from orchestrator.report.words import count, duration, fixed, hours, listed, per
 
 NOTE = (
     "Hours are those of accelerators, or of CPU cores where a partition has none. Planned is what was expected before "
-    "anything was measured. Of an attempt that died that share is lost which its steps have that no checkpoint kept, so "
-    "that they were taken again or would have to be; an evaluation that died, and a training that died before its first "
-    "record, are lost whole. An attempt that left no record of its end counts up to its last training record."
+    "anything was measured. Lost is, of each attempt, the share of its steps that no checkpoint kept, so that they "
+    "were taken again or would have to be; an evaluation that died is lost whole, and so is a training that died "
+    "before its first step. An attempt that left no record of its end counts up to its last training record."
 )
 PLANNED = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 
@@ -232,6 +232,8 @@ def _by_end(took: Operations) -> Markup:
         ]
         for row in sums.iter_rows(named=True)
     ]
+    if sums["end"].to_list() == ["done"]:
+        return Markup("")
     columns = [Column("ended by"), *([Column("hours of")] if several else ())]
     columns += [Column(name, "number") for name in ("attempts", "cells", "hours", "hours lost")]
     return table([*columns, Column("for example")], rows, "Attempts by how they ended")
