@@ -1,6 +1,6 @@
 """What there is to know of single cells: those on a frontier, and the best one of each task. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -40,6 +40,17 @@ def frontier_cells(facts: Facts) -> tuple[list[str], Reasons, Reasons]:
         best.setdefault(row["cell_id"], {}).setdefault(row["task"], []).append(_shots(row))
     order = sorted({*vertices, *best}, key=lambda cell: (-len(best.get(cell, ())), -len(vertices.get(cell, ())), cell))
     return order, best, vertices
+
+
+def told_of(facts: Facts) -> frozenset[str]:
+    """The cells that have a section."""
+    return frozenset(frontier_cells(facts)[0][:MOST_CELLS])
+
+
+def linked(cell_id: str, told: Collection[str]) -> Markup:
+    """A cell's id; a link to its section where it is one that is told of."""
+    name = code(cell_id)
+    return element("a", name, href=f"#{anchor_of(cell_id)}") if cell_id in told else name
 
 
 def _shots(row: Mapping[str, Any]) -> str:

@@ -135,6 +135,12 @@ class Facts:
         return dict(sorted(counts.items()))
 
     @property
+    def job_seconds(self) -> float:
+        """What all attempts took; also those that left no record of their end, where attempts are known."""
+        known = self.cells if self.operations is None else self.operations.attempts
+        return float(known["seconds"].sum())
+
+    @property
     def families(self) -> tuple[str, ...]:
         """Families by name."""
         if "family" not in self.cells.columns:

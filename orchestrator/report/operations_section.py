@@ -154,6 +154,7 @@ def _by_model(facts: Facts, took: Operations) -> Markup:
     cells = facts.cells.select("cell_id", *keys, "params", "flops")
     used = _sums(took, keys, cells)
     several = used["accelerator"].drop_nulls().n_unique() > 1
+    reached = used["mfu"].count() > 0
     most = max(*used["hours"].fill_null(0).to_list(), 1e-9)
     rows = [
         [
@@ -167,18 +168,15 @@ def _by_model(facts: Facts, took: Operations) -> Markup:
             bar((row["hours"] or 0.0) / most, hours(row["hours"])),
             hours(row["lost_hours"]),
             si(row["images_per_second"]),
-            fixed(row["mfu"] and row["mfu"] * 100, 1),
+            *([fixed(row["mfu"] and row["mfu"] * 100, 1)] if reached else ()),
         ]
         for row in used.iter_rows(named=True)
     ]
     names = ("cells", "parameters", "training FLOPs", "attempts", "hours planned", "hours used", "hours lost")
     columns = [Column("model"), *([Column("accelerator", "line")] if several else ())]
-    columns += [Column(name, "number") for name in (*names, "images a second", "MFU %")]
-    caption = (
-        "By model. Images a second and MFU (model FLOPs utilisation, where the profile knows the peak) are the median "
-        "over the cells of the mean of each one's last attempt"
-    )
-    return table(columns, rows, caption)
+    columns += [Column(name, "number") for name in (*names, "images a second", *(["MFU %"] if reached else ()))]
+    also = " and the share of the peak that was reached (MFU)" if reached else ""
+    return table(columns, rows, f"By model. Speed{also}: the median over cells of the mean of each one's last attempt")
 
 
 def _sums(took: Operations, keys: Sequence[str], cells: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from orchestrator.report.cell_sections import linked, told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.parts import code, empty
@@ -38,6 +39,7 @@ def cells_section(facts: Facts) -> Markup:
     """Every cell, to be unfolded."""
     if facts.cells.is_empty():
         return empty("The study has no cells.")
+    told = told_of(facts)
     unstated = "not in the study" if facts.num_states else "imported"
     columns = [
         Column("cell"),
@@ -46,7 +48,13 @@ def cells_section(facts: Facts) -> Markup:
         Column("upstream accuracy", "number"),
     ]
     rows = [
-        [code(row["cell_id"]), row["text"], si(row["params"]), fixed(row["upstream"], 4), row["status"] or unstated]
+        [
+            linked(row["cell_id"], told),
+            row["text"],
+            si(row["params"]),
+            fixed(row["upstream"], 4),
+            row["status"] or unstated,
+        ]
         for row in facts.cells.iter_rows(named=True)
     ]
     inner = table([*columns, Column("status")], rows, "At the last checkpoint")

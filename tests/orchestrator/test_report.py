@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from html.parser import HTMLParser
@@ -478,7 +479,7 @@ def test_an_imported_cell_has_axes_and_numbers_alone(tmp_path: Path) -> None:
     page = write(tmp_path, *imported())
     assert cell_anchors(page)
     assert "upstream accuracy" in page.texts
-    assert not {"status", "checkpoint", "TensorBoard", "W&B"} & set(page.texts)
+    assert not {"checkpoint", "TensorBoard", "W&B", "took"} & set(page.texts)
 
 
 @pytest.mark.parametrize("cell_id", ["a/b c", "ü", "x'(y)*!~", "50%", 'q"<b>'])
@@ -843,7 +844,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         state["cause"] = state["cause"] and "Traceback:\n" + HOSTILE + "cause"
     clean = write(tmp_path / "clean", *synthetic(tasks=("mnist",), shots=(5,)))
     page = write(tmp_path / "hostile", results, states, title=HOSTILE + "title")
-    assert [tag for tag, _ in page.tags] == [tag for tag, _ in clean.tags]
+    assert Counter(tag for tag, _ in page.tags) == Counter(tag for tag, _ in clean.tags)  # rows have another order
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     for ending in ("", "method", "family", "reason", "cause", "title"):
         assert HOSTILE + ending in page.text
