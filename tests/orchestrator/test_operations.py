@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 
 import polars as pl
 import pytest
@@ -17,7 +18,7 @@ from slurm.failures import Cause
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.ledger import EVALUATE, TRAIN
 from tests.orchestrator.plans import CLUSTER
-from tests.orchestrator.test_report import Page
+from tests.orchestrator.test_report import CHROMIUM, FLAGS, Page
 from tests.orchestrator.upshot_command import upshot
 
 PROFILE = """
@@ -152,6 +153,15 @@ def test_a_cell_of_the_frontier_has_its_story_where_links_lead(ran):
     paths = [text for text in ran.page.texts if re.fullmatch(r"cells/[0-9a-f]{2}/[\w/.-]+", text)]
     assert len(paths) >= 4 * len(sections)
     assert all((ran.store.root / path).exists() for path in paths)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_opens_the_cell_that_the_address_names_and_no_other(ran, tmp_path):
+    name = next(a["id"] for _, a in ran.page.tags if (a.get("id") or "").startswith("cell-"))
+    address = f"{(ran.page.folder / 'index.html').as_uri()}#{name}"
+    command = [CHROMIUM, f"--user-data-dir={tmp_path}", *FLAGS.split(), address]
+    drawn = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert re.findall(r'<details (?:class="[\w-]+" )?id="([^"]+)"[^>]* open=""', drawn) == [name]
 
 
 # --- a cluster, written by hand ------------------------------------------------------------------------------------
