@@ -87,13 +87,13 @@ def _lost(attempts: pl.DataFrame, died: pl.DataFrame) -> str:
     ]
     if not died.height and not lost:
         return "No attempt died."
-    some = f"{count(died.height, 'attempt')} died of {listed(_causes(died))}" if died.height else "No attempt died"
+    some = f"{count(died.height, 'attempt')} died ({listed(_causes(died))})" if died.height else "No attempt died"
     return f"{some}; lost: {listed(lost) if lost else 'nothing'}."
 
 
 def _causes(died: pl.DataFrame) -> list[str]:
     causes = died["cause"].value_counts(sort=True).sort("count", "cause", descending=[True, False])
-    return [f"{cause} ({number})" for cause, number in causes.iter_rows()]
+    return [f"{number:,} {cause}" for cause, number in causes.iter_rows()]
 
 
 def _evaluation(attempts: pl.DataFrame) -> str:

@@ -129,7 +129,7 @@ def test_the_page_says_it_in_words(ran):
     text = ran.page.text
     hours = re.search(r"([\d.]+) CPU-hours used in 5 attempts; planned: ([\d.]+) CPU-hours\.", text)
     assert float(hours[1]) == pytest.approx(seconds / 3600, abs=0.006, rel=0.06)
-    said = re.search(r"1 attempt died of killed \(1\); lost: ([\d.]+) CPU-hours \(([\d.]+) %\)\.", text)
+    said = re.search(r"1 attempt died \(1 killed\); lost: ([\d.]+) CPU-hours \(([\d.]+) %\)\.", text)
     assert float(said[2]) == pytest.approx(100 * lost / seconds, abs=0.5)
     assert float(re.search(r"Evaluation took ([\d.]+) % of the job time", text)[1]) == pytest.approx(
         100 * judged / seconds, abs=0.5
