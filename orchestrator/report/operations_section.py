@@ -9,6 +9,7 @@ from orchestrator.operations import Operations
 from orchestrator.report.facts import MODEL, Facts
 from orchestrator.report.markup import Column, Markup, bar, element, join, table
 from orchestrator.report.parts import empty
+from orchestrator.report.state_sections import ENDED_WELL, FAILED
 from orchestrator.report.words import count, duration, fixed, hours, listed, percent, si
 
 NOTE = (
@@ -30,7 +31,7 @@ def operations_section(facts: Facts, plan: Mapping[str, Any]) -> Markup:
     if took.attempts.is_empty():
         return element("p", f"No job has begun yet. Planned: {_planned(took, plan)}.")
     parts = [
-        element("p", _summary(took, plan)),
+        element("p", _summary(took, plan), *_unfinished(facts)),
         element("p", NOTE, class_="note"),
         *(_by_accelerator(took), _by_model(facts, took), _by_end(took), _waits(took)),
     ]
@@ -62,6 +63,16 @@ def _summary(took: Operations, plan: Mapping[str, Any]) -> str:
         _unrecorded(began),
     ]
     return " ".join(filter(None, sentences))
+
+
+def _unfinished(facts: Facts) -> list[object]:
+    """How many cells failed or have not ended, with a link to what is said of them."""
+    status = facts.cells["status"].drop_nulls()
+    failed, ended = (int(status.is_in(names).sum()) for names in (FAILED, ENDED_WELL))
+    going_on = status.len() - failed - ended
+    words = [f"{count(failed, 'cell')} failed"] if failed else []
+    words += [f"{count(going_on, 'cell')} not finished"] if going_on else []
+    return [" ", element("a", listed(words), href="#missing"), "."] if words else []
 
 
 def _planned(took: Operations, plan: Mapping[str, Any]) -> str:
@@ -203,38 +214,43 @@ def _sums(took: Operations, keys: Sequence[str], cells: pl.DataFrame) -> pl.Data
 
 
 def _by_end(took: Operations) -> Markup:
-    """Attempts by how they ended, and what each cost."""
-    end = pl.when(pl.col("outcome") == "died").then("cause").otherwise("outcome")
-    sums = (
-        took.attempts.with_columns(end=end)
-        .group_by("end", "kind")
-        .agg(
-            pl.col("hours", "lost_hours", "price", "lost_price").sum(),
-            attempts=pl.len(),
-            cells=pl.col("cell_id").n_unique(),
-            died=(pl.col("outcome") == "died").any(),
-            details=pl.col("detail").drop_nulls().unique(maintain_order=True).head(1),
-        )
-        .sort("died", "attempts", "end", descending=[False, True, False])
-    )
-    several = sums["kind"].drop_nulls().n_unique() > 1
+    """Attempts by how they ended, and what each cost; nothing where all are done."""
+    sums = _ends(took.attempts)
+    if sums["end"].to_list() == ["done"]:
+        return Markup("")
+    several, priced = sums["kind"].drop_nulls().n_unique() > 1, took.attempts["price"].count() > 0
     rows = [
         [
             row["end"],
             *([row["kind"] or "–"] if several else ()),
-            row["attempts"],
-            row["cells"],
-            hours(row["hours"]),
-            hours(row["lost_hours"]),
-            next(iter(row["details"]), ""),
+            *(row[name] for name in ("attempts", "cells")),
+            *(hours(row[name]) for name in ("hours", "lost_hours")),
+            *([f"{row['price']:,.2f}"] if priced else ()),
+            row["detail"] or "",
         ]
         for row in sums.iter_rows(named=True)
     ]
-    if sums["end"].to_list() == ["done"]:
-        return Markup("")
+    names = ("attempts", "cells", "hours", "hours lost", *([took.currency] if priced else ()))
     columns = [Column("ended by"), *([Column("hours of")] if several else ())]
-    columns += [Column(name, "number") for name in ("attempts", "cells", "hours", "hours lost")]
-    return table([*columns, Column("for example")], rows, "Attempts by how they ended")
+    columns += [*(Column(name, "number") for name in names), Column("for example")]
+    return table(columns, rows, "Attempts by how they ended")
+
+
+def _ends(attempts: pl.DataFrame) -> pl.DataFrame:
+    """Sums by how attempts ended and the kind of their hours; deaths last, the most frequent first."""
+    died = pl.col("outcome") == "died"
+    return (
+        attempts.with_columns(end=pl.when(died).then("cause").otherwise("outcome"))
+        .group_by("end", "kind", maintain_order=True)
+        .agg(
+            pl.col("hours", "lost_hours", "price").sum(),
+            attempts=pl.len(),
+            cells=pl.col("cell_id").n_unique(),
+            died=died.any(),
+            detail=pl.col("detail").drop_nulls().first(),
+        )
+        .sort("died", "attempts", "end", "kind", descending=[False, True, False, True])
+    )
 
 
 def _waits(took: Operations) -> Markup:
