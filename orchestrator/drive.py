@@ -134,32 +134,16 @@ class Driver:
         return submitted
 
     def _prepare(self, plan: Plan) -> None:
-        self.store.write_images(self.images_there())
+        self.store.write_images(self.own_images(ON_DISK))
         self.store.write_study(self.file.text, self.profile)
         cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
         ids = {parse_unit(text)[0]: None for array in plan.arrays for units in array.tasks for text in units}
         self.store.write_cells(cells[cell_id] for cell_id in ids)
 
-    def images_there(self) -> str | None:
-        """What is to be kept of the study's own images as they lie on the disk, where jobs will look for them.
-
-        Raises:
-            DataError: they are missing or malformed.
-        """
-        try:
-            return self._recorded(ON_DISK)
-        except UserError as error:
-            raise DataError(f"nothing can be submitted without the study's images: {error}") from error
-
-    def keep_edits(self) -> None:
-        """Keeps the study as it was edited, also where nothing is to be submitted."""
-        if self.store.study_path.exists():
-            self.store.write_images(self._recorded(self.file.images))
-            self.store.write_study(self.file.text, self.profile)
-
-    def _recorded(self, images: Images) -> str | None:
-        study, cells = self.file.study, self.observer.cells
-        return recorded(images, study.upstream.dataset, study.downstream.tasks, (cell.recipe for cell in cells))
+    def own_images(self, images: Images) -> str | None:
+        """What is to be kept of the study's own images; raises DataError where jobs would not find them."""
+        study, recipes = self.file.study, (cell.recipe for cell in self.observer.cells)
+        return recorded(images, study.upstream.dataset, study.downstream.tasks, recipes)
 
     def _snapshot(self) -> Path:
         """The code that this driver's jobs run, kept once."""
@@ -323,10 +307,12 @@ def submit(
         raise LimitReachedError(plan.over_budget)
     refuse_what_cannot_run(plan, profile)  # before anything is written
     if plan.arrays:
-        driver.images_there()
+        driver.own_images(ON_DISK)
     with store.driving():
         store.set_cancelled(False)
-        driver.keep_edits()
+        if store.study_path.exists():  # what was edited holds from now on, also if nothing is to submit
+            store.write_images(driver.own_images(file.images))
+            store.write_study(file.text, profile)
         return driver.tick(retry=retry, keep=keep)
 
 

@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from evals import tasks
 from evals.tasks import Task
 from models.data import SetInfo, describe, is_folder, kept
-from models.errors import DataError
+from models.errors import DataError, UserError
 from models.recipe import Recipe
 
 Part = tuple[float, float, int | None, int]
@@ -85,7 +85,7 @@ def _part(recipe: Recipe) -> Part:
 
 
 def recorded(images: Images, dataset: str, names: Iterable[str], recipes: Iterable[Recipe]) -> str | None:
-    """What is to be kept of a study's own images, as JSON; None where all of them are packaged or public.
+    """What a submission keeps of a study's own images, as JSON; None where all of them are packaged or public.
 
     Args:
         images: where the numbers come from.
@@ -94,16 +94,18 @@ def recorded(images: Images, dataset: str, names: Iterable[str], recipes: Iterab
         recipes: of the cells.
 
     Raises:
-        UserError: images are missing or malformed.
+        DataError: images are missing or malformed.
     """
-    named = {name: images.task(name) for name in names}
+    try:
+        named = {name: images.task(name) for name in names}
+        parts = {_part(recipe): images.kept(recipe) for recipe in recipes} if is_folder(dataset) else {}
+        upstreams = {dataset: asdict(images.upstream(dataset))} if is_folder(dataset) else {}
+    except UserError as error:
+        raise DataError(f"nothing can be submitted without the study's images: {error}") from error
     own = {name: {**asdict(task), "root": None} for name, task in named.items() if task.kind == "path"}
-    told: dict[str, Any] = {"tasks": own, "upstreams": {}, "parts": []}
-    if is_folder(dataset):
-        parts = {_part(recipe): images.kept(recipe) for recipe in recipes}
-        told["upstreams"][dataset] = asdict(images.upstream(dataset))
-        told["parts"] = [[dataset, *part, *numbers] for part, numbers in parts.items()]
-    return json.dumps(told, indent=1) if own or told["upstreams"] else None
+    rows = [[dataset, *part, *numbers] for part, numbers in parts.items()]
+    told = {"tasks": own, "upstreams": upstreams, "parts": rows}
+    return json.dumps(told, indent=1) if own or upstreams else None
 
 
 def read_recorded(path: Path) -> Images:
