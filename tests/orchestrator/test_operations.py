@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import polars as pl
 import pytest
@@ -43,7 +44,9 @@ def ran(tmp_path_factory):
     folder = small.store.job_folder(home)
     victims = {}
     cell_of = {i: tasks[0] for i, tasks in enumerate(small.store.manifest(home).tasks)}
+    deadline = time.monotonic() + 200
     while not victims:
+        assert time.monotonic() < deadline, "no cell was seen on its way from one checkpoint to the next"
         victims = {i: w for i, w in local.claims(folder).items() if _is_beyond_a_checkpoint(small.store, cell_of[i])}
     index, worker = min(victims.items())
     os.kill(int((folder / "workers" / worker).read_text()), signal.SIGKILL)
@@ -189,8 +192,8 @@ def log(ledger, cell, *records):
     path = ledger.store.train_log(ledger.cells[cell].cell_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        for time, event, step in records:
-            file.write(json.dumps({"time": time, "event": event, "step": step}) + "\n")
+        for at, event, step in records:
+            file.write(json.dumps({"time": at, "event": event, "step": step}) + "\n")
 
 
 def end(ledger, outcome, first, last, *, cell=0, attempt=1, seconds=2.0, **more):
