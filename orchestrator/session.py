@@ -15,13 +15,14 @@ from orchestrator.bars import Tell, tell_nobody
 from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
 from orchestrator.observe import Observation, Observer, keep_all
+from orchestrator.operations import operations_of
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
 from orchestrator.selection import protocols_of
 from orchestrator.state import ENDED_WELL, CellState
 from orchestrator.store import Store
-from orchestrator.study import StudyFile, load_study
+from orchestrator.study import StudyFile, load_study, load_unchecked
 from slurm.cluster import Profile, load_profile
 
 
@@ -65,7 +66,8 @@ class Session:
 
     def collect(self, tell: Tell = tell_nobody) -> pl.LazyFrame:
         """The results table, collected anew, as is the table of upstream measures (`store.measures_path`)."""
-        return collect(self.store, self.file.study, cells(self.file.study, self.file.path), tell)
+        found = cells(self.file.study, self.file.path, self.file.images)
+        return collect(self.store, self.file.study, found, tell)
 
     def reduced(self, tell: Tell = tell_nobody, **options: Any) -> dict[str, Any]:
         """The reducer's answer over the collected results, and how far the study has come (`progress_of`).
@@ -95,6 +97,7 @@ class Session:
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary=self.planned(seen),
+            operations=operations_of(self.store, self.profile, seen),
             tell=tell,
         )
 
@@ -152,16 +155,18 @@ def open_session(study: Path, runs: Path, sets: list[str]) -> Session:
 def open_submitted(study: Path, runs: Path, sets: list[str] | None = None) -> Session:
     """The study as it was submitted, whatever has been edited since: study and profile come from its folder.
 
+    So does what is known of its own images, which may be gone.
     A study file that was never submitted is opened as it stands.
 
     Raises:
         StudyError, ProfileError: as `open_session`.
     """
-    folder = study if study.is_dir() else runs / load_study(study).study.name
+    folder = study if study.is_dir() else runs / load_unchecked(study).name
     if not (folder / "study.toml").exists():
         if study.is_dir():
             raise StudyError(f"{study}: holds no study.toml, so it is no study folder")
         return open_session(study, runs, sets or [])
-    file = load_study(folder / "study.toml", sets or [])
+    store = Store(folder)
+    file = load_study(folder / "study.toml", sets or [], store.images())
     kept = folder / "cluster.toml"
-    return Session(file, Store(folder), load_profile(str(kept) if kept.exists() else file.study.cluster.profile))
+    return Session(file, store, load_profile(str(kept) if kept.exists() else file.study.cluster.profile))

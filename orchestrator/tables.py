@@ -135,7 +135,7 @@ def _print_absent(session: Session) -> None:
 def _print_scarce(session: Session) -> None:
     """Where a task has too few training images for a protocol: its accuracies will be null."""
     study = session.file.study
-    named = [tasks.task(name) for name in study.downstream.tasks]
+    named = [session.file.images.task(name) for name in study.downstream.tasks]
     most = max((shots for protocol in study.protocols for shots in protocol.shots), default=0)
     few = [f"{t.name} {t.max_shots}" for t in named if t.max_shots is not None and t.max_shots < most]
     if few:

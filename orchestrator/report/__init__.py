@@ -16,6 +16,7 @@ import polars as pl
 from models.errors import UserError
 from orchestrator.bars import Tell, tell_nobody
 from orchestrator.files import write_atomically
+from orchestrator.operations import Operations
 from orchestrator.reduce import reduce_study
 from orchestrator.report.axis_panels import axis_panels
 from orchestrator.report.conflict_panels import conflict_panels
@@ -43,6 +44,7 @@ def write_report(
     generated_by: str,
     generated: str | None = None,
     measures: pl.DataFrame | None = None,
+    operations: Operations | None = None,
     tell: Tell = tell_nobody,
 ) -> Path:
     """The path of the page, after `folder` was written anew: tables/ and figures/ first, index.html last.
@@ -60,13 +62,14 @@ def write_report(
         generated_by: program and version.
         generated: the date that the page carries; today's when it is not given.
         measures: the study's table of upstream measures (`results.UPSTREAM_SCHEMA`), if it has one.
+        operations: what the study took: every attempt with its hours, what was planned.
         tell: hears how far the figures are.
 
     Raises:
         DataError: the results cannot be reduced.
         UserError: the folder cannot be written.
     """
-    facts = gather(results, reduced, cells, measures)
+    facts = gather(results, reduced, cells, measures, operations)
     panels = _panels(facts)
     about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
     try:

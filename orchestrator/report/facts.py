@@ -16,6 +16,7 @@ from orchestrator.columns import tidied
 from orchestrator.effects import frames_of, residuals
 from orchestrator.effects.layers import BEST_LAYERS_SCHEMA, LOST_SCHEMA, LayerMeans, best_of, layer_means
 from orchestrator.effects.measures import ALONG_SCHEMA, along, quantities_at_depths
+from orchestrator.operations import Operations
 from orchestrator.results import AXIS_SCHEMA
 from orchestrator.selection import select_cells
 
@@ -89,6 +90,7 @@ class Facts:
         methods: how the values were measured, as their `method` column says.
         num_draws: the most draws of any value.
         num_states: cells of which a state is known.
+        operations: what the study took; None where that is not known.
     """
 
     cells: pl.DataFrame
@@ -111,6 +113,7 @@ class Facts:
     methods: tuple[str, ...]
     num_draws: int
     num_states: int
+    operations: Operations | None = None
 
     @property
     def task_names(self) -> list[str]:
@@ -130,6 +133,12 @@ class Facts:
         for task in self.tasks:
             counts.update(task["dropped"])
         return dict(sorted(counts.items()))
+
+    @property
+    def job_seconds(self) -> float:
+        """What all attempts took; also those that left no record of their end, where attempts are known."""
+        known = self.cells if self.operations is None else self.operations.attempts
+        return float(known["seconds"].sum())
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -152,6 +161,7 @@ def gather(
     reduced: Mapping[str, Any],
     states: Sequence[Mapping[str, Any]],
     measures: pl.DataFrame | None = None,
+    operations: Operations | None = None,
 ) -> Facts:
     """The facts of a study.
 
@@ -160,6 +170,7 @@ def gather(
         reduced: what `reduce_study` made of it; `{"tasks": []}` without results.
         states: one object a cell as `CellState.to_json` makes it; empty for imported tables.
         measures: the table of upstream measures (`results.UPSTREAM_SCHEMA`), where there is one.
+        operations: what the study took, where that is known.
 
     Raises:
         DataError: as `reduce_study`.
@@ -201,6 +212,7 @@ def gather(
         methods=_texts(results, "method"),
         num_draws=_num_draws(results),
         num_states=len(states),
+        operations=operations,
     )
 
 

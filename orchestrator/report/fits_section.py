@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
-from orchestrator.report.parts import at, cell_link, empty, per_shots, tasks_at
+from orchestrator.report.parts import at, empty, linked, per_shots, tasks_at
 from orchestrator.report.words import fixed, listed
 
 FITS = {"hull": "hull", "rising": "rising part", "all": "all cells"}
@@ -92,10 +92,10 @@ def _in_words(facts: Facts, shots: int | None) -> Markup:
 
 
 def _recipes(facts: Facts, shots: int | None) -> Markup:
-    names, anchored = dict(facts.cells.select("cell_id", "text").iter_rows()), frozenset[str]()
+    names, told = dict(facts.cells.select("cell_id", "text").iter_rows()), told_of(facts)
 
     def link(cell_id: str) -> Markup:
-        return cell_link(cell_id, names, anchored)
+        return linked(cell_id, told, names.get(cell_id))
 
     recipes = element("ul", *(_recipe(task, link) for task in tasks_at(facts, shots)), class_="recipes")
     return join([element("p", f"Recipes{at(shots)}", class_="caption"), recipes])

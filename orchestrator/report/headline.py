@@ -100,5 +100,5 @@ def _judged(facts: Facts) -> str:
 
 
 def _effort(facts: Facts) -> str:
-    seconds = facts.cells["seconds"].sum()
+    seconds = facts.job_seconds
     return f"{seconds / 3600:.2f} job-hours." if facts.num_states and seconds else ""

@@ -53,6 +53,7 @@ def write_page(
         ),
         element("footer", f"{title}. {generated_by}, {generated}."),
         *_scripts(facts, panels),
+        element("script", Markup(_part("anchors.js"))),
     ]
     head = [
         element("meta", charset="utf-8"),

@@ -1,8 +1,9 @@
 """Parts that several sections of the page share. Pure."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from orchestrator.report.anchors import anchor_of, told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Markup, bar, element, join
 from orchestrator.report.panels import Panel, shots_text
@@ -72,21 +73,17 @@ def tasks_at(facts: Facts, shots: int | None) -> list[dict[str, Any]]:
 
 def cell_names(facts: Facts) -> Callable[[str], Markup]:
     """How a cell is named: its id with its axes under it, and a link where the page has a place for it."""
-    names, anchored = dict(facts.cells.select("cell_id", "text").iter_rows()), frozenset[str]()
-    return lambda cell_id: cell_name(cell_id, names, anchored)
+    names, told = dict(facts.cells.select("cell_id", "text").iter_rows()), told_of(facts)
+    return lambda cell_id: element(
+        "div", linked(cell_id, told), element("br"), element("small", names.get(cell_id, "")), class_="cell"
+    )
 
 
-def cell_name(cell_id: str, names: Mapping[str, str], anchored: Collection[str]) -> Markup:
-    """A cell's id with its axes under it; a link to `#cell-ID` where it is among the anchored ones."""
-    shown = element("a", code(cell_id), href=f"#cell-{cell_id}") if cell_id in anchored else code(cell_id)
-    return element("div", shown, element("br"), element("small", names.get(cell_id, "")), class_="cell")
-
-
-def cell_link(cell_id: str, names: Mapping[str, str], anchored: Collection[str]) -> Markup:
-    """A cell's id, with its axes to be hovered; a link to `#cell-ID` where it is among the anchored ones."""
-    if cell_id not in anchored:
-        return element("span", code(cell_id), title=names.get(cell_id))
-    return element("a", code(cell_id), href=f"#cell-{cell_id}", title=names.get(cell_id))
+def linked(cell_id: str, told: Collection[str], title: str | None = None) -> Markup:
+    """A cell's id, with a text to be hovered; a link to its section where it is one that is told of."""
+    if cell_id in told:
+        return element("a", code(cell_id), href=f"#{anchor_of(cell_id)}", title=title)
+    return code(cell_id) if title is None else element("span", code(cell_id), title=title)
 
 
 def code(text: str) -> Markup:

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.report.answer_section import answer_section
 from orchestrator.report.axes_section import axes_section
+from orchestrator.report.cell_sections import cells_of_frontier
 from orchestrator.report.choice_section import choice_section
 from orchestrator.report.conflict_section import conflict_section
 from orchestrator.report.facts import Facts
@@ -14,10 +15,11 @@ from orchestrator.report.fits_section import fits_section
 from orchestrator.report.layers_section import layers_section
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.measures_section import measures_section
+from orchestrator.report.operations_section import operations_section
 from orchestrator.report.panels import Panel
 from orchestrator.report.parts import chart_slots, empty, legend
 from orchestrator.report.protocols_section import protocols_section
-from orchestrator.report.state_sections import cells_section, missing_section, operations_section
+from orchestrator.report.state_sections import cells_section, missing_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ def sections(facts: Facts, panels: Sequence[Panel], plan: Mapping[str, Any], fil
         Section("protocols", "Protocols", protocols_section(facts)),
         Section("missing", "What is missing, and why", missing_section(facts)),
         Section("operations", "Operations", operations_section(facts, plan)),
+        Section("frontier-cells", "Cells of the frontier", cells_of_frontier(facts)),
         Section("cells", "All cells", cells_section(facts)),
         Section("methods", "Methods and files", _methods(facts, files)),
     ]

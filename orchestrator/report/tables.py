@@ -63,6 +63,7 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
         "measures": facts.measures,
         "measures_along": facts.along,
         "cells": facts.cells.drop("text"),
+        **_operations_tables(facts),
         **{f"effects_{name}": frame for name, frame in facts.effects.items()},
     }
     written = []
@@ -74,6 +75,27 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
             write_atomically(path, data)
             written.append(path)
     return written
+
+
+def _operations_tables(facts: Facts) -> dict[str, pl.DataFrame]:
+    """Every attempt; and what each stage of each cell was planned to take, took and lost, by accelerator."""
+    took = facts.operations
+    if took is None:
+        return {}
+    keys = ["cell_id", "stage", "kind", "accelerator"]
+    sums = took.attempts.group_by(keys).agg(
+        pl.col("seconds", "hours", "lost_hours").sum(),
+        *(pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in ("price", "lost_price")),
+        attempts=(pl.col("attempt") > 0).sum(),
+        died=(pl.col("outcome") == "died").sum(),
+        waited_seconds=pl.col("waited_seconds").max(),
+    )
+    planned = took.planned.group_by(keys).agg(pl.col("planned_hours").sum())
+    rows = planned.join(sums, on=keys, how="full", coalesce=True, nulls_equal=True)
+    rows = rows.join(took.files.select("cell_id", "images_per_second", "mfu"), on="cell_id", how="left")
+    cells = facts.cells.select("cell_id", *facts.varying)
+    operations = rows.join(cells, on="cell_id", how="left").sort("cell_id", "stage", "accelerator")
+    return {"attempts": took.attempts, "operations": operations}
 
 
 def fits_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

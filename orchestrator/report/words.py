@@ -48,6 +48,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h"
 
 
+def hours(number: float | None) -> str:
+    """Hours with two decimals, none above a thousand, two digits where they are very few; a dash for nothing."""
+    if number is None:
+        return "–"
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.2g}" if 0 < number < 0.01 else f"{number:.2f}"
+
+
 def listed(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

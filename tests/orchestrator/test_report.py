@@ -7,11 +7,13 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
@@ -24,6 +26,7 @@ from orchestrator.effects import SCHEMAS, best_layers
 from orchestrator.pairs import pairs_of
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
+from orchestrator.report.anchors import anchor_of
 from orchestrator.report.answer_section import HEADINGS
 from orchestrator.results import SCHEMA, UPSTREAM_SCHEMA
 from orchestrator.selection import select_cells
@@ -464,6 +467,41 @@ def test_hours_and_attempts_add_up(page: Page, study: Study) -> None:
     assert "Planned: 1.25 GPU-hours, 3 sbatch calls." in page.text
 
 
+def test_cells_of_the_frontier_are_told_of_and_the_others_counted(
+    page: Page, tasks: Tasks, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vertices = {vertex["cell_id"] for task in tasks for vertex in task["hull"]}
+    top = page_points(page).group_by("task", "shots").agg(pl.col("cell_id").sort_by("downstream", "cell_id").last())
+    wanted = {anchor_of(cell_id) for cell_id in vertices | set(top["cell_id"])}
+    assert cell_anchors(page) == wanted
+    monkeypatch.setattr("orchestrator.report.cell_sections.MOST_CELLS", 3)
+    few = write(tmp_path, *study)
+    assert len(cell_anchors(few)) == 3
+    assert cell_anchors(few) < wanted
+    assert f"{len(wanted) - 3} further cells of frontiers not shown here" in few.text
+
+
+def test_an_imported_cell_has_axes_and_numbers_alone(tmp_path: Path) -> None:
+    page = write(tmp_path, *imported())
+    assert cell_anchors(page)
+    assert "upstream accuracy" in page.texts
+    assert not {"checkpoint", "TensorBoard", "W&B", "took"} & set(page.texts)
+
+
+@pytest.mark.parametrize("cell_id", ["a/b c", "ü", "x'(y)*!~", "50%", 'q"<b>'])
+def test_any_id_of_a_cell_makes_an_anchor_as_a_browser_would(cell_id: str) -> None:
+    assert re.fullmatch(r"cell-[A-Za-z0-9_.!~*'()%-]+", anchor_of(cell_id))
+    assert unquote(anchor_of(cell_id)) == f"cell-{cell_id}"
+
+
+def page_points(page: Page) -> pl.DataFrame:
+    return pl.read_parquet(page.folder / "tables/results.parquet")
+
+
+def cell_anchors(page: Page) -> set[str]:
+    return {name for _, attributes in page.tags if (name := attributes.get("id") or "").startswith("cell-")}
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -812,7 +850,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         state["cause"] = state["cause"] and "Traceback:\n" + HOSTILE + "cause"
     clean = write(tmp_path / "clean", *synthetic(tasks=("mnist",), shots=(5,)))
     page = write(tmp_path / "hostile", results, states, title=HOSTILE + "title")
-    assert [tag for tag, _ in page.tags] == [tag for tag, _ in clean.tags]
+    assert Counter(tag for tag, _ in page.tags) == Counter(tag for tag, _ in clean.tags)  # rows have another order
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     for ending in ("", "method", "family", "reason", "cause", "title"):
         assert HOSTILE + ending in page.text
