@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
+from orchestrator.report.anchors import told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.parts import at, empty, linked, per_shots, tasks_at
