@@ -64,8 +64,9 @@ READING = """
 The bands are wider than they need be, mostly: the rate is that of the slowest kind of losses that was tried, since
 nobody knows how many cells lie close to a frontier. Small studies therefore tell large differences only.
 
-The interval of a mean is not as safe as the band: where all cells lie on the law and differ by evaluation noise alone, it
-holds the truth in 72 to 93 per cent of pairs with 200 and more cells each, since noise lifts the hull along all of it.
+The interval of a mean is not as safe as the band: where all cells lie on the law and differ by evaluation noise alone,
+it holds the truth in 72 to 93 per cent of pairs with 200 and more cells each, since noise lifts the hull along all of
+it.
 """
 
 

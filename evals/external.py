@@ -3,9 +3,10 @@
 Shape suffixes: B images of a batch, C classes.
 """
 
+import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from evals.datasets import TaskData, load_task
 from evals.protocol import RESULT_SCHEMA, Protocol
 from evals.runner import Backbone, LoadModel, Subject, evaluate_checkpoint
 from models.checkpoint import read_json
@@ -30,6 +32,9 @@ from models.external import PublicModel
 from models.inputs import to_input
 from models.ladder import Architecture, architecture
 from models.train import load_model
+
+Tell = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and of how much."""
 
 UPSTREAM_BATCH = 64
 NO_UPSTREAM = "the upstream accuracy of this model was not given"
@@ -53,7 +58,13 @@ class Upstream:
 
 
 def evaluate_public(
-    public: PublicModel, *, cell_id: str, tasks: Sequence[str], protocols: Sequence[Protocol], upstream: Upstream
+    public: PublicModel,
+    *,
+    cell_id: str,
+    tasks: Sequence[str],
+    protocols: Sequence[Protocol],
+    upstream: Upstream,
+    tell: Tell,
 ) -> pl.DataFrame:
     """Rows of `RESULT_SCHEMA`: of every task, protocol, shot count, draw and layer.
 
@@ -67,13 +78,15 @@ def evaluate_public(
     model = public.model.to(device.torch_device)
     backbone = _backbone(public, device)
     checkpoint = {"params": public.params, "flops": None, "step": None, "examples_seen": None, **asdict(upstream)}
-    rows = _rows(cell_id, backbone, checkpoint, tasks, protocols, Path(public.name), lambda _: model)
+    rows = _rows(cell_id, backbone, checkpoint, tasks, protocols, Path(public.name), lambda _: model, tell)
     if upstream.upstream_accuracy is not None:
         return rows
     return rows.with_columns(pl.col("reason").fill_null(NO_UPSTREAM))
 
 
-def evaluate_folder(folder: Path, *, cell_id: str, tasks: Sequence[str], protocols: Sequence[Protocol]) -> pl.DataFrame:
+def evaluate_folder(
+    folder: Path, *, cell_id: str, tasks: Sequence[str], protocols: Sequence[Protocol], tell: Tell
+) -> pl.DataFrame:
     """The same of a checkpoint folder of a study, wherever it lies now; it tells its upstream accuracy itself.
 
     Raises:
@@ -82,7 +95,7 @@ def evaluate_folder(folder: Path, *, cell_id: str, tasks: Sequence[str], protoco
     """
     metrics = read_json(folder / "metrics.json")
     arch = _architecture(folder, metrics)
-    return _rows(cell_id, Backbone.of(arch), metrics, tasks, protocols, folder, load_model(arch))
+    return _rows(cell_id, Backbone.of(arch), metrics, tasks, protocols, folder, load_model(arch), tell)
 
 
 def axes_of_folder(folder: Path) -> dict[str, Any]:
@@ -118,10 +131,25 @@ def _rows(
     protocols: Sequence[Protocol],
     place: Path,
     load: LoadModel,
+    tell: Tell,
 ) -> pl.DataFrame:
+    num_begun = itertools.count()
+
+    def load_counted(task: str, square: Square) -> TaskData:
+        tell("judging tasks", next(num_begun), len(tasks))
+        return load_task(task, square)
+
     with tempfile.TemporaryDirectory(prefix="upshot-evaluate-") as folder:
         subject = Subject(cell_id=cell_id, backbone=model, checkpoint=checkpoint)
-        written = evaluate_checkpoint(place, Path(folder), subject, tasks=tasks, protocols=protocols, load_model=load)
+        written = evaluate_checkpoint(
+            place,
+            Path(folder),
+            subject,
+            tasks=tasks,
+            protocols=protocols,
+            load_model=load,
+            load_task=load_counted,
+        )
         return pl.concat(pl.read_parquet(path) for path in written).select(list(RESULT_SCHEMA))
 
 

@@ -17,14 +17,17 @@ from orchestrator.frontier import (
     METHODS,
     POINTS,
     TRAIN_QUANTILE,
+    Choice,
     Contest,
     Fit,
     Loss,
     NumTest,
     Points,
+    Verdict,
     find_frontier,
     find_recipe,
 )
+from orchestrator.more_cells import more_cells_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +46,7 @@ class Settings:
         loss: of the laws.
         points: what the laws of hull and rising part are fitted to.
         at: the upstream accuracy of the recipes; None for the best vertex of each hull.
+        asks_more: whether it is asked how many more cells would tell where a task saturates, which takes simulations.
 
     Raises:
         UserError: a negative seed, fewer than one draw, an unknown loss or kind of points, or an accuracy outside
@@ -54,6 +58,7 @@ class Settings:
     loss: Loss = "squared"
     points: Points = "vertices"
     at: float | None = None
+    asks_more: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -99,7 +104,7 @@ def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     """What the cells of one task and number of shots say (the keys from `n` on of `reduce.reduce_study`).
 
     Args:
-        cells: one row a cell: cell_id, upstream, downstream, upstream_num_test, downstream_num_test.
+        cells: one row a cell: cell_id, upstream, downstream, upstream_num_test, downstream_num_test, and its axes.
         settings: how.
     """
     us_N, ds_N, sizes = cells["upstream"].to_numpy(), cells["downstream"].to_numpy(), _sizes(cells)
@@ -117,8 +122,8 @@ def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:
         "hull_vertices": found.hull.size,
         "hull": cells[found.hull.tolist()].select("cell_id", "upstream", "downstream").to_dicts(),
         "fits": {method: _fit_object(found.fits[method], settings) for method in METHODS},
-        "identifiable": found.identifiable,
-        "verdict": found.verdict,
+        **_said_object(found.said),
+        "more_cells": _more_cells(cells, found.said, sizes, settings),
         "held_out": {
             **_contest_object(found.held_out.cells),
             "frontier": _contest_object(found.held_out.frontier),
@@ -128,6 +133,14 @@ def answer_task(cells: pl.DataFrame, settings: Settings) -> dict[str, Any]:
         "kendall": conflicts.kendall(us_N, ds_N),
         **_conflicts_object(cells, us_N, ds_N),
     }
+
+
+def _more_cells(cells: pl.DataFrame, said: Verdict, sizes: NumTest | None, settings: Settings) -> dict[str, Any] | None:
+    """None too where the value is identified, or more draws are needed rather than more cells."""
+    if said.identifiable or said.reason == "too few draws" or not settings.asks_more:
+        return None
+    choice = Choice(method="hull", points=settings.points, loss=settings.loss)
+    return more_cells_object(cells, sizes, choice, seed=settings.seed)
 
 
 def _conflicts_object(cells: pl.DataFrame, us_N: "Floats", ds_N: "Floats") -> dict[str, Any]:
@@ -160,8 +173,16 @@ def _fit_object(fit: Fit | None, settings: Settings) -> dict[str, Any] | None:
         "loss": settings.loss,
         "huber_delta": fit.law.huber_delta,
         "points": settings.points,
-        "identifiable": fit.identifiable,
-        "verdict": fit.verdict,
+        **_said_object(fit.said),
+    }
+
+
+def _said_object(said: Verdict) -> dict[str, Any]:
+    return {
+        "identifiable": said.identifiable,
+        "verdict": said.verdict,
+        "reason": said.reason,
+        "reasons": list(said.reasons),
     }
 
 

@@ -1,6 +1,7 @@
 """A cell's ledger, read: its attempts, and the deaths among them with their causes."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from orchestrator.store import Stage
 from slurm.failures import Cause, Death
 
 Event = dict[str, Any]
+REACHED = ("start", "train", "checkpoint", "diverged")  # records whose step an attempt was at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,49 @@ def work_seconds(attempts: Iterable[Attempt]) -> float:
     spans = [(end["first_step"], end["step"]) for end in ends if "first_step" in end and "step" in end]
     taken = sum(last - first for first, last in spans)
     return seconds * max(last for _, last in spans) / taken if taken > 0 else seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What an attempt took: seconds, and of a training the steps that it began and ended at, where records tell."""
+
+    seconds: float
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+def taken(attempts: Iterable[Attempt], records: Sequence[Event]) -> list[Taken]:
+    """What each of a cell's attempts took; a training whose end nobody recorded, up to its last record.
+
+    Args:
+        attempts: of the cell.
+        records: of its training log.
+    """
+    attempts = list(attempts)
+    starts = sorted(attempt.started for attempt in attempts if attempt.stage == "train" and attempt.number)
+    found = []
+    for attempt in attempts:
+        if attempt.stage != "train" or not attempt.number:
+            found.append(Taken(seconds=attempt.seconds))
+            continue
+        until = next((start for start in starts if start > attempt.started), math.inf)
+        found.append(_taken(attempt, [r for r in records if attempt.started <= _time(r) < until]))
+    return found
+
+
+def _taken(attempt: Attempt, records: Sequence[Event]) -> Taken:
+    end, steps = attempt.end or {}, [r["step"] for r in records if r.get("event") in REACHED]
+    return Taken(
+        seconds=attempt.seconds if attempt.end else max((_time(r) - attempt.started for r in records), default=0.0),
+        first_step=end.get("first_step", next((r["step"] for r in records if r.get("event") == "start"), None)),
+        last_step=end.get("step", max(steps, default=None)),
+    )
+
+
+def _time(record: Event) -> float:
+    """When a record was written; before all, where it does not say."""
+    time = record.get("time")
+    return float(time) if isinstance(time, int | float) else -math.inf
 
 
 def _with_event(attempt: Attempt, kind: str, event: Event) -> Attempt:

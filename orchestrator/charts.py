@@ -19,7 +19,6 @@ Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
 TICKS = 5
-AXIS_WIDTH = 170  # pixels that the values of an axis have in a figure
 LEGEND_COLUMNS = 4
 CROWD = 200  # points of a chart from which they become smaller
 # Vega-Lite's own names; a family has one colour and one shape everywhere.
@@ -159,65 +158,6 @@ def layers_chart(style: Style) -> Spec:
     )
 
 
-def axis_chart(style: Style, axis: str, values: Sequence[str]) -> Spec:
-    """What one axis does, all else equal: a thin line for each set of cells, a thick one for a family's mean.
-
-    Data: `lines` (value, accuracy, line, family, axes) and `means` (value, accuracy, family, lines). `values` are the
-    axis's, in order.
-    """
-    x = alt.X(
-        "value:N",
-        title=axis,
-        scale=alt.Scale(domain=list(values), padding=0.25),
-        axis=alt.Axis(labelAngle=-40 if _crowded(values) else 0, labelOverlap="greedy", labelLimit=90),
-    )
-    y = accuracy_channel(alt.Y, "accuracy", "accuracy")
-    family = family_encoding(style)
-    lines, means = alt.Chart(alt.NamedData("lines")), alt.Chart(alt.NamedData("means"))
-    shown = [alt.Tooltip("family:N"), alt.Tooltip("value:N", title=axis), alt.Tooltip("accuracy:Q", format=".4f")]
-    return layered(
-        lines.mark_line(strokeOpacity=0.4, strokeWidth=1).encode(
-            x=x,
-            y=y,
-            detail="line:N",
-            tooltip=[alt.Tooltip("axes:N", title="fixed")],
-            **without_shape(family),
-        ),
-        means.mark_line(strokeWidth=2.5).encode(x=x, y=y, **without_shape(family)),
-        means.mark_point(filled=True, size=50, opacity=1).encode(
-            x=x, y=y, tooltip=[*shown, alt.Tooltip("lines:Q", title="lines")], **family
-        ),
-    )
-
-
-def changes_chart(style: Style, largest: float) -> Spec:
-    """Mean change of accuracy by raising one axis (rows), upstream and by task (columns), in their data's order.
-
-    Data: `changes` (change, column, value, text, pairs, against). `largest` is the greatest absolute change that the
-    colours must tell.
-    """
-    theme, bound = style.theme, max(largest, 1e-6)
-    base = alt.Chart(alt.NamedData("changes")).encode(
-        x=alt.X("column:N", title=None, sort=None, axis=labels(orient="top", labelAngle=-40)),
-        y=alt.Y("change:N", title=None, sort=None, axis=labels(labelLimit=260)),
-        tooltip=[
-            alt.Tooltip("change:N", title="raising"),
-            alt.Tooltip("column:N", title="accuracy"),
-            alt.Tooltip("value:Q", title="mean change", format="+.4f"),
-            alt.Tooltip("pairs:Q", title="pairs of cells"),
-            alt.Tooltip("against:N", title="against upstream"),
-        ],
-    )
-    scale = alt.Scale(domain=[-bound, 0, bound], range=[theme.falling, theme.middle, theme.rising], interpolate="rgb")
-    ink = alt.condition(f"abs(datum.value) > {0.55 * bound}", alt.value("white"), alt.value(theme.ink))
-    return layered(
-        base.mark_rect(stroke=theme.middle).encode(color=alt.Color("value:Q", scale=scale, legend=None)),
-        base.mark_text(fontSize=10).encode(text="text:N", color=ink),
-        width=alt.Step(46),
-        height=alt.Step(22),
-    )
-
-
 # --- what shows them -----------------------------------------------------------------------------------------------
 
 
@@ -342,11 +282,6 @@ def accuracy_channel(channel: Any, field: str, title: str) -> Any:
 def labels(**options: Any) -> alt.Axis:
     """An axis of names alone."""
     return alt.Axis(domain=False, ticks=False, labelPadding=6, **options)
-
-
-def _crowded(values: Sequence[str]) -> bool:
-    """Whether an axis's values do not fit side by side."""
-    return sum(len(value) + 2 for value in values) * 6 > AXIS_WIDTH
 
 
 def _law_dash() -> alt.StrokeDash:

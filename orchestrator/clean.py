@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import DataError, StudyError, UserError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.files import write_atomically
 from orchestrator.grid import Cell
 from orchestrator.identity import trunk_id
@@ -39,8 +40,8 @@ class Leftover:
     num_bytes: int
 
 
-def clean(store: Store) -> list[Leftover]:
-    """Removes what finished cells no longer need; what that was.
+def clean(store: Store, tell: Tell = tell_nobody) -> list[Leftover]:
+    """Removes what finished cells no longer need; what that was. `tell` hears how much is gone.
 
     Raises:
         DriverBusyError: a driver is at work.
@@ -50,7 +51,8 @@ def clean(store: Store) -> list[Leftover]:
     store.study()  # a folder that holds none is told of before anything is made in it
     with store.driving():
         found = leftovers(store)
-        for leftover in found:
+        for i, leftover in enumerate(found):
+            tell("removing", i, len(found))
             _remove(leftover)
     return found
 

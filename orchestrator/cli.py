@@ -3,18 +3,33 @@
 Heavy modules are imported inside the commands, so that `upshot --help` answers at once.
 """
 
-import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.arguments import (
+    RUNS,
+    STUDY,
+    CausesOption,
+    CellArgument,
+    CellsArgument,
+    RunsOption,
+    SetOption,
+    StatusesOption,
+    StudyArgument,
+    StudyOrFilter,
+    YesOption,
+)
 from orchestrator.collect_command import collect_command
+from orchestrator.completion import values_in_bash
 from orchestrator.data_command import data_app
 from orchestrator.evaluate_command import evaluate_command
 from orchestrator.import_command import import_command
 from orchestrator.models_command import models_command
+from orchestrator.output import CsvOption, JsonOption, print_found
 from orchestrator.reduce_command import reduce_command
 from orchestrator.report_command import report_command
 from orchestrator.sync_command import sync_command
@@ -32,17 +47,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-StudyArgument = Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")]
-RunsOption = Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override a key: grid.epochs=[1,2]. May be repeated.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CellsArgument = Annotated[list[str], typer.Argument(help="Only these cells: axis=value, or the beginning of an id.")]
-StatusOption = Annotated[list[str], typer.Option("--status", "-s", help="Only cells of this status, such as FAILED.")]
-CauseOption = Annotated[list[str], typer.Option("--cause", help="Only cells that failed of this, such as oom.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-STUDY = Path("study.toml")
-RUNS = Path("runs")
 ASK_ABOVE_CELLS = 100
 
 
@@ -71,15 +75,19 @@ def init(
 
 @app.command()
 def plan(
-    study: StudyArgument = STUDY, sets: SetOption = [], runs: RunsOption = RUNS, as_json: JsonOption = False
+    study: StudyArgument = STUDY,
+    sets: SetOption = [],
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Show what a submission would do: cells, parameters, FLOPs, resources, hours. Changes nothing."""
     from orchestrator import tables
 
     session = _open(study, runs, sets)
     seen = session.observe(limits=True)
-    if as_json:
-        _print_json(seen.plan.to_json())
+    if as_json or as_csv:
+        print_found("plan", seen.plan.to_json(), as_csv=as_csv)
     else:
         tables.print_plan(seen.plan, session)
 
@@ -91,28 +99,36 @@ def submit(
     runs: RunsOption = RUNS,
     yes: YesOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what sbatch would be told, and stop.")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Submit what is not submitted yet, and return at once. Doing it twice starts nothing twice."""
-    from orchestrator import tables
+    from orchestrator import submit_tables, tables
 
     session = _open(study, runs, sets)
     seen = session.observe(limits=True)
-    tables.print_plan(seen.plan, session)
-    if dry_run:
-        tables.print_scripts(seen.plan, session)
-        return
-    _confirm(seen, yes)
-    _tell_submitted(session.submit())
+    is_told = as_json or as_csv
+    if not is_told:
+        tables.print_plan(seen.plan, session)
+    if dry_run and is_told:
+        print_found("submit", submit_tables.dry_run_json(seen.plan, session), as_csv=as_csv)
+    elif dry_run:
+        submit_tables.print_scripts(seen.plan, session)
+    else:
+        _confirm(seen, yes)
+        _tell_submitted("submit", session.submit(), as_json=as_json, as_csv=as_csv)
 
 
 @app.command()
 def retry(
-    study: StudyArgument = STUDY,
+    study: StudyOrFilter = STUDY,
     cells: CellsArgument = [],
-    statuses: StatusOption = [],
-    causes: CauseOption = [],
+    statuses: StatusesOption = [],
+    causes: CausesOption = [],
     runs: RunsOption = RUNS,
     yes: YesOption = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Start failed cells again, whatever their budgets say; training resumes from the newest checkpoint."""
     from orchestrator.select import selection
@@ -121,7 +137,7 @@ def retry(
     session = _open_submitted(study, runs)
     keep = selection(cells, statuses or ["FAILED"], causes)
     _confirm(session.observe(retry=True, keep=keep), yes)
-    _tell_submitted(session.submit(retry=True, keep=keep))
+    _tell_submitted("retry", session.submit(retry=True, keep=keep), as_json=as_json, as_csv=as_csv)
 
 
 @app.command()
@@ -145,12 +161,13 @@ def watch(
 
 @app.command()
 def status(
-    study: StudyArgument = STUDY,
+    study: StudyOrFilter = STUDY,
     cells: CellsArgument = [],
-    statuses: StatusOption = [],
-    causes: CauseOption = [],
+    statuses: StatusesOption = [],
+    causes: CausesOption = [],
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Show where every cell stands: done, running, pending, failed by cause."""
     from orchestrator import tables
@@ -159,8 +176,8 @@ def status(
     study, cells = _study_and_cells(study, cells)
     session = _open_submitted(study, runs)
     seen = session.observe(keep=selection(cells, statuses, causes))
-    if as_json:
-        _print_json(tables.status_json(seen, session))
+    if as_json or as_csv:
+        print_found("status", tables.status_json(seen, session), as_csv=as_csv)
     else:
         tables.print_status(seen, session, each=bool(cells or statuses or causes))
     _exit_by(seen)
@@ -168,10 +185,11 @@ def status(
 
 @app.command()
 def why(
-    cell: Annotated[str, typer.Argument(help="A cell id, or its beginning.")],
+    cell: CellArgument,
     study: StudyArgument = STUDY,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Tell a cell's story: every attempt, its cause, node and log, and what to do next."""
     from orchestrator import tables
@@ -180,36 +198,55 @@ def why(
     session = _open_submitted(study, runs)
     seen = session.observe()
     state = only_cell(seen.states, cell)
-    if as_json:
-        _print_json({**state.to_json(), "attempts": session.store.attempts(state.cell.cell_id)})
+    if as_json or as_csv:
+        found = {**state.to_json(), "attempts": session.store.attempts(state.cell.cell_id)}
+        print_found("why", found, as_csv=as_csv)
     else:
         tables.print_why(state, next(p for p in seen.plan.cells if p.cell is state.cell), session)
 
 
 @app.command()
 def logs(
-    cell: Annotated[str, typer.Argument(help="A cell id, or its beginning.")],
+    cell: CellArgument,
     study: StudyArgument = STUDY,
     runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
 ) -> None:
     """Print everything that a cell printed, attempt by attempt."""
     from orchestrator.select import only_cell
 
     session = _open_submitted(study, runs)
-    state = only_cell(session.observe().states, cell)
-    folder = session.store.cell_folder(state.cell.cell_id) / "logs"
-    for path in sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime):
+    cell_id = only_cell(session.observe().states, cell).cell.cell_id
+    folder = session.store.cell_folder(cell_id) / "logs"
+    paths = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    if as_json:
+        texts = [{"path": str(path), "text": path.read_text(errors="replace")} for path in paths]
+        print_found("logs", {"cell_id": cell_id, "logs": texts}, as_csv=False)
+        return
+    if not paths:
+        print(f"cell {cell_id} has printed nothing: it has not started yet", file=sys.stderr)
+    for path in paths:
         print(f"==> {path} <==")
         print(path.read_text(errors="replace"))
 
 
 @app.command()
-def cancel(study: StudyArgument = STUDY, runs: RunsOption = RUNS, yes: YesOption = False) -> None:
+def cancel(
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+) -> None:
     """Stop everything of a study that is pending or running. Checkpoints and results stay."""
     session = _open_submitted(study, runs)
     if not yes:
-        typer.confirm(f"Stop all jobs of {session.file.study.name}?", abort=True)
-    print(f"stopped {session.cancel()} jobs")
+        _ask(f"Stop all jobs of {session.file.study.name}?")
+    stopped = session.cancel()
+    if as_json or as_csv:
+        print_found("cancel", {"study": session.file.study.name, "stopped": stopped}, as_csv=as_csv)
+    else:
+        print(f"stopped {stopped} jobs")
 
 
 @app.command()
@@ -218,19 +255,28 @@ def clean(
     runs: RunsOption = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
     yes: YesOption = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Remove what finished cells no longer need; never weights, a last checkpoint, a result or a ledger."""
     from orchestrator import tables
+    from orchestrator.bars import bar
     from orchestrator.clean import clean, leftovers
 
     session = _open_submitted(study, runs)
-    found = leftovers(session.store)
-    if dry_run or not found:
-        return tables.print_leftovers(found, "would free")
-    if not yes:
-        tables.print_leftovers(found, "would free")
-        typer.confirm(f"Remove this from {session.store.root}?", abort=True)
-    return tables.print_leftovers(clean(session.store), "freed")
+    found, is_told = leftovers(session.store), as_json or as_csv
+    goes = found and not dry_run
+    if goes and not yes:
+        if not is_told:
+            tables.print_leftovers(found, "would free")
+        _ask(f"Remove this from {session.store.root}?")
+    if goes:
+        with bar() as tell:
+            found = clean(session.store, tell)
+    if is_told:
+        print_found("clean", tables.leftovers_json(found, removed=bool(goes)), as_csv=as_csv)
+    else:
+        tables.print_leftovers(found, "freed" if goes else "would free")
 
 
 app.command("collect")(collect_command)
@@ -252,13 +298,14 @@ def doctor(
     profile: Annotated[str | None, typer.Option(help="A cluster profile, in place of the study's.")] = None,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Look at Slurm, its limits, the profile, folders and W&B, and say what to mend. Changes nothing."""
     from orchestrator.doctor import examine, print_findings
 
     findings = examine(study if study.exists() or study != STUDY else None, profile, runs)
-    if as_json:
-        _print_json(findings.to_json())
+    if as_json or as_csv:
+        print_found("doctor", findings.to_json(), as_csv=as_csv)
     else:
         print_findings(findings)
     raise typer.Exit(findings.exit_code)
@@ -282,6 +329,10 @@ def main() -> None:
     """
     from models.errors import UserError
 
+    values = values_in_bash(os.environ)
+    if values is not None:
+        print("\n".join(values))
+        return
     try:
         app()
     except UserError as error:
@@ -317,29 +368,28 @@ def _study_and_cells(study: Path, cells: list[str]) -> tuple[Path, list[str]]:
 def _confirm(seen: "Observation", yes: bool) -> None:
     num = sum(cell.action in ("submit", "retry") for cell in seen.plan.cells)
     if num > ASK_ABOVE_CELLS and not yes:
-        typer.confirm(f"Submit {num} cells?", abort=True)
+        _ask(f"Submit {num:,} cells?")
 
 
-def _tell_submitted(seen: "Observation") -> None:
-    asked = {cell.cell.cell_id for cell in seen.plan.cells if cell.action in ("submit", "retry")}
-    taken = {text.partition("@")[0] for array in seen.plan.arrays for units in array.tasks for text in units}
-    if seen.plan.halted:
+def _ask(question: str) -> None:
+    """Returns if somebody says yes; asks on standard error, since standard output may be read by a program."""
+    typer.confirm(question, abort=True, err=True)
+
+
+def _tell_submitted(command: str, seen: "Observation", *, as_json: bool, as_csv: bool) -> None:
+    from orchestrator.submit_tables import submitted_json, submitted_text
+
+    found = submitted_json(seen)
+    if as_json or as_csv:
+        print_found(command, found, as_csv=as_csv)
+    elif seen.plan.halted:
         print(seen.plan.halted)
-    elif not asked:
-        print("nothing to submit")
     else:
-        waiting = (
-            f"; {len(asked - taken)} wait for room in the queue: `upshot watch` feeds them" if asked - taken else ""
-        )
-        print(f"submitted {len(taken)} cells{waiting}")
+        print(submitted_text(found["cells"]))
 
 
 def _exit_by(seen: "Observation") -> None:
     raise typer.Exit(1 if seen.num_failed else 0)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
 
 
 def _fail(error: Exception, code: int) -> None:

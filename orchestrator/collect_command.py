@@ -1,22 +1,21 @@
 """`upshot collect`: a study's result files, or the runs that W&B holds, to one results table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from orchestrator.arguments import RUNS, STUDY, RunsOption, StudyArgument
+from orchestrator.output import CsvOption, JsonOption, print_found
 
 if TYPE_CHECKING:
     from orchestrator.collecting import Collected
     from orchestrator.tracking.reading import ReadRuns
 
-STUDY = Path("study.toml")
-
 
 def collect_command(
-    study: Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")] = STUDY,
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
     source: Annotated[
         str | None, typer.Option("--from", help="wandb:ENTITY/PROJECT: the runs of a W&B project, in place of a study.")
     ] = None,
@@ -39,6 +38,8 @@ def collect_command(
         Path | None,
         typer.Option("--output", "-o", help="With --from: the results table to write; PROJECT[-GROUP].parquet."),
     ] = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Gather every result file into results/results.parquet, upstream measures into results/measures.parquet.
 
@@ -51,27 +52,39 @@ def collect_command(
         for name, value in {**given, "--percent": percent}.items():
             if value:
                 raise UserError(f"{name}: belongs to --from wandb:ENTITY/PROJECT")
-        _collect_study(study, runs)
+        _collect_study(study, runs, as_json=as_json, as_csv=as_csv)
         return
     if study != STUDY:
         raise UserError(f"{study}: --from reads W&B and no study; leave one of them out (--group names a study)")
-    _collect_wandb(source, group, columns or [], columns_file, percent, output)
+    read, collected, output = _collect_wandb(source, group, columns or [], columns_file, percent, output)
+    if as_json or as_csv:
+        print_found("collect", _found(read, collected, output), as_csv=as_csv)
+    else:
+        _print(read, collected, output)
 
 
-def _collect_study(study: Path, runs: Path) -> None:
+def _collect_study(study: Path, runs: Path, *, as_json: bool, as_csv: bool) -> None:
     import polars as pl
 
+    from orchestrator.bars import bar
     from orchestrator.session import open_submitted
 
     session = open_submitted(study, runs)
-    counts = session.collect().select(pl.len(), pl.col("cell_id").n_unique().alias("cells")).collect()
-    num_rows, num_cells = counts.row(0)
+    with bar() as tell:
+        results = session.collect(tell)
+        num_rows, num_cells = results.select(pl.len(), pl.col("cell_id").n_unique().alias("cells")).collect().row(0)
+    if as_json or as_csv:
+        found = {"output": str(session.store.results_path), "rows": num_rows, "cells": num_cells}
+        print_found("collect", found, as_csv=as_csv)
+        return
     print(f"{num_rows} rows of {num_cells} cells in {session.store.results_path}")
 
 
 def _collect_wandb(
     source: str, group: str | None, columns: list[str], file: Path | None, percent: bool, output: Path | None
-) -> None:
+) -> tuple["ReadRuns", "Collected", Path]:
+    """What was read of W&B, the table that it gave, and where that was written."""
+    from orchestrator.bars import bar
     from orchestrator.collecting import collect_runs, project_of, read_columns
     from orchestrator.importing import write_results
     from orchestrator.tracking.reading import read_runs
@@ -79,10 +92,28 @@ def _collect_wandb(
     entity, project = project_of(source)
     mapping = read_columns(columns, file)
     output = output or Path(f"{project}-{group}.parquet".replace("/", "-") if group else f"{project}.parquet")
-    read = read_runs(entity, project, group=group, tables=not mapping)
+    with bar() as tell:
+        read = read_runs(entity, project, group=group, tables=not mapping, tell=tell)
     collected = collect_runs(read, mapping, percent=percent)
     write_results(collected.results, output)
-    _print(read, collected, output)
+    return read, collected, output
+
+
+def _found(read: "ReadRuns", collected: "Collected", output: Path) -> dict[str, Any]:
+    results = collected.results
+    return {
+        "output": str(output),
+        "rows": results.height,
+        "cells": results["cell_id"].n_unique(),
+        "runs": len(read.runs),
+        "read": read.num_read,
+        "tasks": results["task"].unique().sort().to_list(),
+        "studies": collected.studies,
+        "without_accuracy": collected.reasons,
+        "without": collected.empty,
+        "unfinished": collected.unfinished,
+        "left_out": collected.left_out,
+    }
 
 
 def _print(read: "ReadRuns", collected: "Collected", output: Path) -> None:

@@ -1,16 +1,17 @@
 """`upshot report A B`: calls the library, prints."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.output import print_found
 
 if TYPE_CHECKING:
     from orchestrator.comparing import Comparison, Difference
 
 
 def run_comparison(
-    sources: Sequence[Path], runs: Path, output: Path | None, options: dict[str, Any], *, as_json: bool
+    sources: Sequence[Path], runs: Path, output: Path | None, options: dict[str, Any], *, as_json: bool, as_csv: bool
 ) -> None:
     """Writes the comparison of two studies or tables, and prints what it says."""
     from orchestrator.comparing import compare, folder_name, open_sides, to_json, write_comparison
@@ -18,8 +19,8 @@ def run_comparison(
     sides = open_sides(sources, runs, **options)
     comparison = compare(*sides, draws=options["draws"], seed=options["seed"])
     page = write_comparison(comparison, output or Path(folder_name(comparison)))
-    if as_json:
-        print(json.dumps({**to_json(comparison), "page": str(page)}, indent=1))
+    if as_json or as_csv:
+        print_found("comparison", {**to_json(comparison), "page": str(page)}, as_csv=as_csv)
         return
     _print(comparison)
     print(page)
@@ -27,7 +28,7 @@ def run_comparison(
 
 def _print(comparison: "Comparison") -> None:
     from orchestrator.comparing import named, sentence
-    from orchestrator.tables import print_sentence, print_table
+    from orchestrator.terminal import print_sentence, print_table
 
     names = [side.name for side in comparison.sides]
     rows = [

@@ -1,20 +1,17 @@
 """Whether a study's images are there, for `upshot data check`."""
 
-import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import tomlkit
 
 from evals import tasks
 from evals.datasets import TaskData, duplicates, load_task
 from models.data import describe
 from models.errors import DataError, UserError
-from orchestrator.study import Study, validated
-from orchestrator.study_text import read_document
-from orchestrator.tables import print_sentence, print_table
+from orchestrator.study import load_unchecked
+from orchestrator.terminal import print_sentence, print_table
 
 MAX_HASHED: Final = 50_000
 """Images of a task that are all decoded to look for duplicates without being asked."""
@@ -67,7 +64,7 @@ def check_data(study_path: Path, *, every_duplicate: bool) -> list[Checked]:
         StudyError: the file is none of a study, whatever its images are.
     """
     path = study_path / "study.toml" if study_path.is_dir() else study_path
-    study: Study = validated(tomllib.loads(tomlkit.dumps(read_document(path))), path)
+    study = load_unchecked(path)
     root = tasks.data_root(study.downstream.data)
     return [_upstream(study.upstream.dataset), *(_task(name, root, every_duplicate) for name in study.downstream.tasks)]
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from models.data import shipped
 from orchestrator.observe import Observation
-from orchestrator.progress import duration, watch_with_table
+from orchestrator.progress import watch_with_table
 from orchestrator.reduced_tables import print_reduced
 from orchestrator.session import open_session
 from orchestrator.tables import print_plan
+from orchestrator.terminal import duration
 
 
 def run_demo(cluster: str, runs: Path) -> Observation:

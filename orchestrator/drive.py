@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from models.errors import UserError
+from models.errors import DataError, UserError
 from orchestrator import node
 from orchestrator.arrays import Array
 from orchestrator.attempts import retry_event
+from orchestrator.images import ON_DISK, Images, recorded
 from orchestrator.observe import Observation, Observer, keep_all
 from orchestrator.plan import Plan
 from orchestrator.private import export_lines, make_private, private_umask, refuse_unsafe, shell_check
@@ -133,10 +134,16 @@ class Driver:
         return submitted
 
     def _prepare(self, plan: Plan) -> None:
+        self.store.write_images(self.own_images(ON_DISK))
         self.store.write_study(self.file.text, self.profile)
         cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
         ids = {parse_unit(text)[0]: None for array in plan.arrays for units in array.tasks for text in units}
         self.store.write_cells(cells[cell_id] for cell_id in ids)
+
+    def own_images(self, images: Images) -> str | None:
+        """What is to be kept of the study's own images; raises DataError where jobs would not find them."""
+        study, recipes = self.file.study, (cell.recipe for cell in self.observer.cells)
+        return recorded(images, study.upstream.dataset, study.downstream.tasks, recipes)
 
     def _snapshot(self) -> Path:
         """The code that this driver's jobs run, kept once."""
@@ -291,6 +298,7 @@ def submit(
         ProfileError: the cluster is not as the profile says.
         LimitReachedError: a limit or the budget refuses.
         SlurmError: the scheduler does not answer or refuses.
+        DataError: something is to be submitted, and the study's own images are gone.
     """
     driver = Driver(store, file, profile, function)
     preflight(driver.observer)
@@ -298,10 +306,13 @@ def submit(
     if plan.over_budget:
         raise LimitReachedError(plan.over_budget)
     refuse_what_cannot_run(plan, profile)  # before anything is written
+    if plan.arrays:
+        driver.own_images(ON_DISK)
     with store.driving():
         store.set_cancelled(False)
-        if store.study_path.exists():
-            store.write_study(file.text, profile)  # what was edited holds from now on, also if nothing is to submit
+        if store.study_path.exists():  # what was edited holds from now on, also if nothing is to submit
+            store.write_images(driver.own_images(file.images))
+            store.write_study(file.text, profile)
         return driver.tick(retry=retry, keep=keep)
 
 
@@ -342,7 +353,7 @@ def watch(
             check_lock()
             try:
                 seen = driver.tick()
-            except (SlurmError, OSError) as error:
+            except (SlurmError, DataError, OSError) as error:
                 refusals += not isinstance(error, SlurmUnreachable)
                 if refusals > MOST_REFUSALS and not driver.num_live:
                     raise

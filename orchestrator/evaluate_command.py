@@ -3,18 +3,16 @@
 It is meant for a node or a workstation: torch is imported where the evaluation begins, not before.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from models.errors import UserError
+from orchestrator.output import CsvOption, JsonOption, print_found
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from orchestrator.evaluating import Published
 
 
@@ -53,10 +51,12 @@ def evaluate_command(
     append: Annotated[
         bool, typer.Option("--append", help="Add to the table; a cell of that id that is there is replaced.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Judge a public model, or a checkpoint outside its study; the results table is for reduce and report."""
-    from orchestrator.evaluating import add_rows, asked_for, check_output, evaluate_folder, evaluate_timm
+    from orchestrator.bars import bar
+    from orchestrator.evaluating import add_rows, asked_for, check_output, evaluate_folder, evaluate_timm, summary
 
     asked = asked_for(tasks or [], protocols or ["ridge"], shots, draws, layers)
     check_output(output, append=append)
@@ -71,19 +71,28 @@ def evaluate_command(
         raise UserError("evaluate: give either --timm NAME or the checkpoint folder of a study")
     if checkpoint_folder is not None:
         _refuse(own, f"{checkpoint_folder}: a checkpoint of a study has its own")
-        rows = evaluate_folder(checkpoint_folder, cell_id=name, asked=asked)
+        with bar() as tell:
+            rows = evaluate_folder(checkpoint_folder, cell_id=name, asked=asked, tell=tell)
     else:
         assert timm is not None
-        rows = evaluate_timm(
-            timm,
-            weights=_weights(timm, checkpoint, pretrained=pretrained),
-            image_size=image_size,
-            cell_id=name or timm,
-            asked=asked,
-            upstream=_upstream(upstream, upstream_accuracy, upstream_num_test),
-        )
+        weights = _weights(timm, checkpoint, pretrained=pretrained)
+        known = _upstream(upstream, upstream_accuracy, upstream_num_test)
+        with bar() as tell:
+            rows = evaluate_timm(
+                timm,
+                weights=weights,
+                image_size=image_size,
+                cell_id=name or timm,
+                asked=asked,
+                upstream=known,
+                tell=tell,
+            )
     replaced = add_rows(rows, output, append=append)
-    _print(rows, output, replaced, as_json=as_json)
+    found = {"output": str(output), "replaced": replaced, **summary(rows)}
+    if as_json or as_csv:
+        print_found("evaluate", found, as_csv=as_csv)
+    else:
+        _print(found)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
@@ -117,15 +126,10 @@ def _upstream(dataset: str | None, accuracy: float | None, num_test: int | None)
     return Published(accuracy=accuracy, num_test=num_test)
 
 
-def _print(rows: "pl.DataFrame", output: Path, replaced: int, *, as_json: bool) -> None:
-    from orchestrator.evaluating import summary
-
-    found = {"output": str(output), "replaced": replaced, **summary(rows)}
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
+def _print(found: Mapping[str, Any]) -> None:
+    output, replaced = found["output"], found["replaced"]
     again = f", in place of {replaced:,} that were there" if replaced else ""
-    print(f"{rows.height:,} rows of {found['cell_id']} in {output}{again}")
+    print(f"{found['rows']:,} rows of {found['cell_id']} in {output}{again}")
     accuracy = found["upstream_accuracy"]
     print(f"upstream accuracy: {'not known' if accuracy is None else f'{accuracy:.4f}'}")
     for task in found["tasks"]:

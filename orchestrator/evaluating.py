@@ -17,6 +17,7 @@ from evals.tasks import task
 from models.errors import DataError, UserError
 from models.recipe import Recipe
 from orchestrator import lock
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.importing import write_results
 from orchestrator.results import AXIS_SCHEMA, SCHEMA, read_results
 from orchestrator.study_text import absolute_task
@@ -81,6 +82,7 @@ def evaluate_timm(
     cell_id: str,
     asked: Asked,
     upstream: Published | str | None,
+    tell: Tell = tell_nobody,
 ) -> pl.DataFrame:
     """Rows of `orchestrator.results.SCHEMA` for a public model, as a cell of family timm; what is not known is null.
 
@@ -91,6 +93,7 @@ def evaluate_timm(
         cell_id: goes into every row.
         asked: tasks and protocols.
         upstream: a published accuracy, or the image set on whose held-out part the model's own head is measured.
+        tell: hears how many tasks are done.
 
     Raises:
         UserError: what `models.external` and `evals.external` raise.
@@ -99,8 +102,9 @@ def evaluate_timm(
     from models.external import downloaded_model, model_with_weights
 
     public = downloaded_model(name, image_size) if weights is None else model_with_weights(name, weights, image_size)
+    known = _upstream(public, upstream)
     rows = evaluate_public(
-        public, cell_id=cell_id, tasks=asked.tasks, protocols=asked.protocols, upstream=_upstream(public, upstream)
+        public, cell_id=cell_id, tasks=asked.tasks, protocols=asked.protocols, upstream=known, tell=tell
     )
     return _with_axes(rows, {"family": "timm", "size": name, "image_size": public.image_size})
 
@@ -116,7 +120,7 @@ def _upstream(public: "PublicModel", given: Published | str | None) -> "Upstream
     return Upstream(upstream_accuracy=given.accuracy, upstream_num_test=given.num_test, upstream_num_classes=classes)
 
 
-def evaluate_folder(folder: Path, *, cell_id: str | None, asked: Asked) -> pl.DataFrame:
+def evaluate_folder(folder: Path, *, cell_id: str | None, asked: Asked, tell: Tell = tell_nobody) -> pl.DataFrame:
     """The same for a checkpoint folder of a study, wherever it lies now.
 
     Where it still lies below its cell, all axes are the cell's, and so is the id unless another is given.
@@ -132,7 +136,7 @@ def evaluate_folder(folder: Path, *, cell_id: str | None, asked: Asked) -> pl.Da
     cell_id = cell_id or cell.get("cell_id")
     if cell_id is None:
         raise UserError(f"{folder}: lies outside its study, so that its cell is not known: give it a --name")
-    rows = external.evaluate_folder(folder, cell_id=cell_id, tasks=asked.tasks, protocols=asked.protocols)
+    rows = external.evaluate_folder(folder, cell_id=cell_id, tasks=asked.tasks, protocols=asked.protocols, tell=tell)
     return _with_axes(rows, axes | cell)
 
 

@@ -7,14 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals import tasks
 from evals.protocol import Protocol
 from evals.schedule import SETTINGS
 from evals.tasks import Task
 from evals.tasks.draws import NUM_CHOOSE, NUM_FIT
 from models import ladder
-from models.data import SetInfo
 from models.data.parts import MAX_TEST
+from orchestrator.images import Images
 from orchestrator.study import Study
 
 VTAB_IMAGES = NUM_FIT + NUM_CHOOSE
@@ -43,10 +42,11 @@ class EvaluationWork:
         return float(ladder.forward_flops(arch)) * self.num_encoded + float(ladder.train_flops(arch)) * self.num_trained
 
 
-def evaluation_work(study: Study, arch: ladder.Architecture, info: SetInfo) -> EvaluationWork:
+def evaluation_work(study: Study, arch: ladder.Architecture, images: Images) -> EvaluationWork:
     """What judging one checkpoint of this architecture takes, on all tasks and on the held-out upstream images."""
-    works = [_task_work(tasks.task(name), study.protocols, arch) for name in study.downstream.tasks]
-    upstream = min(info.num_test, MAX_TEST) if study.downstream.upstream else 0
+    works = [_task_work(images.task(name), study.protocols, arch) for name in study.downstream.tasks]
+    measured = study.downstream.upstream
+    upstream = min(images.upstream(study.upstream.dataset).num_test, MAX_TEST) if measured else 0
     return EvaluationWork(
         num_encoded=upstream + sum(work.num_encoded for work in works),
         num_trained=sum(work.num_trained for work in works),

@@ -95,6 +95,22 @@ def read_records(path: Path) -> Records:
         data = path.read_bytes()
     except FileNotFoundError:
         return Records([])
+    return _parsed(data)
+
+
+def read_last_records(path: Path, num_bytes: int) -> list[dict[str, Any]]:
+    """The whole records among the last bytes of such a file; none when it is not there."""
+    try:
+        with path.open("rb") as file:
+            left_out = max(0, file.seek(0, os.SEEK_END) - num_bytes)
+            file.seek(left_out)
+            data = file.read()
+    except FileNotFoundError:
+        return []
+    return _parsed(data.partition(b"\n")[2] if left_out else data).records
+
+
+def _parsed(data: bytes) -> Records:
     records, torn = [], 0
     for line in data.splitlines():
         try:

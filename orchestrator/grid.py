@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models import ladder
-from models.data import SetInfo, describe, kept
+from models.data import SetInfo
 from models.errors import StudyError, UserError
 from models.recipe import Axes, Recipe
 from orchestrator.identity import cell_id
+from orchestrator.images import ON_DISK, Images
 from orchestrator.study import GridTable, Study
 
 FOLDER_IMAGE_SIZE = 224
@@ -34,39 +35,44 @@ class _Found:
     combination: dict[str, object]
 
 
-def cells(study: Study, path: Path) -> list[Cell]:
+def cells(study: Study, path: Path, images: Images = ON_DISK) -> list[Cell]:
     """Every cell of the study, once.
+
+    Args:
+        study: the study.
+        path: is only named in messages.
+        images: what is known of its images.
 
     Raises:
         StudyError: upstream data that cannot be used, an unknown size, a patch that does not divide the image, two
-            equal cells, nothing left after [[exclude]]. The message names the cell; `path` is only named in messages.
+            equal cells, nothing left after [[exclude]]. The message names the cell.
     """
     try:
-        info = describe(study.upstream.dataset)
+        info = images.upstream(study.upstream.dataset)
     except UserError as error:
         raise StudyError(f"{path}: upstream.dataset: {error}") from error
     found: dict[str, _Found] = {}
     for where, combination in _combinations(study):
         if any(_matches(combination, table) for table in study.exclude):
             continue
-        cell = _cell(study, combination, info, f"{path}: {where}")
+        cell = _cell(study, combination, info, images, f"{path}: {where}")
         if cell.cell_id in found:
             first = found[cell.cell_id].where
             raise StudyError(f"{path}: {where} and {first} make the same cell twice: {_words(combination)}")
         found[cell.cell_id] = _Found(cell, where, combination)
     if not found:
         raise StudyError(f"{path}: grid: is empty: [[exclude]] leaves no cell")
-    _measure_timm_models([one for one in found.values() if one.cell.recipe.family == "timm"], path)
+    _measure_timm_models([one for one in found.values() if one.cell.recipe.family == "timm"], images, path)
     return [one.cell for one in found.values()]
 
 
-def planned_architecture(recipe: Recipe) -> ladder.Architecture:
+def planned_architecture(recipe: Recipe, images: Images = ON_DISK) -> ladder.Architecture:
     """The cell's model, with a head for the classes that it keeps."""
     return ladder.architecture(
         recipe.family,
         recipe.size,
         image_size=recipe.image_size,
-        num_classes=kept(recipe.dataset, **recipe.subset)[1],
+        num_classes=images.kept(recipe)[1],
         patch_size=recipe.patch_size,
     )
 
@@ -87,7 +93,7 @@ def _matches(combination: dict[str, object], table: GridTable) -> bool:
     return all(combination.get(axis, Axes.model_fields[axis].default) in values for axis, values in table.items())
 
 
-def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: str) -> Cell:
+def _cell(study: Study, combination: dict[str, object], info: SetInfo, images: Images, where: str) -> Cell:
     given = dict(combination)
     family, size = given["family"], given["size"]
     image_size = given.get("image_size") or info.image_size or FOLDER_IMAGE_SIZE
@@ -114,15 +120,15 @@ def _cell(study: Study, combination: dict[str, object], info: SetInfo, where: st
         told = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
         raise StudyError(f"{where}: {told}. In cell {_words(combination)}") from error
     try:
-        kept(recipe.dataset, **recipe.subset)
+        images.kept(recipe)
     except UserError as error:
         raise StudyError(f"{where}: upstream images of cell {_words(combination)}: {error}") from error
     return Cell(cell_id(recipe), recipe)
 
 
-def _measure_timm_models(found: list[_Found], path: Path) -> None:
+def _measure_timm_models(found: list[_Found], images: Images, path: Path) -> None:
     """Learns of all models at once what they cost, and that they can be used."""
-    models = [planned_architecture(one.cell.recipe) for one in found]
+    models = [planned_architecture(one.cell.recipe, images) for one in found]
     faults = ladder.measure(models)
     for one, arch in zip(found, models, strict=True):
         fault = ("size", faults[arch]) if arch in faults else _unknown_rate(one.cell.recipe, ladder.measurement(arch))

@@ -1,10 +1,11 @@
 """`upshot import`: parses, calls `orchestrator.importing`, prints."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from orchestrator.output import CsvOption, JsonOption, print_found
 
 if TYPE_CHECKING:
     from orchestrator.importing import Imported
@@ -35,7 +36,8 @@ def import_command(
         list[str] | None, typer.Option(help="N, or TASK=N[,...]: number of downstream test images.")
     ] = None,
     shots: Annotated[int | None, typer.Option(help="Shots a class of the downstream accuracies.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Make a results table of any published table, for `upshot reduce` and `upshot report`."""
     from models.errors import UserError
@@ -56,8 +58,8 @@ def import_command(
         shots=shots,
     )
     write_results(imported.results, output)
-    if as_json:
-        print(json.dumps({"output": str(output), **to_json(imported)}, indent=1))
+    if as_json or as_csv:
+        print_found("import", {"output": str(output), **to_json(imported)}, as_csv=as_csv)
     else:
         _print(imported, output)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from orchestrator.answer import Settings
 
-CODE = ("answer.py", "frontier", "conflicts")
+CODE = ("answer.py", "more_cells.py", "frontier", "conflicts")
 
 
 def answer_key(cells: "pl.DataFrame", settings: "Settings") -> str:

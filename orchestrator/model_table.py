@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from models import ladder
 from models.errors import UnknownNameError, UserError
-from orchestrator.tables import print_sentence, print_table, si
+from orchestrator.terminal import print_sentence, print_table, si
 
 
 def model_rows(
@@ -79,7 +79,7 @@ def print_models(rows: list[dict[str, Any]], image_size: int, num_classes: int) 
         )
         for row in rows
     )
-    print_table(f"Models at {image_size} pixels and {num_classes:,} classes", columns, shown)
+    print_table(f"Models at {image_size} pixels and {num_classes:,} classes", columns, shown, prose=("source",))
     print_sentence(
         "FLOPs: one image's forward pass, two for a multiply-add. state: float32 weights, gradients, AdamW's moments. "
         "+ image: what each image that is trained on at once adds. --json has training FLOPs too."

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from models.data import describe, kept
 from models.recipe import Recipe
 from orchestrator.attempts import Attempt, death_event
 from orchestrator.autopsy import examine
@@ -109,9 +108,9 @@ class Observer:
     """
 
     def __init__(self, store: Store, file: StudyFile, profile: Profile, *, of: list[Cell] | None = None) -> None:
-        self.store, self.study, self.profile = store, file.study, profile
+        self.store, self.study, self.images, self.profile = store, file.study, file.images, profile
         self.writes = self.asks_limits = False
-        self.cells = cells(file.study, file.path) if of is None else of
+        self.cells = cells(file.study, file.path, file.images) if of is None else of
         self.num_excluded = num_excluded(file.study)
         self.speeds = Speeds()
         self._limits: Limits | None = None
@@ -184,15 +183,14 @@ class Observer:
 
     def _size(self, speeds: Speeds) -> dict[str, Sizes]:
         """Every cell's sizes: computed once for all that differ only in what neither costs nor places."""
-        info = describe(self.study.upstream.dataset)
         places = {axis for place in self.study.cluster.place for axis in place.where}
         costly = [axis for axis in Recipe.model_fields if axis not in FREE_AXES - places]
         known: dict[tuple[object, ...], Sizes] = {}
         found = {}
         for cell in self.cells:
-            key = (*(getattr(cell.recipe, axis) for axis in costly), kept(cell.recipe.dataset, **cell.recipe.subset))
+            key = (*(getattr(cell.recipe, axis) for axis in costly), self.images.kept(cell.recipe))
             if key not in known:
-                known[key] = size_cell(self.study, cell.recipe, info, self.profile, speeds)
+                known[key] = size_cell(self.study, cell.recipe, self.images, self.profile, speeds)
             found[cell.cell_id] = known[key]
         return found
 

@@ -14,6 +14,7 @@ from orchestrator import drive
 from orchestrator.observe import Observation
 from orchestrator.session import Session
 from orchestrator.state import ENDED_WELL, CellState, Status
+from orchestrator.terminal import duration
 
 LOCAL_TICK_S = 1.0
 SLURM_TICK_S = 30.0
@@ -35,6 +36,8 @@ def counts_line(seen: Observation) -> str:
     counts = Counter(kind(state) for state in seen.states)
     left = seconds_left(seen)
     eta = "" if left is None or seen.settled else f", about {duration(left)} left"
+    if left is None and any(stage.status == Status.RUNNING for s in seen.states for stage in (s.train, s.evaluate)):
+        eta = ", – left"  # nothing has ended yet that would tell
     diverged = f", {counts['diverged']} diverged" if counts["diverged"] else ""
     return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS) + diverged + eta
 
@@ -59,13 +62,6 @@ def seconds_left(seen: Observation) -> float | None:
                 num_running += stage.status == Status.RUNNING
     waits = max(0.0, (seen.starts_at or 0.0) - time.time())
     return max(left / max(1, num_running), waits)
-
-
-def duration(seconds: float) -> str:
-    """'40 s', '3 min', '5.2 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def failures_by_cause(seen: Observation) -> list[tuple[str, list[CellState]]]:

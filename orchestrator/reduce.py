@@ -7,13 +7,14 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from models.errors import UserError
 from orchestrator.answer import Settings, answer_task, method_text
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.effects import effects_of
 from orchestrator.frontier import Loss, Points
 from orchestrator.kept import answer_key
@@ -39,18 +40,21 @@ def reduce_study(
     at: float | None = None,
     workers: int = 1,
     kept: "MutableMapping[str, Any] | None" = None,
+    tell: Tell = tell_nobody,
 ) -> dict[str, Any]:
     """`{"protocol": ..., "tasks": [...], "conflicts": {...}, "effects": {...}}`, ready for JSON.
 
     The protocol is that of all values (null where the table does not say); only `effects` compares it with others.
     Tasks are one object per task and shots, sorted; conflicts are those of `pairs_of`, effects those of `effects_of`.
     The keys of a task: task, shots, n, hull_vertices, hull (cell_id, upstream, downstream), fits (hull, rising, all:
-    null, or the law with its intervals, errors and verdict), identifiable, verdict, held_out (the error of every model
-    and the best one, on the cells with the highest upstream accuracy), recipe (null with a recipe_reason where the hull
-    does not reach), spearman, kendall, conflicts, conflict_share (of all pairs; null where there is none),
-    significant_conflicts (null where noise is unknown), significant_against (whose noise, in words), dropped (rows by
-    reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict that
-    says so.
+    null, or the law with its intervals, errors and verdict), identifiable, verdict, reason (why it is not identifiable,
+    in a few words; null where it is), reasons (all of them, in technical words), more_cells (how many would tell, see
+    `more_cells_object`; null where it is told already, where that cannot be simulated, and below the largest number of
+    shots), held_out (the error of every model and the best one, on the cells with the highest upstream accuracy),
+    recipe (null with a recipe_reason where the hull does not reach), spearman, kendall, conflicts, conflict_share (of
+    all pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against
+    (whose noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too
+    few cells has null fits and a verdict that says so.
 
     Args:
         results: the results table, or an imported one (see `selection.REQUIRED` and `OPTIONAL`).
@@ -64,6 +68,7 @@ def reduce_study(
             script must be guarded by `if __name__ == "__main__"`, as `multiprocessing` demands.
         kept: answers of an earlier reduction (`orchestrator.kept`), which stand for tasks whose cells, settings and
             code are the same; afterwards it holds those of this reduction.
+        tell: hears how many of the tasks that had to be answered are.
 
     Raises:
         DataError: the table is empty, lacks a column, has no row of the protocol (or of several but not of ridge, where
@@ -77,13 +82,19 @@ def reduce_study(
     groups = [parts.get(key, selection.cells.clear()) for key in selection.dropped]
     kept = {} if kept is None else kept
     method = method_text(selection.protocol, settings)
-    keys = [answer_key(group, settings) for group in groups]
-    by_key = dict(zip(keys, groups, strict=True))
+    asked = [replace(settings, asks_more=shots == selection.most_shots) for _, shots in selection.dropped]
+    keys = [answer_key(group, how) for group, how in zip(groups, asked, strict=True)]
+    by_key = dict(zip(keys, zip(groups, asked, strict=True), strict=True))
     new = {key: group for key, group in by_key.items() if key not in kept}
-    with _answering(new.values(), settings, workers) as made:
+    with _answering(new.values(), workers) as made:
+        tell("comparing cells", 0, 2)
         effects = effects_of(results, selection.cells, selection.protocol, seed=seed)
+        tell("comparing cells", 1, 2)
         pairs = pairs_of(selection.cells)
-        answers = {key: kept[key] for key in by_key if key in kept} | dict(zip(new, made, strict=True))
+        answers = {key: kept[key] for key in by_key if key in kept}
+        for i, (key, answer) in enumerate(zip(new, made, strict=True)):
+            tell("fitting tasks", i, len(new))
+            answers[key] = answer
     kept.clear()
     kept.update(answers)
     tasks = [
@@ -97,18 +108,18 @@ def reduce_study(
 
 @contextmanager
 def _answering(
-    groups: "Collection[pl.DataFrame]", settings: Settings, workers: int
+    groups: "Collection[tuple[pl.DataFrame, Settings]]", workers: int
 ) -> "Iterator[Iterator[dict[str, Any]]]":
     """The groups' answers in order, which other processes make meanwhile where there is enough to do."""
-    work = (settings.draws + OTHER_WORK) * sum(group.height for group in groups)
+    work = sum((how.draws + OTHER_WORK) * group.height for group, how in groups)
     workers = min(workers, len(groups))
     if workers <= 1 or work < MUCH_WORK:
-        yield (answer_task(group, settings) for group in groups)
+        yield (answer_task(group, how) for group, how in groups)
         return
     # Spawned, since a process that has run polars must not be forked.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         with _one_thread_each():
-            made = pool.map(answer_task, groups, repeat(settings))
+            made = pool.map(answer_task, *zip(*groups, strict=True))
         yield made
 
 

@@ -1,16 +1,22 @@
 """`upshot reduce`: parses, calls the library, prints."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from orchestrator.arguments import RUNS, STUDY, RunsOption
+from orchestrator.completion import complete_source
+from orchestrator.output import CsvOption, JsonOption, print_found
+
 MAX_WORKERS = 4  # processes of a reduction: others work on the login node too
 TEXT_TABLES = (".csv", ".tsv")
 
-SourceArgument = Annotated[Path, typer.Argument(help="A study file, a study folder, or a results table (parquet).")]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(help="A study file, a study folder, or a results table (parquet).", autocompletion=complete_source),
+]
 SeedOption = Annotated[int, typer.Option(help="Of the bootstrap.")]
 DrawsOption = Annotated[int, typer.Option(help="Bootstrap draws behind each interval.")]
 LossOption = Annotated[str, typer.Option(help="Of the fits: squared or huber.")]
@@ -26,10 +32,8 @@ ProtocolOption = Annotated[
 
 
 def reduce_command(
-    source: SourceArgument = Path("study.toml"),
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    source: SourceArgument = STUDY,
+    runs: RunsOption = RUNS,
     protocol: ProtocolOption = None,
     seed: SeedOption = 0,
     draws: DrawsOption = 200,
@@ -39,13 +43,15 @@ def reduce_command(
     submit: Annotated[
         bool, typer.Option("--submit", help="As a Slurm job; its answer lands in results/reduced.json.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Answer the study: hull, law, interval and verdict, recipe, conflicts, for each task and shot count."""
     # Before numpy is loaded: its threads and the processes of a reduction would only wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from models.errors import UserError
     from orchestrator.answer import parse_at
+    from orchestrator.bars import bar
     from orchestrator.reduce import reduce_study
     from orchestrator.reduce_job import answer_path, submit_reduce
     from orchestrator.reduced_tables import print_effects, print_reduced
@@ -60,15 +66,20 @@ def reduce_command(
                 f"--submit reduces a study; {source} is a table, which `upshot reduce {source}` reduces here"
             )
         session = open_submitted(source, runs)
-        print(f"job {submit_reduce(session, options)} reduces the study; see {answer_path(session.store)}")
+        job, path = submit_reduce(session, options), answer_path(session.store)
+        if as_json or as_csv:
+            print_found("reduce --submit", {"job": job, "answer": str(path)}, as_csv=as_csv)
+        else:
+            print(f"job {job} reduces the study; see {path}")
         return
     options["workers"] = min(MAX_WORKERS, os.cpu_count() or 1)
-    if is_table(source):
-        reduced = reduce_study(read_results(source), **options)
-    else:
-        reduced = open_submitted(source, runs).reduced(**options)
-    if as_json:
-        print(json.dumps(reduced, indent=1))
+    with bar() as tell:
+        if is_table(source):
+            reduced = reduce_study(read_results(source), tell=tell, **options)
+        else:
+            reduced = open_submitted(source, runs).reduced(tell, **options)
+    if as_json or as_csv:
+        print_found("reduce", reduced, as_csv=as_csv)
         return
     print_reduced(reduced, recipes=at is not None)
     if "effects" in reduced:

@@ -10,7 +10,8 @@ from orchestrator.answer import recipe_text
 from orchestrator.effects import frames_of
 from orchestrator.effects.summary import axis_summary, parting, sentences
 from orchestrator.frontier import MIN_HELD_OUT, MODEL_NAMES
-from orchestrator.tables import print_sentence, print_table
+from orchestrator.more_cells import more_cells_text
+from orchestrator.terminal import print_sentence, print_table
 
 MAX_PARTING = 12
 MAX_CONFLICTS = 5
@@ -27,6 +28,8 @@ def print_reduced(reduced: Mapping[str, Any], *, recipes: bool = False) -> None:
     _print_tasks("Downstream accuracy as upstream accuracy goes to 1", columns, tasks, _frontier_row)
     for verdict, named in _grouped(tasks, lambda task: task["verdict"]):
         print_sentence(f"{named}: {verdict}")
+    for more, named in _grouped(tasks, more_cells_text):
+        print_sentence(f"{named}: {more}")
     for dropped, named in _grouped(tasks, _dropped_text):
         print_sentence(f"{named}: left out {dropped}")
     columns = ("conflicts", "significant", "best", "error", "points")
@@ -141,7 +144,8 @@ def print_effects(effects: dict[str, Any]) -> None:
         with_shots = found["shots"].is_not_null().any()
         shown = [_parting(row, with_shots) for row in found.head(MAX_PARTING).iter_rows(named=True)]
         headings = ("raising", "task", *(["shots"] if with_shots else []), "pairs", "up, down", "down, up", "p")
-        print_table("Where upstream and downstream part, upstream first (sign test)", headings, shown)
+        title = "Where upstream and downstream part, upstream first (sign test)"
+        print_table(title, headings, shown, num_names=2)
         if found.height > MAX_PARTING:
             print_sentence(f"{found.height - MAX_PARTING} more in --json")
     _print_agreement(frames["protocols"])

@@ -17,6 +17,7 @@ from evals.measures import MEASURES_SCHEMA
 from evals.protocol import RESULT_SCHEMA
 from models.errors import DataError
 from models.recipe import Axes
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.files import write_atomically
 from orchestrator.grid import Cell
 from orchestrator.store import Store
@@ -76,8 +77,9 @@ UNUSED_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """One kind of files: the folder of its parts, what a file holds, and what its rows are sorted by."""
+    """One kind of files: what they are, the folder of its parts, what a file holds, and what its rows are sorted by."""
 
+    what: str
     folder: str
     schema: Schema
     order: tuple[str, ...]
@@ -86,13 +88,17 @@ class _Kind:
 
 
 _RESULTS = _Kind(
+    what="results",
     folder="parts",
     schema=RESULT_SCHEMA,
     order=("cell_id", "step", "task", "protocol", "shots", "draw", "layer"),
     younger=frozenset({"downstream_class_accuracy", "downstream_duplicates"}),
 )
 _MEASURES = _Kind(
-    folder="measures_parts", schema=MEASURES_SCHEMA, order=("cell_id", "step", "quantity", "layer", "label")
+    what="measures",
+    folder="measures_parts",
+    schema=MEASURES_SCHEMA,
+    order=("cell_id", "step", "quantity", "layer", "label"),
 )
 
 
@@ -112,13 +118,15 @@ class CellResults:
     measures: list[ResultFile]
 
 
-def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
+def collect(store: Store, study: Study, cells: list[Cell], tell: Tell = tell_nobody) -> pl.LazyFrame:
     """The results of every cell that has some, in `results/results.parquet`; beside it `measures.parquet`.
 
     The latter has the measures on the upstream images (`UPSTREAM_SCHEMA`), sorted by cell, step, quantity, layer and
     label. Only evaluations that the study asks for now are read, so that an earlier choice's rows do not mix with them.
     Result files are read once: what was read is kept in `results/parts`, by cells whose ids begin alike, and only parts
     of which a file came, went or changed are made anew.
+
+    `tell` hears how far it is.
 
     Returns:
         A table of `SCHEMA`, sorted by cell, step, task, protocol, shots, draw and layer; empty when nothing is
@@ -129,13 +137,14 @@ def collect(store: Store, study: Study, cells: list[Cell]) -> pl.LazyFrame:
     """
     results: dict[str, list[ResultFile]] = {}
     measures: dict[str, list[ResultFile]] = {}
-    for cell in sorted(cells, key=lambda cell: cell.cell_id):
+    for i, cell in enumerate(sorted(cells, key=lambda cell: cell.cell_id)):
+        tell("looking at cells", i, len(cells))
         found = result_files(store, study, cell.cell_id)
         results.setdefault(cell.cell_id[:2], []).extend(found.results)
         measures.setdefault(cell.cell_id[:2], []).extend(found.measures)
     identity = _axes_table(cells).join(_final_steps(store, cells), on="cell_id", how="left").lazy()
-    _write_table(_gathered(store, measures, _MEASURES), identity, UPSTREAM_SCHEMA, store.measures_path)
-    return _write_table(_gathered(store, results, _RESULTS), identity, SCHEMA, store.results_path)
+    _write_table(_gathered(store, measures, _MEASURES, tell), identity, UPSTREAM_SCHEMA, store.measures_path)
+    return _write_table(_gathered(store, results, _RESULTS, tell), identity, SCHEMA, store.results_path)
 
 
 def result_files(store: Store, study: Study, cell_id: str) -> CellResults:
@@ -155,10 +164,13 @@ def result_files(store: Store, study: Study, cell_id: str) -> CellResults:
     return found
 
 
-def _gathered(store: Store, files: Mapping[str, list[ResultFile]], kind: _Kind) -> pl.LazyFrame:
+def _gathered(store: Store, files: Mapping[str, list[ResultFile]], kind: _Kind, tell: Tell) -> pl.LazyFrame:
     """The rows of all files, by the beginnings of their cells' ids."""
     folder = store.results_path.with_name(kind.folder)
-    parts = [_part(folder, prefix, found, kind) for prefix, found in files.items() if found]
+    parts = []
+    for i, (prefix, found) in enumerate(files.items()):
+        tell(f"reading {kind.what}", i, len(files))
+        parts += [_part(folder, prefix, found, kind)] if found else []
     _remove_unused(parts)
     return pl.scan_parquet(parts) if parts else pl.LazyFrame(schema=kind.schema)
 

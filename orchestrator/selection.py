@@ -57,6 +57,11 @@ class Selection:
     dropped: "dict[TaskKey, dict[str, int]]"
     protocol: str | None
 
+    @property
+    def most_shots(self) -> int | None:
+        """The largest number of shots; None where no task has one."""
+        return max((shots for _, shots in self.dropped if shots is not None), default=None)
+
 
 def select_cells(results: pl.DataFrame | pl.LazyFrame, protocol: str | None = None) -> Selection:
     """One value per task, shots and cell, and what had to be left out.

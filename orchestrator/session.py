@@ -11,16 +11,18 @@ import polars as pl
 
 from models.errors import StudyError, UnknownNameError
 from orchestrator import drive
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.grid import cells
 from orchestrator.kept import read_kept, write_kept
 from orchestrator.observe import Observation, Observer, keep_all
+from orchestrator.operations import operations_of
 from orchestrator.reduce import reduce_study
 from orchestrator.results import collect
 from orchestrator.select import Keep
 from orchestrator.selection import protocols_of
 from orchestrator.state import ENDED_WELL, CellState
 from orchestrator.store import Store
-from orchestrator.study import StudyFile, load_study
+from orchestrator.study import StudyFile, load_study, load_unchecked
 from slurm.cluster import Profile, load_profile
 
 
@@ -62,36 +64,41 @@ class Session:
             raise UnknownNameError("protocol", given, names, f"in study {self.file.study.name}")
         return given
 
-    def collect(self) -> pl.LazyFrame:
+    def collect(self, tell: Tell = tell_nobody) -> pl.LazyFrame:
         """The results table, collected anew, as is the table of upstream measures (`store.measures_path`)."""
-        return collect(self.store, self.file.study, cells(self.file.study, self.file.path))
+        found = cells(self.file.study, self.file.path, self.file.images)
+        return collect(self.store, self.file.study, found, tell)
 
-    def reduced(self, **options: Any) -> dict[str, Any]:
+    def reduced(self, tell: Tell = tell_nobody, **options: Any) -> dict[str, Any]:
         """The reducer's answer over the collected results, and how far the study has come (`progress_of`).
 
         Args:
+            tell: hears how far the work is.
             options: of `reduce_study`.
         """
-        return self.reduce(self.collect(), self.observe().states, **options)
+        return self.reduce(self.collect(tell), self.observe().states, tell=tell, **options)
 
-    def report(self, **options: Any) -> Path:
+    def report(self, tell: Tell = tell_nobody, **options: Any) -> Path:
         """The page of the report, written anew.
 
         Args:
+            tell: hears how far the work is.
             options: of `reduce_study`.
         """
         from orchestrator.report import write_report  # its chart libraries take a second to load
 
-        seen, results = self.observe(), self.collect().collect()
+        seen, results = self.observe(), self.collect(tell).collect()
         return write_report(
             self.store.report_folder,
             title=self.file.study.name,
             results=results,
             measures=pl.read_parquet(self.store.measures_path),
-            reduced=self.reduce(results, seen.states, **options),
+            reduced=self.reduce(results, seen.states, tell=tell, **options),
             generated_by=f"upshot {version('upshot')}",
             cells=[state.to_json() for state in seen.states],
             plan_summary=self.planned(seen),
+            operations=operations_of(self.store, self.profile, seen),
+            tell=tell,
         )
 
     def planned(self, seen: Observation) -> dict[str, Any]:
@@ -148,16 +155,18 @@ def open_session(study: Path, runs: Path, sets: list[str]) -> Session:
 def open_submitted(study: Path, runs: Path, sets: list[str] | None = None) -> Session:
     """The study as it was submitted, whatever has been edited since: study and profile come from its folder.
 
+    So does what is known of its own images, which may be gone.
     A study file that was never submitted is opened as it stands.
 
     Raises:
         StudyError, ProfileError: as `open_session`.
     """
-    folder = study if study.is_dir() else runs / load_study(study).study.name
+    folder = study if study.is_dir() else runs / load_unchecked(study).name
     if not (folder / "study.toml").exists():
         if study.is_dir():
             raise StudyError(f"{study}: holds no study.toml, so it is no study folder")
         return open_session(study, runs, sets or [])
-    file = load_study(folder / "study.toml", sets or [])
+    store = Store(folder)
+    file = load_study(folder / "study.toml", sets or [], store.images())
     kept = folder / "cluster.toml"
-    return Session(file, Store(folder), load_profile(str(kept) if kept.exists() else file.study.cluster.profile))
+    return Session(file, store, load_profile(str(kept) if kept.exists() else file.study.cluster.profile))

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from models import ladder
-from models.data import SetInfo, is_folder, kept, residence
+from models.data import SetInfo, is_folder, residence
 from models.data.parts import MAX_TEST
 from models.errors import UserError
 from models.recipe import Recipe, num_steps
 from orchestrator.evaluation_cost import EvaluationWork, evaluation_work
 from orchestrator.grid import planned_architecture
+from orchestrator.images import Images
 from orchestrator.speeds import Speeds, measured_as
 from orchestrator.spread import (
     MEMORY_BASE_GB,
@@ -136,31 +137,31 @@ class Sizes:
 # --- a cell's sizes ------------------------------------------------------------------------------------------------
 
 
-def size_cell(study: Study, recipe: Recipe, info: SetInfo, profile: Profile, speeds: Speeds | None = None) -> Sizes:
+def size_cell(study: Study, recipe: Recipe, images: Images, profile: Profile, speeds: Speeds | None = None) -> Sizes:
     """What the cell costs on the partition that the study places it on.
 
     Raises:
         ProfileError: the profile has no such partition, or not the accelerators that the study asks for.
     """
     speeds = speeds or Speeds()
-    arch = planned_architecture(recipe)
+    info, num_images = images.upstream(study.upstream.dataset), images.kept(recipe)[0]
+    arch = planned_architecture(recipe, images)
     params = ladder.num_params(arch)
-    flops = _train_flops(recipe, arch)
+    flops = _train_flops(recipe, arch, num_images)
     where = study.cluster.partition_of(recipe)
     place = choose_partition(profile, where)
-    train = _train_cost(study.cluster, recipe, arch, flops, info, profile, place, speeds)
+    train = _train_cost(study.cluster, recipe, arch, flops, info, num_images, profile, place, speeds)
     train = replace(train, compiled=_compiles(study, train, place[1]))
     evaluate_where = choose_partition(profile, study.cluster.evaluate_partition or where)
     checkpoints = study.train.checkpoints if study.downstream.checkpoints == "all" else 1
-    work, host_gb = evaluation_work(study, arch, info), _host_gb(params, info, recipe)
+    work, host_gb = evaluation_work(study, arch, images), _host_gb(params, info, recipe)
     evaluate = _evaluate_cost(recipe, arch, work, checkpoints, host_gb, profile, evaluate_where, speeds)
     evaluate = replace(evaluate, num_checkpoints=checkpoints)
     return Sizes(params=params, num_layers=ladder.num_layers(arch), flops=flops, train=train, evaluate=evaluate)
 
 
-def _train_flops(recipe: Recipe, arch: ladder.Architecture) -> float:
+def _train_flops(recipe: Recipe, arch: ladder.Architecture, num_images: int) -> float:
     """Training FLOPs of the whole run."""
-    num_images, _ = kept(recipe.dataset, **recipe.subset)
     steps, batch = num_steps(num_images, batch_size=recipe.batch_size, epochs=recipe.epochs)
     return float(ladder.train_flops(arch)) * steps * batch
 
@@ -183,11 +184,11 @@ def _host_gb(params: int, info: SetInfo, recipe: Recipe) -> float:
     return MEMORY_BASE_GB + images + per_parameter * params / 1e9
 
 
-def _stored_gb(recipe: Recipe, info: SetInfo, split: Split, memory_gb: float) -> float:
-    """Memory of one training process of `memory_gb` for the images of a stored set."""
+def _stored_gb(recipe: Recipe, info: SetInfo, num_train: int, split: Split, memory_gb: float) -> float:
+    """Memory of one training process of `memory_gb` for the images of a stored set, of which it keeps `num_train`."""
     if not is_folder(recipe.dataset):
         return 0.0
-    num_train, num_test = kept(recipe.dataset, **recipe.subset)[0], min(info.num_test, MAX_TEST)
+    num_test = min(info.num_test, MAX_TEST)
     share = math.ceil(recipe.batch_size / max(1, split.accelerators))
     images = residence.upstream_gb(num_train, num_test, recipe.image_size, share=share, memory_gb=memory_gb)
     return info.held_gb + images
@@ -199,6 +200,7 @@ def _train_cost(
     arch: ladder.Architecture,
     flops: float,
     info: SetInfo,
+    num_images: int,
     profile: Profile,
     place: tuple[str, Partition],
     speeds: Speeds,
@@ -210,7 +212,7 @@ def _train_cost(
     tasks_per_node = per_node if partition.accelerator == "gpu" else 1  # a TPU host's chips belong to one process
     tasks_per_node = max(1, tasks_per_node)
     of_a_task_gb = _host_gb(math.ceil(ladder.num_params(arch) / split.num_shards), info, recipe)
-    of_a_task_gb += _stored_gb(recipe, info, split, partition.memory_gb_per_node / tasks_per_node)
+    of_a_task_gb += _stored_gb(recipe, info, num_images, split, partition.memory_gb_per_node / tasks_per_node)
     beside = of_a_task_gb * tasks_per_node + (MEMORY_CUDA_GB if per_node else split.memory.total_gb)
     planned = flops / (max(1, split.accelerators) * flops_per_hour(partition))
     cost = _cost(

@@ -38,8 +38,9 @@ class StageState:
     """One stage of one cell.
 
     `seconds` are those of all attempts, `work_seconds` those that the work itself takes (`attempts.work_seconds`).
-    `deaths` are all that it ever died of, oldest first, `recent` those since somebody last asked for a retry. `covered`
-    are the checkpoints that live evaluations judge, each alone; None among them stands for the whole cell.
+    `attempts` are all that were made, `deaths` all that it ever died of, oldest first, `recent` those since somebody
+    last asked for a retry. `covered` are the checkpoints that live evaluations judge, each alone; None among them
+    stands for the whole cell.
     """
 
     status: Status
@@ -50,6 +51,7 @@ class StageState:
     work_seconds: float = 0.0
     token: str | None = None
     last: Attempt | None = None
+    attempts: tuple[Attempt, ...] = ()
     deaths: tuple[Death, ...] = ()
     recent: tuple[Death, ...] = ()
     covered: frozenset[int | None] = frozenset()
@@ -259,6 +261,7 @@ def _told(
         work_seconds=work_seconds(attempts),
         token=token,
         last=attempts[-1],
+        attempts=tuple(attempts),
         deaths=tuple(a.death for a in attempts if a.death is not None),
         recent=tuple(a.death for a in attempts if a.death is not None and not a.forgiven and a.token in counted),
         covered=covered,

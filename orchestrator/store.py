@@ -2,6 +2,7 @@
 
 STUDY_DIR/
 study.toml  cluster.toml              the study and its cluster profile as submitted
+images.json                           the numbers of its own images, as plans need them
 cells.ndjson                          every cell that was ever submitted, a line each
 jobs/<token>.json                     one manifest an array: its cells by array index, its job id
 cells/<aa>/<cell_id>/                 one folder a cell
@@ -29,6 +30,7 @@ from orchestrator import lock
 from orchestrator.files import append_record, read_records, write_atomically, write_whole
 from orchestrator.grid import Cell, cells
 from orchestrator.identity import trunk_id
+from orchestrator.images import Images, read_recorded
 from orchestrator.study import Study, load_study
 from slurm.cluster import Profile
 
@@ -100,6 +102,7 @@ class Store:
         self.root = root.resolve()
         self._cells = str(self.root / "cells")
         self._cells_path = self.root / "cells.ndjson"
+        self._images_path = self.root / "images.json"
 
     # --- the study -------------------------------------------------------------------------------------------------
 
@@ -115,6 +118,19 @@ class Store:
             if not path.exists() or path.read_text(encoding="utf-8") != content:
                 write_atomically(path, content)
 
+    def write_images(self, told: str | None) -> None:
+        """Keeps the numbers of a study's own images (`images.recorded`); an unchanged record is left alone."""
+        if told is not None and not _holds(self._images_path, told):
+            write_atomically(self._images_path, told)
+
+    def images(self) -> Images:
+        """The study's images as they were submitted; those on the disk where the study has none of its own.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        return read_recorded(self._images_path)
+
     def study(self) -> Study:
         """The study as submitted.
 
@@ -123,11 +139,11 @@ class Store:
         """
         if not self.study_path.exists():
             raise StudyError(f"{self.root}: holds no study (no study.toml); `upshot submit` makes one")
-        return load_study(self.study_path).study
+        return load_study(self.study_path, images=self.images()).study
 
     def cells(self) -> list[Cell]:
         """The cells of the study as submitted."""
-        return cells(self.study(), self.study_path)
+        return cells(self.study(), self.study_path, self.images())
 
     def cell_ids(self) -> set[str]:
         """Every cell that has a folder, whether the study still has it or not."""

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tomlkit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from evals import tasks
 from evals.protocol import PROTOCOLS, Protocol
 from models.data.corrupt import MAX_CORRUPT
 from models.errors import StudyError, UnknownNameError, UserError, did_you_mean
 from models.recipe import Axes, Count, NonNegative
+from orchestrator.images import ON_DISK, Images
 from orchestrator.study_text import read_document
 from slurm.failures import Budgets, Cause
 
@@ -171,27 +171,38 @@ class Study(_Table):
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
-    """A study with the text it was read from, which is what a submission keeps."""
+    """A study with the text it was read from, which is what a submission keeps, and what is known of its images."""
 
     study: Study
     text: str
     path: Path
+    images: Images = ON_DISK
 
 
-def load_study(path: Path, overrides: Iterable[str] = ()) -> StudyFile:
+def load_study(path: Path, overrides: Iterable[str] = (), images: Images = ON_DISK) -> StudyFile:
     """The study in `path`, with `key.path=value` overrides applied.
 
     Relative paths of images and of the profile become absolute, seen from the study file's folder.
+
+    Args:
+        path: of the study file.
+        overrides: `key.path=value`.
+        images: what is known of its images.
 
     Raises:
         StudyError: the file is missing, malformed, or does not describe a study; the message names file and key path.
     """
     document = read_document(path, overrides)
     text = tomlkit.dumps(document)
-    return StudyFile(parse_study(tomllib.loads(text), path), text, path)
+    return StudyFile(parse_study(tomllib.loads(text), path, images), text, path, images)
 
 
-def parse_study(raw: dict[str, Any], path: Path) -> Study:
+def load_unchecked(path: Path) -> Study:
+    """The same study, whatever its tasks are: their images are not looked at."""
+    return validated(tomllib.loads(tomlkit.dumps(read_document(path))), path)
+
+
+def parse_study(raw: dict[str, Any], path: Path, images: Images = ON_DISK) -> Study:
     """The study that a parsed TOML document describes; `path` is only named in messages.
 
     Raises:
@@ -200,7 +211,7 @@ def parse_study(raw: dict[str, Any], path: Path) -> Study:
     study = validated(raw, path)
     try:
         for task in study.downstream.tasks:
-            tasks.task(task)
+            images.task(task)
     except UserError as error:
         raise StudyError(f"{path}: downstream.tasks: {error}") from error
     return study

@@ -13,6 +13,7 @@ from models.errors import UserError
 from orchestrator import lock
 from orchestrator.identity import canonical_json
 from orchestrator.observe import Observation
+from orchestrator.operations import operations_of
 from orchestrator.report import page_alone
 from orchestrator.report.facts import Facts, gather
 from orchestrator.session import Session
@@ -130,7 +131,8 @@ def gathered(session: Session, **options: Any) -> tuple[dict[str, Any], Facts]:
 def _gathered(session: Session, seen: Observation, **options: Any) -> tuple[dict[str, Any], Facts]:
     results, measures = (pl.read_parquet(path) for path in (session.store.results_path, session.store.measures_path))
     reduced = session.reduce(results, seen.states, **options)
-    return reduced, gather(results, reduced, [state.to_json() for state in seen.states], measures)
+    took = operations_of(session.store, session.profile, seen)
+    return reduced, gather(results, reduced, [state.to_json() for state in seen.states], measures, took)
 
 
 def describe_study(session: Session) -> Description:

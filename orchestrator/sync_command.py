@@ -4,27 +4,26 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from orchestrator.arguments import RUNS, STUDY, RunsOption, StudyArgument
+from orchestrator.output import CsvOption, JsonOption, print_found
 
 if TYPE_CHECKING:
     from orchestrator.study_sync import StudySync
     from orchestrator.tracking.syncing import Report
 
-STUDY = Path("study.toml")
 MOST_SHOWN = 20  # of cells that failed
 INTERRUPTED = 130  # as a shell has it
 
 
 def sync_command(
-    study: Annotated[Path, typer.Argument(help="A study file, or the folder of a study that was submitted.")] = STUDY,
-    runs: Annotated[Path, typer.Option("--runs", envvar="UPSHOT_RUNS", help="Where study folders are kept.")] = Path(
-        "runs"
-    ),
+    study: StudyArgument = STUDY,
+    runs: RunsOption = RUNS,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="How many cells are told at once.")] = 4,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Ask W&B what it lacks, and write over what it holds otherwise.")
@@ -34,45 +33,55 @@ def sync_command(
     patience: Annotated[
         float, typer.Option(min=1.0, help="Seconds that W&B may be away before the rest is left for another time.")
     ] = 120.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch a line a round.")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Mirror every cell that has run to Weights & Biases, from the study folder. Repeating it doubles nothing.
 
     Only cells whose files have changed since are told, then the run of the study as a whole (with --watch at the end).
+    With --watch, --json prints a line of JSON a round.
     Exit code 1: some cells were not mirrored; 2: none can be.
     """
+    from models.errors import UserError
     from orchestrator.session import open_submitted
     from orchestrator.study_sync import StudySync
 
+    if watch and as_csv:
+        raise UserError("--csv: prints the one round of `upshot sync`; with --watch use --json, a line a round")
     sync = StudySync(open_submitted(study, runs), jobs=jobs, patience_s=patience)
     try:
         with _ended_by_sigterm():
-            report = _watch(sync, every, rebuild, as_json) if watch else _once(sync, rebuild, as_json)
+            report = _watch(sync, every, rebuild, as_json) if watch else _once(sync, rebuild)
     except KeyboardInterrupt:
         told = f"{len(sync.report.told)} cells were mirrored; the same command goes on from there"
         print(f"interrupted: {told}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    if not watch and (as_json or as_csv):
+        print_found("sync", report.to_json(), as_csv=as_csv)
+    elif not watch:
+        print(summary(report))
+        _print_troubles(report)
     raise typer.Exit(0 if report.is_good else 1)
 
 
-def _once(sync: "StudySync", rebuild: bool, as_json: bool) -> "Report":
-    with _progress(as_json) as show:
-        report = sync.round(show, rebuild=rebuild)
+def _once(sync: "StudySync", rebuild: bool) -> "Report":
+    report = _round(sync, rebuild)
     sync.tell_study()
-    if as_json:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
-        print(summary(report))
-        _print_troubles(report)
     return report
+
+
+def _round(sync: "StudySync", rebuild: bool) -> "Report":
+    from orchestrator.bars import bar
+
+    with bar() as tell:
+        return sync.round(lambda done, of: tell("cells to W&B", done, of), rebuild=rebuild)
 
 
 def _watch(sync: "StudySync", every_s: float, rebuild: bool, as_json: bool) -> "Report":
     """The last report; one line a round in which something was told, or went wrong in another way."""
     wrong: tuple[object, ...] = ({}, {}, None, None)
     while True:
-        with _progress(as_json) as show:
-            report = sync.round(show, rebuild=rebuild)
+        report = _round(sync, rebuild)
         rebuild = False  # once is enough
         ends = report.is_whole and sync.is_settled()
         if ends:
@@ -108,22 +117,6 @@ def _print_troubles(report: "Report") -> None:
         print(f"the run of the study: {report.study}", file=sys.stderr)
     if report.stopped is not None:
         print(f"{report.stopped}; {len(report.left)} cells are left: the same command goes on", file=sys.stderr)
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far the round is, on a terminal: one line, gone afterwards."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console()
-    if as_json or not console.is_terminal:
-        yield lambda _done, _of: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        line = progress.add_task("to W&B", total=None)
-        yield lambda done, of: progress.update(line, completed=done, total=of)
 
 
 @contextmanager

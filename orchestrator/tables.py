@@ -1,80 +1,34 @@
-"""What the commands print: tables that fit 80 columns, plain where there is no terminal."""
+"""What plan, status, why and clean print."""
 
-import re
 import shlex
 import textwrap
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from evals import tasks
-from orchestrator.arrays import Array, PlannedCell
+from orchestrator.arrays import PlannedCell
 from orchestrator.attempts import death_event, read_attempts
 from orchestrator.clean import Leftover
 from orchestrator.evaluation_cost import VTAB_IMAGES
 from orchestrator.files import read_records
 from orchestrator.observe import Observation
 from orchestrator.plan import Plan
-from orchestrator.progress import counts_line, duration, notes
+from orchestrator.progress import counts_line, notes
 from orchestrator.session import Session
 from orchestrator.state import CellState, Status
+from orchestrator.study import Study
+from orchestrator.terminal import duration, hours_text, print_sentence, print_table, si
 from orchestrator.tracking import Mirrored, mirrored
-from slurm.options import sbatch_options
 
+STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "bold red"}
 LOG_TAIL = 15
 MOST_OF_ERROR = 300  # characters
-MIN_NAME = 12
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table of which the first column, of names, gives way where the width does not suffice."""
-    console, texts = _console(), [[str(value) for value in row] for row in rows]
-    others = sum(max(map(cell_len, column)) + 2 for column in list(zip(columns, *texts, strict=True))[1:])
-    left = console.width - others
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(columns):
-        whole = i > 0 and left >= MIN_NAME
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold", no_wrap=whole)
-    for name, *values in texts:
-        # Text: names are data, never markup.
-        table.add_row(Text(_broken(name, max(left, MIN_NAME))), *map(Text, values))
-    console.print(Text(title, style="italic"))  # not the table's own, which would wrap at the table's width
-    console.print(table)
-
-
-def print_sentence(text: str) -> None:
-    """A sentence in lines as wide as the tables, of which no word is broken."""
-    print(textwrap.fill(text, _console().width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-
-
-def _broken(name: str, width: int) -> str:
-    """A name in lines of at most this width, each of which ends after punctuation where it can."""
-    lines = [""]
-    for part in re.findall(r"[^-_/. ]*[-_/. ]|[^-_/. ]+", name):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=max(80, console.width), no_color=True)
-
-
-def si(value: float) -> str:
-    """Three significant digits with a prefix: 8.31 M, 5.57 T, 1.2 E."""
-    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if abs(value) >= 10**power:
-            return f"{value / 10**power:.3g} {prefix}"
-    return f"{value:.3g}"
 
 
 # --- plan and tasks ------------------------------------------------------------------------------------------------
@@ -101,36 +55,43 @@ def print_plan(plan: Plan, session: Session) -> None:
                 asks,
                 f"{where.mem_gb:.3g} GB",
                 duration(max(m.train.resources.time_min for m in members) * 60),
-                f"{hours:.2f}",
+                hours_text(hours),
             )
         )
     columns = ("model", "cells", "params", "FLOPs", "a job asks", "memory", "limit", "hours")
     print_table(f"Plan of {session.file.study.name} on {session.profile.scheduler}", columns, rows)
     actions = Counter(planned.action for planned in plan.cells)
-    print(f"{len(plan.cells)} cells: " + ", ".join(f"{count} to {action}" for action, count in actions.items()))
+    print(f"{len(plan.cells):,} cells: " + ", ".join(f"{count:,} to {action}" for action, count in actions.items()))
     _print_shards(plan)
     _print_limits(plan)
     _print_absent(session)
     _print_scarce(session)
     shared = [planned for planned in plan.cells if planned.shared]
     if shared:
-        print(f"{len(shared)} cells go on from the state of a shorter one: hours count the steps in common once")
+        print_sentence(
+            f"{len(shared):,} cells go on from the state of a shorter one: hours count the steps in common once"
+        )
     others = session.store.cell_ids() - {planned.cell.cell_id for planned in plan.cells}
     if others:
-        print(f"{len(others)} cells in the study's folder are not of this study: kept, not reported")
+        print_sentence(f"{len(others):,} cells in the study's folder are not of this study: kept, not reported")
     if plan.num_excluded:
-        print(f"{plan.num_excluded} combinations left out by [[exclude]]")
-    if plan.hours("gpu_hours_max"):
-        expected, most = plan.hours("gpu_hours"), plan.hours("gpu_hours_max")
-        print(f"{expected:.2f} GPU-hours expected, at most {most:.2f}", end="; ")
-    else:
-        print(f"{plan.hours('cpu_hours'):.2f} CPU-hours expected", end="; ")
-    if plan.hours("price"):
-        print(f"{plan.hours('price'):,.2f} {session.profile.currency} expected", end="; ")
-    print(f"{plan.sbatch_calls} sbatch calls for {sum(array.num_tasks for array in plan.arrays)} jobs")
+        print(f"{plan.num_excluded:,} combinations left out by [[exclude]]")
+    print_sentence(_expected(plan, session.profile.currency))
     _print_measured(plan)
     if plan.halted:
-        print(plan.halted)
+        print_sentence(plan.halted)
+
+
+def _expected(plan: Plan, currency: str) -> str:
+    """The hours, the price and the jobs of what is to be submitted."""
+    expected, most = hours_text(plan.hours("gpu_hours")), hours_text(plan.hours("gpu_hours_max"))
+    told = [f"{hours_text(plan.hours('cpu_hours'))} CPU-hours expected"]
+    if plan.hours("gpu_hours_max"):
+        told = [f"{expected} GPU-hours expected, at most {most}"]
+    if plan.hours("price"):
+        told.append(f"{plan.hours('price'):,.2f} {currency} expected")
+    num_jobs = sum(array.num_tasks for array in plan.arrays)
+    return "; ".join([*told, f"{plan.sbatch_calls:,} sbatch calls for {num_jobs:,} jobs"])
 
 
 def _print_limits(plan: Plan) -> None:
@@ -143,7 +104,7 @@ def _print_limits(plan: Plan) -> None:
     for limit, words in said.items():
         over = [planned for planned in plan.cells if limit in (*planned.train.over, *planned.evaluate.over)]
         if over:
-            print(f"{len(over)} cells {words}; the first is {over[0].cell.cell_id}")
+            print_sentence(f"{len(over):,} cells {words}; the first is {over[0].cell.cell_id}")
 
 
 def _print_shards(plan: Plan) -> None:
@@ -174,7 +135,7 @@ def _print_absent(session: Session) -> None:
 def _print_scarce(session: Session) -> None:
     """Where a task has too few training images for a protocol: its accuracies will be null."""
     study = session.file.study
-    named = [tasks.task(name) for name in study.downstream.tasks]
+    named = [session.file.images.task(name) for name in study.downstream.tasks]
     most = max((shots for protocol in study.protocols for shots in protocol.shots), default=0)
     few = [f"{t.name} {t.max_shots}" for t in named if t.max_shots is not None and t.max_shots < most]
     if few:
@@ -202,40 +163,40 @@ def _print_measured(plan: Plan) -> None:
         print_table("Hours planned and measured", ("stage", "ended", "planned", "measured", "ratio"), rows)
 
 
-def print_scripts(plan: Plan, session: Session) -> None:
-    """What sbatch would be told of each array, for `submit --dry-run`."""
-    for array in plan.arrays:
-        now: Array | None = array
-        while now is not None:
-            told = sbatch_options(now.cost.resources, session.profile)
-            words = [f"--{name}" if value is True else shlex.quote(f"--{name}={value}") for name, value in told.items()]
-            tasks = f"--array=0-{len(now.tasks) - 1}%{session.profile.throttle} " if len(now.tasks) > 1 else ""
-            print(f"{now.stage}, {sum(map(len, now.tasks))} pieces of work: sbatch {tasks}{' '.join(words)}")
-            now = now.then
-
-
 # --- status and why ------------------------------------------------------------------------------------------------
 
 
 def print_status(seen: Observation, session: Session, *, each: bool) -> None:
     """The study by family and size, then failures by cause; with `each`, a line a cell."""
     if each:
-        each_row = ((s.cell.cell_id, axes_text(s), s.status, s.why or "") for s in seen.states)
-        print_table(f"{len(seen.states)} cells", ("cell", "axes", "status", "cause"), each_row)
+        _print_each(seen, session)
         return
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for state in seen.states:
         groups[f"{state.cell.recipe.family} {state.cell.recipe.size}"][state.status] += 1
     present = [status for status in Status if any(status in counts for counts in groups.values())]
-    rows = ((name, *(counts[status] or "" for status in present)) for name, counts in groups.items())
+    rows = (
+        (name, *(Text(f"{counts[status]:,}" if counts[status] else "", STYLES.get(status, "")) for status in present))
+        for name, counts in groups.items()
+    )
     print_table(session.file.study.name, ("model", *present), rows)
-    print(counts_line(seen))
-    for line in notes(seen):
-        print(line)
+    for line in (counts_line(seen), *notes(seen)):
+        print_sentence(line)
     _print_measured(seen.plan)
     for line in wandb_lines(mirrored(session.store, seen.study, seen.states, time.time())):
         print_sentence(line)
     print(f"tensorboard --logdir {shlex.quote(_from_here(session.store.root / 'cells'))}")
+
+
+def _print_each(seen: Observation, session: Session) -> None:
+    """A line a cell: the axes that tell it from the others, its status and what it died of."""
+    varied = varied_axes(session.file.study)
+    rows = (
+        (s.cell.cell_id, axes_text(s, varied), Text(s.status, STYLES.get(s.status, "")), s.why or "")
+        for s in seen.states
+    )
+    title = f"{len(seen.states):,} cells of {session.file.study.name}"
+    print_table(title, ("cell", "axes", "status", "cause"), rows, prose=("axes", "status", "cause"))
 
 
 def status_json(seen: Observation, session: Session) -> dict[str, Any]:
@@ -274,10 +235,21 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def axes_text(state: CellState) -> str:
-    """The axes that tell a cell from its neighbours, in words."""
+def varied_axes(study: Study) -> list[str]:
+    """The axes besides family and size of which the study's cells have several values."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for table in study.grid:
+        for axis, given in table.items():
+            values[axis].update(map(str, given))
+    return [axis for axis, given in values.items() if len(given) > 1 and axis not in ("family", "size")]
+
+
+def axes_text(state: CellState, varied: Sequence[str]) -> str:
+    """What tells a cell from its neighbours: family, size and these axes."""
     r = state.cell.recipe
-    return f"{r.family} {r.size} fraction={r.fraction:g} head_wd={r.head_weight_decay:g} seed={r.seed}"
+    others = ((axis, getattr(r, axis)) for axis in varied)
+    told = (f"{axis}={value:g}" if isinstance(value, float) else f"{axis}={value}" for axis, value in others)
+    return " ".join((r.family, r.size, *told))
 
 
 LEFTOVERS = {
@@ -290,6 +262,12 @@ LEFTOVERS = {
     "code": "code that no live or unfinished job runs",
     "lock": "links of dead drivers' locks",
 }
+
+
+def leftovers_json(found: list[Leftover], *, removed: bool) -> dict[str, Any]:
+    """What `clean --json` prints."""
+    rows = [asdict(leftover) for leftover in found]
+    return {"removed": removed, "num_bytes": sum(leftover.num_bytes for leftover in found), "leftovers": rows}
 
 
 def print_leftovers(found: list[Leftover], does: str) -> None:
@@ -307,21 +285,22 @@ def print_leftovers(found: list[Leftover], does: str) -> None:
 def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:
     """The story of one cell."""
     store, cell_id = session.store, state.cell.cell_id
-    print(f"{cell_id}: {axes_text(state)}")
-    print(f"status: {state.status}" + (f" ({state.why})" if state.why else ""))
+    print_sentence(f"{cell_id}: {axes_text(state, varied_axes(session.file.study))}")
+    print_sentence(f"status: {state.status}" + (f" ({state.why})" if state.why else ""))
     for event in [*store.attempts(cell_id), *_unrecorded_deaths(state, session)]:
-        print(_event_line(event))
+        print_sentence(_event_line(event))
         if event.get("outcome") == "failed":
             print("\n".join(f"    {line}" for line in event["error"]["traceback"].rstrip().splitlines()))
     corrupt = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "corrupt_images"]
     if corrupt:
-        print(f"images that could not be read: {corrupt[-1]['count']}, the first: {'; '.join(corrupt[-1]['first'])}")
+        first = "; ".join(corrupt[-1]["first"])
+        print_sentence(f"images that could not be read: {corrupt[-1]['count']:,}, the first: {first}")
     log = _newest_log(state, session)
     if log is not None and log.exists():
         print(f"log: {log}")
         print("\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL:]))
     print(f"folder: {store.cell_folder(cell_id)}")
-    print(f"next: {_next_step(state, planned, session)}")
+    print_sentence(f"next: {_next_step(state, planned, session)}")
 
 
 def _unrecorded_deaths(state: CellState, session: Session) -> list[dict[str, Any]]:

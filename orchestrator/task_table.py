@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from textwrap import shorten
-from typing import Any, Final
+from typing import Any
 
 from evals import tasks
-from orchestrator.tables import print_sentence, print_table
-
-MAX_LICENCE: Final = 32
-"""Characters of a licence in the table; `upshot tasks NAME` and --json have all of it."""
+from orchestrator.terminal import print_sentence, print_table
 
 
 def task_rows(names: Sequence[str] = (), data: str | None = None) -> list[dict[str, Any]]:
@@ -47,8 +43,8 @@ def _row(t: tasks.Task) -> dict[str, Any]:
 def print_tasks(rows: list[dict[str, Any]], data: str | None) -> None:
     """The packaged tasks, the public ones by group, and how to read them."""
     columns = ("task", "classes", "chance", "train", "test", "licence")
-    packaged = ((*_numbers(r), shorten(r["licence"], MAX_LICENCE)) for r in rows if r["kind"] == "packaged")
-    print_table("Packaged: these work at once", columns, packaged)
+    packaged = ((*_numbers(r), r["licence"]) for r in rows if r["kind"] == "packaged")
+    print_table("Packaged: these work at once", columns, packaged, prose=("licence",))
     for group in ("natural", "specialised", "structured"):
         of_group = [r for r in rows if r["group"] == group]
         shown = ((*_numbers(r), "yes" if r["vtab"] else "", "yes" if r["present"] else "") for r in of_group)

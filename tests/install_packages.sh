@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs the Slurm that the tests run a private cluster of: tests/install_packages.sh [--accounting] [--browser]
+# Installs the Slurm that the tests run a private cluster of: tests/install_packages.sh [--accounting] [--browser] [--shells]
 #
 # Idempotent. On Debian, as root, the daemons are installed but none is started: the tests start their own, in a
 # temporary folder. Anywhere else this says why the tests that need them will be skipped, and exits 0.
-# --accounting also installs what sacct needs (slurmdbd and MariaDB), --browser the Chromium that opens reports.
+# --accounting also installs what sacct needs (slurmdbd and MariaDB), --browser the Chromium that opens reports,
+# --shells zsh and fish, which complete commands.
 set -eu
 
 commands="sbatch slurmctld slurmd munged"
@@ -18,8 +19,12 @@ for option in "$@"; do
             commands="$commands chromium"
             packages="$packages chromium"
             ;;
+        --shells)
+            commands="$commands zsh fish"
+            packages="$packages zsh fish"
+            ;;
         *)
-            echo "usage: $0 [--accounting] [--browser]" >&2
+            echo "usage: $0 [--accounting] [--browser] [--shells]" >&2
             exit 2
             ;;
     esac

@@ -23,10 +23,11 @@ from orchestrator.conflicts.axes import (
     is_ordered,
     order_column,
 )
-from orchestrator.conflicts.counts import PairCounts, count_pairs, kendall, spearman
+from orchestrator.conflicts.counts import PairCounts, count_pairs, kendall, rank_interval, spearman
+from orchestrator.conflicts.differing import DIFFERING_SCHEMA, conflicts_by_axis
 from orchestrator.conflicts.directions import DIRECTIONS_SCHEMA, directions
 from orchestrator.conflicts.noise import Noise, binomial, noise_of, seed_spread
-from orchestrator.conflicts.significant import count_significant, strongest
+from orchestrator.conflicts.significant import Pairs, count_significant, strongest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ __all__ = [
     "AXES",
     "CONTROLLED_SCHEMA",
     "DEPENDENT",
+    "DIFFERING_SCHEMA",
     "DIRECTIONS_SCHEMA",
     "NO_AXES",
     "STRONGEST_SCHEMA",
@@ -43,6 +45,7 @@ __all__ = [
     "PairCounts",
     "axes_of",
     "binomial",
+    "conflicts_by_axis",
     "controlled_directions",
     "controlled_pairs",
     "count_pairs",
@@ -51,6 +54,7 @@ __all__ = [
     "is_ordered",
     "kendall",
     "noise_of",
+    "rank_interval",
     "seed_spread",
     "significant_of",
     "spearman",
@@ -83,6 +87,7 @@ STRONGEST_SCHEMA: dict[str, pl.DataType] = {
     "downstream_loss": pl.Float64(),
     "upstream_z": pl.Float64(),
     "downstream_z": pl.Float64(),
+    "significant": pl.Boolean(),
     "differs_on": pl.String(),
     "conflicts": pl.Int64(),
     "not_listed": pl.Int64(),
@@ -149,7 +154,8 @@ def strongest_pairs(cells: pl.DataFrame, limit: int) -> pl.DataFrame:
     """The `limit` strongest conflicts of every task and shots, strongest first: `STRONGEST_SCHEMA`.
 
     A conflict is as strong as the weaker of its two differences, in standard errors where the noise of both sides is
-    known (`noise_of`), otherwise in accuracy. `differs_on` names the axes on which the two cells differ; it is null
+    known (`noise_of`), otherwise in accuracy. `significant` tells whether both exceed the 95 % bound of their noise,
+    and is null where that of a side is unknown. `differs_on` names the axes on which the two cells differ; it is null
     where no axis is known. `not_listed` is the number of further conflicts of the task.
     """
     known = axes_of(cells)
@@ -174,12 +180,19 @@ def _strongest_of_task(group: pl.DataFrame, limit: int, axes: "Sequence[str]") -
             "downstream_loss": found.ds_loss,
             "upstream_z": pl.Series(found.us_z).fill_nan(None),
             "downstream_z": pl.Series(found.ds_z).fill_nan(None),
+            "significant": _significance(found, us_noise, ds_noise),
             "differs_on": _differing_axes(ahead, behind, axes),
         }
     ).with_columns(
         conflicts=pl.lit(total, pl.Int64),
         not_listed=pl.lit(total - found.ahead.size, pl.Int64),
     )
+
+
+def _significance(found: Pairs, us_noise: Noise | None, ds_noise: Noise | None) -> pl.Series:
+    if us_noise is None or ds_noise is None:
+        return pl.Series([None] * found.ahead.size, dtype=pl.Boolean)
+    return pl.Series((found.us_z > us_noise.num_errors) & (found.ds_z > ds_noise.num_errors))
 
 
 def _can_be_raised(cells: pl.DataFrame, axis: str) -> bool:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
+Z_95 = 1.959963984540054
+MIN_PAIRS = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCounts:
     """How the n (n - 1) / 2 pairs of cells fall: `tied` is equal upstream, downstream, or both."""
@@ -75,6 +79,21 @@ def spearman(us_N: "Floats", ds_N: "Floats") -> float | None:
     a_N, b_N = centred_ranks(us_N), centred_ranks(ds_N)
     norm = float(np.sqrt((a_N @ a_N) * (b_N @ b_N)))
     return float(a_N @ b_N) / norm if norm > 0 else None
+
+
+def rank_interval(spearman_rank: float | None, num: int) -> tuple[float | None, float | None]:
+    """The 95 % interval of a Spearman correlation of `num` pairs; (None, None) without one, or with under four pairs.
+
+    Fisher's transformation with the standard error of Bonett and Wright (2000, Psychometrika 65, 23-28). It takes the
+    pairs for independent draws; the cells of a grid are not quite that.
+    """
+    if spearman_rank is None or num < MIN_PAIRS:
+        return None, None
+    # A perfect order has no finite transform. It is taken as half the smallest step of Spearman's away from it.
+    most = 1 - 6 / (num**3 - num)
+    z = np.arctanh(np.clip(spearman_rank, -most, most))
+    half = Z_95 * np.sqrt((1 + spearman_rank**2 / 2) / (num - 3))
+    return float(np.tanh(z - half)), float(np.tanh(z + half))
 
 
 def kendall(us_N: "Floats", ds_N: "Floats") -> float | None:

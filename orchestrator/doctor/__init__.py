@@ -8,6 +8,7 @@ from orchestrator.doctor.checks import Check, Findings, Level, print_findings
 from orchestrator.doctor.cluster import check_limits, check_partitions, find_limits, list_partitions
 from orchestrator.doctor.folder import check_folder
 from orchestrator.doctor.machine import check_packages, check_wandb
+from orchestrator.store import Store
 from orchestrator.study import Study, load_study
 from slurm.cluster import Profile, load_profile
 from slurm.limits import Limits
@@ -52,7 +53,7 @@ def _study(path: Path | None, runs: Path) -> tuple[Study | None, Path | None]:
         return study, runs / study.name
     if not (path / "study.toml").exists():
         raise StudyError(f"{path}: holds no study.toml, so it is no study folder")
-    return load_study(path / "study.toml").study, path
+    return Store(path).study(), path
 
 
 def _profile_of(study: Study | None, path: Path | None) -> Profile | None:

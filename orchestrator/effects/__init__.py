@@ -1,8 +1,9 @@
 """Effects: what the axes, the layers and the choice of a cell do beyond upstream accuracy. Pure polars and numpy.
 
 `axes` asks whether an axis adds information once upstream accuracy is known, `choice` which cell to take, `layers`
-which layer, `coverage` how much each model was tuned, `protocols` whether another protocol ranks the cells alike. The
-frames called `cells` are those of `orchestrator.selection.select_cells`: one row per task, shots and cell.
+which layer, `measures` what norms and margins go along with, `coverage` how much each model was tuned, `protocols`
+whether another protocol ranks the cells alike. The frames called `cells` are those of
+`orchestrator.selection.select_cells`: one row per task, shots and cell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from orchestrator.conflicts import DIRECTIONS_SCHEMA, controlled_directions
-from orchestrator.effects.axes import AXIS_EFFECTS_SCHEMA, PERMUTATIONS, axis_effects
+from orchestrator.effects.axes import AXIS_EFFECTS_SCHEMA, PERMUTATIONS, axis_effects, residuals
 from orchestrator.effects.choice import (
     BEST_CELLS_SCHEMA,
     CORRELATIONS_SCHEMA,
@@ -38,6 +39,7 @@ __all__ = [
     "frames_of",
     "layer_drift",
     "regrets",
+    "residuals",
 ]
 
 LISTED_REGRETS = 10

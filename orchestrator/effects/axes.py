@@ -42,6 +42,12 @@ MAX_BLOCK = 2_000_000
 # Parts of a sum of squares below this are rounding.
 ROUNDING = 1e-10
 
+RESIDUALS_SCHEMA: dict[str, type[pl.DataType]] = {
+    "task": pl.String,
+    "shots": pl.Int64,
+    "cell_id": pl.String,
+    "residual": pl.Float64,
+}
 Form = Literal["log", "log params", "linear", "categories"]
 AXIS_EFFECTS_SCHEMA: dict[str, type[pl.DataType]] = {
     "task": pl.String,
@@ -102,6 +108,31 @@ def axis_effects(cells: pl.DataFrame, *, permutations: int = PERMUTATIONS, seed:
     return pl.DataFrame(rows, schema=AXIS_EFFECTS_SCHEMA).sort("task", "shots", order)
 
 
+def residuals(cells: pl.DataFrame) -> pl.DataFrame:
+    """What each cell does on each task beyond its upstream accuracy: `RESIDUALS_SCHEMA`.
+
+    The residual of the base model, in logits: above 0 where downstream accuracy is higher than the cubic of upstream
+    accuracy says. Tasks with too few cells for the cubic have no row.
+
+    Args:
+        cells: one row per task, shots and cell.
+    """
+    frames = [pl.DataFrame(schema=RESIDUALS_SCHEMA)]
+    for group in cells.sort("task", "shots", "cell_id").partition_by("task", "shots", maintain_order=True):
+        base_NB = _base(_logit(group["upstream"].to_numpy()))
+        if group.height - base_NB.shape[1] < MIN_FREEDOM:
+            continue
+        ds_N = _logit(group["downstream"].to_numpy())
+        residual = pl.Series("residual", ds_N - base_NB @ (base_NB.T @ ds_N))
+        frames.append(group.select("task", "shots", "cell_id").with_columns(residual))
+    return pl.concat(frames)
+
+
+def _base(us_N: "Floats") -> "Floats":
+    """A basis of the cubics of upstream logits."""
+    return _basis(np.vander(_standard(us_N), DEGREE + 1)) if us_N.size else np.zeros((0, 0))
+
+
 def _alike(cells: pl.DataFrame) -> "Iterator[list[pl.DataFrame]]":
     """Tasks and shots with the same cells at the same upstream accuracies, which share their permutations."""
     alike: dict[tuple[object, ...], list[pl.DataFrame]] = {}
@@ -146,7 +177,7 @@ def _compare(
     us_N: "Floats", ds_NT: "Floats", axes: "Sequence[_Axis]", permutations: int, seed: int
 ) -> "list[list[dict[str, Any]]]":
     """Rows of each task for these axes."""
-    base_NB = _basis(np.vander(_standard(us_N), DEGREE + 1)) if us_N.size else np.zeros((0, 0))
+    base_NB = _base(us_N)
     residual_NT = ds_NT - base_NB @ (base_NB.T @ ds_NT)
     added = [_basis(a.columns_NQ - base_NB @ (base_NB.T @ a.columns_NQ), scale=a.columns_NQ) for a in axes]
     reasons = [_reason(axis, us_N.size, base_NB.shape[1], q.shape[1]) for axis, q in zip(axes, added, strict=True)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from orchestrator.conflicts.counts import centred_ranks, spearman
+from orchestrator.conflicts.counts import centred_ranks, rank_interval, spearman
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,8 @@ CORRELATIONS_SCHEMA: dict[str, type[pl.DataType]] = {
     "other": pl.String,
     "n": pl.Int64,
     "spearman": pl.Float64,
+    "spearman_low": pl.Float64,
+    "spearman_high": pl.Float64,
 }
 
 
@@ -93,7 +95,8 @@ def regrets(cells: pl.DataFrame, limit: int) -> pl.DataFrame:
 def correlations(cells: pl.DataFrame) -> pl.DataFrame:
     """Rank correlation of every two tasks of a number of shots, over the cells that have both: `CORRELATIONS_SCHEMA`.
 
-    Spearman's, with mean ranks for ties; null where either task is constant.
+    Spearman's, with mean ranks for ties and its 95 % interval (`conflicts.rank_interval`); null where either task is
+    constant.
     """
     rows = []
     for group in cells.partition_by("shots", maintain_order=True):
@@ -109,7 +112,8 @@ def correlations(cells: pl.DataFrame) -> pl.DataFrame:
             value = (
                 _product(whole[task], whole[other]) if whole else spearman(values[task][both_N], values[other][both_N])
             )
-            rows.append((group["shots"][0], task, other, int(both_N.sum()), value))
+            num = int(both_N.sum())
+            rows.append((group["shots"][0], task, other, num, value, *rank_interval(value, num)))
     return pl.DataFrame(rows, schema=CORRELATIONS_SCHEMA, orient="row").sort("shots", "task", "other")
 
 

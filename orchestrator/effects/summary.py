@@ -36,22 +36,22 @@ def parting(directions: pl.DataFrame) -> pl.DataFrame:
 
 def sentences(frames: Frames) -> list[str]:
     """Every finding in plain words."""
-    told = (_axes(frames["axes"]), _choice(frames["regret"]), _upstream(frames["best_cells"]))
     return [
-        *told[0],
-        *told[1],
-        *told[2],
-        *_alike(frames["correlations"]),
-        *_layers(frames["layers"]),
-        *_tuned(frames["coverage"]),
+        *axis_sentences(frames["axes"]),
+        *choice_sentences(frames["regret"], frames["best_cells"]),
+        *alike_sentences(frames["correlations"]),
+        *layer_sentences(frames["layers"]),
+        *tuned_sentences(frames["coverage"]),
     ]
 
 
-def _axes(axes: pl.DataFrame) -> list[str]:
+def axis_sentences(axes: pl.DataFrame) -> list[str]:
+    """Which axes tell more of downstream accuracy than upstream accuracy does."""
     told = [
         f"Given upstream accuracy, {row['axis']} adds information on {row['found']} of "
         f"{_tasks(row['tests'], axes)} "
-        f"(p ≤ {LEVEL:g}; {row['by_chance']:.2g} expected by chance; median partial R² {row['partial_r2']:.2f})."
+        f"(p ≤ {LEVEL:g}; by chance it would on {row['by_chance']:.2g}); in the median it explains "
+        f"{row['partial_r2'] * 100:.0f} % of what upstream accuracy leaves."
         for row in axis_summary(axes).iter_rows(named=True)
     ]
     untested = axes.filter(
@@ -65,7 +65,12 @@ def _tested(axes: pl.DataFrame) -> pl.Series:
     return axes.filter(pl.col("p_value").is_not_null())["axis"].unique()
 
 
-def _choice(regret: pl.DataFrame) -> list[str]:
+def choice_sentences(regret: pl.DataFrame, best: pl.DataFrame) -> list[str]:
+    """What one cell for all tasks loses, and what the best cell upstream loses."""
+    return [*_regret(regret), *_upstream(best)]
+
+
+def _regret(regret: pl.DataFrame) -> list[str]:
     told = []
     for row in regret.filter(pl.col("mean_rank").fill_null(1) == 1).iter_rows(named=True):
         left_out = _count(row["incomplete_cells"], "cell")
@@ -107,7 +112,8 @@ def _lost(best: pl.DataFrame) -> str:
     return f"loses {lost_N.mean():.3f} of accuracy on average and {lost_N.max():.3f} at worst"
 
 
-def _alike(correlations: pl.DataFrame) -> list[str]:
+def alike_sentences(correlations: pl.DataFrame) -> list[str]:
+    """Whether tasks rank the cells alike."""
     known = correlations.drop_nulls("spearman").sort("spearman", "task", "other", "shots")
     if known.is_empty():
         return []
@@ -119,7 +125,8 @@ def _alike(correlations: pl.DataFrame) -> list[str]:
     ]
 
 
-def _layers(layers: pl.DataFrame) -> list[str]:
+def layer_sentences(layers: pl.DataFrame) -> list[str]:
+    """Which layer is best, and where it goes as upstream accuracy grows."""
     whole = layers.filter(pl.col("family").is_null())
     if whole.is_empty():
         return []
@@ -136,7 +143,8 @@ def _layers(layers: pl.DataFrame) -> list[str]:
     ]
 
 
-def _tuned(coverage: pl.DataFrame) -> list[str]:
+def tuned_sentences(coverage: pl.DataFrame) -> list[str]:
+    """Whether every family and size was tuned as much."""
     settings = coverage.filter(pl.col("axis").is_null())
     fewer = settings.filter("fewer")
     if settings.is_empty():

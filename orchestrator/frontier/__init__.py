@@ -11,7 +11,7 @@ from orchestrator.frontier.hull import rising_part, upper_hull
 from orchestrator.frontier.law import LOSSES, Law, Loss, fit_law
 from orchestrator.frontier.noise import NumTest
 from orchestrator.frontier.recipe import Recipe, find_recipe
-from orchestrator.frontier.verdict import Fit, verdict
+from orchestrator.frontier.verdict import REASONS, Fit, Reason, Seen, Verdict, verdict
 
 __all__ = [
     "LOSSES",
@@ -20,6 +20,7 @@ __all__ = [
     "MODELS",
     "MODEL_NAMES",
     "POINTS",
+    "REASONS",
     "TRAIN_QUANTILE",
     "Choice",
     "Contest",
@@ -32,7 +33,10 @@ __all__ = [
     "Method",
     "NumTest",
     "Points",
+    "Reason",
     "Recipe",
+    "Seen",
+    "Verdict",
     "bootstrap",
     "find_frontier",
     "find_recipe",

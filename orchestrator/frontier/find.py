@@ -12,7 +12,7 @@ from orchestrator.frontier.hull import upper_hull
 from orchestrator.frontier.law import MIN_POINTS, Loss, fit_law
 from orchestrator.frontier.noise import NumTest
 from orchestrator.frontier.samples import draw_samples
-from orchestrator.frontier.verdict import Fit, verdict
+from orchestrator.frontier.verdict import Fit, Seen, Verdict, verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,13 +27,12 @@ WHAT: dict[Method, str] = {"hull": "the hull", "rising": "the rising part", "all
 class Frontier:
     """Hull vertices (V rows of the points), the fit of each method, and what the data can say about saturation.
 
-    `identifiable` and `verdict` are those of the hull fit; every fit has its own.
+    The verdict is that of the hull fit; every fit has its own.
     """
 
     hull: "Indices"
     fits: dict[Method, Fit | None]
-    identifiable: bool
-    verdict: str
+    said: Verdict
     held_out: HeldOut
 
 
@@ -68,10 +67,9 @@ def find_frontier(
         sizes = NumTest(us_N=sizes.us_N[order_N], ds_N=sizes.ds_N[order_N])
     samples = draw_samples(us_N, ds_N, sizes, draws=draws, seed=seed) if us_N.size >= MIN_POINTS else None
     held_out = hold_out(us_N, ds_N, points=points, loss=loss)
-    min_e_ds = float(1.0 - ds_N.max()) if ds_N.size else 1.0
-    best_us = float(us_N.max()) if us_N.size else 0.0
+    us_V, ds_V = (side_N[upper_hull(us_N, ds_N)] for side_N in (us_N, ds_N))
     fits: dict[Method, Fit | None] = {}
-    said: dict[Method, tuple[bool, str]] = {}
+    said: dict[Method, Verdict] = {}
     for method in METHODS:
         choice = Choice(method=method, points=points, loss=loss)
         law = fit_law(*fit_points(us_N, ds_N, choice), loss=loss)
@@ -80,14 +78,7 @@ def find_frontier(
             interval = bootstrap(us_N, ds_N, choice, law, sizes=sizes, samples=samples, draws=draws, seed=seed)
             fit = Fit(law=law, interval=interval, held_out_rmse=held_out.own_rmse(method))
         num = vertices_of(us_N, ds_N, method).size
-        said[method] = verdict(
-            fit,
-            num_vertices=num,
-            min_e_ds=min_e_ds,
-            best_us=best_us,
-            better=held_out.better_than(method),
-            what=WHAT[method],
-        )
-        fits[method] = fit and replace(fit, identifiable=said[method][0], verdict=said[method][1])
-    identifiable, sentence = said["hull"]
-    return Frontier(hull=hull_V, fits=fits, identifiable=identifiable, verdict=sentence, held_out=held_out)
+        seen = Seen(num_cells=us_N.size, num_points=num, us_V=us_V, ds_V=ds_V, what=WHAT[method])
+        said[method] = verdict(fit, seen, better=held_out.better_than(method))
+        fits[method] = fit and replace(fit, said=said[method])
+    return Frontier(hull=hull_V, fits=fits, said=said["hull"], held_out=held_out)

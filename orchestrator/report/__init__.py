@@ -12,14 +12,19 @@ from typing import Any
 import polars as pl
 
 from models.errors import UserError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.files import write_atomically
+from orchestrator.operations import Operations
 from orchestrator.reduce import reduce_study
+from orchestrator.report.axis_panels import axis_panels
+from orchestrator.report.conflict_panels import conflict_panels
 from orchestrator.report.effect_panels import effect_panels
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.figures import write_figures
-from orchestrator.report.measures_section import measure_panels
+from orchestrator.report.layer_panels import layer_panels
+from orchestrator.report.measure_panels import measure_panels
 from orchestrator.report.page import write_page
-from orchestrator.report.panels import Panel, study_panels
+from orchestrator.report.panels import Panel, frontier_panels
 from orchestrator.report.short_tasks import with_short_tasks
 from orchestrator.report.tables import write_tables
 from orchestrator.report.written import keep_only
@@ -37,6 +42,8 @@ def write_report(
     generated_by: str,
     generated: str | None = None,
     measures: pl.DataFrame | None = None,
+    operations: Operations | None = None,
+    tell: Tell = tell_nobody,
 ) -> Path:
     """The path of the page, after `folder` was written anew: tables/ and figures/ first, index.html last.
 
@@ -53,17 +60,19 @@ def write_report(
         generated_by: program and version.
         generated: the date that the page carries; today's when it is not given.
         measures: the study's table of upstream measures (`results.UPSTREAM_SCHEMA`), if it has one.
+        operations: what the study took: every attempt with its hours, what was planned.
+        tell: hears how far the figures are.
 
     Raises:
         DataError: the results cannot be reduced.
         UserError: the folder cannot be written.
     """
-    facts = gather(results, reduced, cells, measures)
+    facts = gather(results, reduced, cells, measures, operations)
     shown = with_short_tasks(facts)
     panels = _panels(shown)
     about: dict[str, Any] = {"title": title, "plan": plan_summary, "generated_by": generated_by}
     try:
-        written = [*write_tables(facts, folder / "tables"), *write_figures(shown, panels, folder / "figures")]
+        written = [*write_tables(facts, folder / "tables"), *write_figures(shown, panels, folder / "figures", tell)]
         files = keep_only(folder, written)
         page = write_page(shown, panels, files=files, generated=generated or _today(), **about)
         write_atomically(folder / "index.html", page)
@@ -87,18 +96,20 @@ def page_alone(facts: Facts, *, title: str, plan_summary: Mapping[str, Any], gen
 
 
 def _panels(facts: Facts) -> list[Panel]:
-    return [*study_panels(facts), *effect_panels(facts), *measure_panels(facts)]
+    makers = (frontier_panels, conflict_panels, effect_panels, axis_panels, layer_panels, measure_panels)
+    return [panel for make in makers for panel in make(facts)]
 
 
 def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def report_table(path: Path, **options: Any) -> Path:
+def report_table(path: Path, tell: Tell = tell_nobody, **options: Any) -> Path:
     """The page of a results table that belongs to no study, in the folder NAME-report beside it.
 
     Args:
         path: of the table.
+        tell: hears how far the work is.
         options: of `reduce_study`.
 
     Raises:
@@ -110,8 +121,9 @@ def report_table(path: Path, **options: Any) -> Path:
         path.with_name(f"{path.stem}-report"),
         title=path.stem,
         results=results,
-        reduced=reduce_study(results, **options),
+        reduced=reduce_study(results, tell=tell, **options),
         cells=[],
         plan_summary={},
+        tell=tell,
         generated_by=f"upshot {version('upshot')}",
     )

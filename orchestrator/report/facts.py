@@ -13,7 +13,10 @@ import polars as pl
 
 from orchestrator import conflicts
 from orchestrator.columns import tidied
-from orchestrator.effects import best_layers, frames_of
+from orchestrator.effects import frames_of, residuals
+from orchestrator.effects.layers import BEST_LAYERS_SCHEMA, LOST_SCHEMA, LayerMeans, best_of, layer_means
+from orchestrator.effects.measures import ALONG_SCHEMA, along, quantities_at_depths
+from orchestrator.operations import Operations
 from orchestrator.results import AXIS_SCHEMA
 from orchestrator.selection import select_cells
 
@@ -56,7 +59,7 @@ LAST_MEASURES_SCHEMA: dict[str, type[pl.DataType]] = {
     "value": pl.Float64,
     "reason": pl.String,
 }
-DEPTHS_SCHEMA: dict[str, type[pl.DataType]] = {"shots": pl.Int64, "cell_id": pl.String, "depth": pl.Float64}
+RESIDUALS_SCHEMA: dict[str, type[pl.DataType]] = {"shots": pl.Int64, "cell_id": pl.String, "residual": pl.Float64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +74,13 @@ class Facts:
             layers the last is the best.
         measures: what each cell's last checkpoint is on the upstream images (`LAST_MEASURES_SCHEMA`), over all classes:
             of the last layer where a quantity is one of layers, null where it is no number.
-        depths: the depth of the best layer, mean over the tasks of a cell (`DEPTHS_SCHEMA`).
+        best: the best layer of every task, shots and cell (`effects.layers.BEST_LAYERS_SCHEMA`).
+        layers_lost: rows of layers that do not count, by reason (`effects.layers.LOST_SCHEMA`).
+        residuals: what a cell does downstream beyond its upstream accuracy, mean over its tasks (`RESIDUALS_SCHEMA`).
+        along: what the measures go along with (`effects.measures.ALONG_SCHEMA`).
         effects: the reducer's effects as frames (`effects.SCHEMAS`).
         changes: what raising one axis did (`conflicts.CONTROLLED_SCHEMA`).
+        differing: on which axes the conflicting pairs differ (`conflicts.DIFFERING_SCHEMA`).
         crowded: axes that are not among the changes, and how many values they have.
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
         protocol: whose values these are; None where the table does not say.
@@ -83,15 +90,20 @@ class Facts:
         methods: how the values were measured, as their `method` column says.
         num_draws: the most draws of any value.
         num_states: cells of which a state is known.
+        operations: what the study took; None where that is not known.
     """
 
     cells: pl.DataFrame
     points: pl.DataFrame
     layers: pl.DataFrame
     measures: pl.DataFrame
-    depths: pl.DataFrame
+    best: pl.DataFrame
+    layers_lost: pl.DataFrame
+    residuals: pl.DataFrame
+    along: pl.DataFrame
     effects: Mapping[str, pl.DataFrame]
     changes: pl.DataFrame
+    differing: pl.DataFrame
     crowded: Mapping[str, int]
     strongest: pl.DataFrame
     protocol: str | None
@@ -101,6 +113,7 @@ class Facts:
     methods: tuple[str, ...]
     num_draws: int
     num_states: int
+    operations: Operations | None = None
 
     @property
     def task_names(self) -> list[str]:
@@ -120,6 +133,12 @@ class Facts:
         for task in self.tasks:
             counts.update(task["dropped"])
         return dict(sorted(counts.items()))
+
+    @property
+    def job_seconds(self) -> float:
+        """What all attempts took; also those that left no record of their end, where attempts are known."""
+        known = self.cells if self.operations is None else self.operations.attempts
+        return float(known["seconds"].sum())
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -142,6 +161,7 @@ def gather(
     reduced: Mapping[str, Any],
     states: Sequence[Mapping[str, Any]],
     measures: pl.DataFrame | None = None,
+    operations: Operations | None = None,
 ) -> Facts:
     """The facts of a study.
 
@@ -150,6 +170,7 @@ def gather(
         reduced: what `reduce_study` made of it; `{"tasks": []}` without results.
         states: one object a cell as `CellState.to_json` makes it; empty for imported tables.
         measures: the table of upstream measures (`results.UPSTREAM_SCHEMA`), where there is one.
+        operations: what the study took, where that is known.
 
     Raises:
         DataError: as `reduce_study`.
@@ -159,23 +180,29 @@ def gather(
     if results.is_empty():
         points = pl.DataFrame(schema=POINTS_SCHEMA)
         changes, strongest = (pl.DataFrame(schema=s) for s in (conflicts.CONTROLLED_SCHEMA, conflicts.STRONGEST_SCHEMA))
-        by_layer, depths, crowded = pl.DataFrame(), pl.DataFrame(schema=DEPTHS_SCHEMA), {}
+        differing, crowded = pl.DataFrame(schema=conflicts.DIFFERING_SCHEMA), {}
+        residual, layers = pl.DataFrame(schema=RESIDUALS_SCHEMA), None
     else:
         selection = select_cells(results, reduced.get("protocol"))
         points = selection.cells.select(list(POINTS_SCHEMA)).sort("task", "shots", "cell_id")
         changes = conflicts.controlled_pairs(selection.cells)
+        differing = conflicts.conflicts_by_axis(selection.cells)
         strongest = conflicts.strongest_pairs(selection.cells, LISTED_CONFLICTS)
         crowded = conflicts.crowded_axes(selection.cells)
-        by_layer = _by_layer(results, selection.protocol, cells)
-        depths = _mean_depths(best_layers(results, selection.protocol))
+        residual = _mean_residuals(selection.cells)
+        layers = layer_means(results, selection.protocol)
     return Facts(
         cells=cells,
         points=points,
-        layers=_mean_layers(by_layer),
+        layers=_mean_layers(layers, cells),
         measures=_last_measures(measures),
-        depths=depths,
+        best=pl.DataFrame(schema=BEST_LAYERS_SCHEMA) if layers is None else best_of(layers),
+        layers_lost=pl.DataFrame(schema=LOST_SCHEMA) if layers is None else layers.lost,
+        residuals=residual,
+        along=_along(measures, cells, residual, reduced["tasks"]),
         effects=frames_of(reduced.get("effects", {})),
         changes=changes,
+        differing=differing,
         crowded=crowded,
         strongest=strongest,
         protocol=reduced.get("protocol"),
@@ -185,6 +212,7 @@ def gather(
         methods=_texts(results, "method"),
         num_draws=_num_draws(results),
         num_states=len(states),
+        operations=operations,
     )
 
 
@@ -270,28 +298,14 @@ def _measured(results: pl.DataFrame, kinds: Mapping[str, Any]) -> pl.DataFrame:
     )
 
 
-def _by_layer(results: pl.DataFrame, protocol: str | None, cells: pl.DataFrame) -> pl.DataFrame:
-    """Mean over draws for each task, shots, cell and layer of the last checkpoint; empty where layers are unknown."""
-    if not {"layer", "num_layers", "shots", "family", "size"} <= set(results.columns):
-        return pl.DataFrame()
-    table = results.filter(pl.col("downstream_accuracy").is_not_null() & pl.col("layer").is_not_null())
-    if "last_checkpoint" in table.columns:
-        table = table.filter(pl.col("last_checkpoint").fill_null(True))
-    if protocol is not None and "protocol" in table.columns:
-        table = table.filter(pl.col("protocol") == protocol)
-    keys = ("task", "shots", "cell_id", "family", "size", "num_layers", "layer")
-    # Sorted, so that a mean does not depend on the order of the rows to the last bit.
-    ordered = table.sort(*keys, *(["draw"] if "draw" in table.columns else []))
-    means = ordered.group_by(keys, maintain_order=True).agg(accuracy=pl.col("downstream_accuracy").mean())
-    several = means.filter(pl.col("layer").n_unique().over("task", "shots", "cell_id") > 1)
-    return several.join(cells.select("cell_id", "params"), on="cell_id", how="left").sort(keys)
-
-
-def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
-    if by_layer.is_empty():
+def _mean_layers(layers: LayerMeans | None, cells: pl.DataFrame) -> pl.DataFrame:
+    """Mean over cells of each family and size, where both are known."""
+    if layers is None or not {"family", "size"} <= set(cells.columns):
         return pl.DataFrame(schema=LAYERS_SCHEMA)
     keys = ("task", "shots", "family", "size", "num_layers", "layer")
     series = keys[:-1]
+    known = cells.select("cell_id", "family", "size", "params")
+    by_layer = layers.accuracies.join(known, on="cell_id").sort(*keys, "cell_id")
     means = by_layer.group_by(keys, maintain_order=True).agg(
         pl.col("accuracy").mean(), params=pl.col("params").median(), cells=pl.len()
     )
@@ -306,9 +320,18 @@ def _mean_layers(by_layer: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _mean_depths(best: pl.DataFrame) -> pl.DataFrame:
-    means = best.group_by("shots", "cell_id").agg(pl.col("depth").mean())
-    return means.select(list(DEPTHS_SCHEMA)).sort("shots", "cell_id")
+def _mean_residuals(selected: pl.DataFrame) -> pl.DataFrame:
+    means = residuals(selected).group_by("shots", "cell_id", maintain_order=True).agg(pl.col("residual").mean())
+    return means.select(list(RESIDUALS_SCHEMA)).sort("shots", "cell_id")
+
+
+def _along(
+    measures: pl.DataFrame | None, cells: pl.DataFrame, residual: pl.DataFrame, tasks: Sequence[Mapping[str, Any]]
+) -> pl.DataFrame:
+    if measures is None:
+        return pl.DataFrame(schema=ALONG_SCHEMA)
+    shots = sorted({task["shots"] for task in tasks}, key=lambda number: -1 if number is None else number)
+    return along(quantities_at_depths(measures), cells.select("cell_id", "upstream"), residual, shots)
 
 
 def _last_measures(measures: pl.DataFrame | None) -> pl.DataFrame:

@@ -1,15 +1,16 @@
 """The figures of a report: every chart as SVG, PNG and PDF, grouped into small multiples."""
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import polars as pl
 
-from orchestrator import charts, effect_charts
+from orchestrator import charts, effect_charts, heat_charts
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.charts import PAPER, Multiple, Spec, Style
 from orchestrator.files import write_atomically
+from orchestrator.report.axis_panels import spacing_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.panels import Panel, line_axes
 
@@ -22,26 +23,47 @@ GRID = {"upstream": WIDTH // 2, "downstream": HEIGHT // 2}
 
 def charts_of(facts: Facts, panels: Sequence[Panel], style: Style) -> dict[str, Spec]:
     """The chart that draws each kind of the panels."""
-    made: dict[str, Spec] = {"frontier": charts.frontier_chart(style), "layers": charts.layers_chart(style)}
-    made |= {f"axis {axis}": charts.axis_chart(style, axis, values) for axis, values in line_axes(facts).items()}
-    changes = [panel.tables["changes"]["value"].abs() for panel in panels if panel.kind == "changes"]
-    made["changes"] = charts.changes_chart(style, float(pl.concat(changes).max() or 0.0) if changes else 0.0)  # type: ignore[arg-type]  # of a Float64 column
-    made |= {
-        "added": effect_charts.added_chart(style),
-        "correlations": effect_charts.correlations_chart(style),
+    made: dict[str, Spec] = {
+        "frontier": charts.frontier_chart(style),
+        "layers": charts.layers_chart(style),
+        "conflicts": effect_charts.conflicts_chart(style),
+        "conflict_axes": heat_charts.conflict_axes_chart(style),
+        "changes": heat_charts.changes_chart(style, _largest_change(panels)),
+        "added": heat_charts.added_chart(style),
+        "correlations": heat_charts.correlations_chart(style),
+        "depths": effect_charts.depths_chart(style),
+        "gains": effect_charts.gains_chart(style),
         "best_of_k": effect_charts.best_of_k_chart(style),
         "measures": effect_charts.measures_chart(style),
+        "residuals": effect_charts.residuals_chart(style),
+        "along": effect_charts.along_chart(style),
+        "layers_along": effect_charts.layers_along_chart(style),
     }
+    for axis, values in line_axes(facts).items():
+        how = (style, axis, values, spacing_of(facts, axis))
+        made |= {
+            f"axis {axis}": effect_charts.axis_chart(*how),
+            f"axis_tasks {axis}": effect_charts.axis_tasks_chart(*how),
+        }
     return {kind: made[kind] for kind in sorted({panel.kind for panel in panels})}
 
 
-def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path) -> list[Path]:
-    """Writes every figure in three formats; the paths written, in order.
+def _largest_change(panels: Sequence[Panel]) -> float:
+    changes = [panel.tables["changes"]["value"].abs() for panel in panels if panel.kind == "changes"]
+    return float(pl.concat(changes).max() or 0.0) if changes else 0.0  # type: ignore[arg-type]  # of a Float64 column
+
+
+def write_figures(facts: Facts, panels: Sequence[Panel], folder: Path, tell: Tell = tell_nobody) -> list[Path]:
+    """Writes every figure in three formats; the paths written, in order. `tell` hears how many are.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    return [path for name, spec in figure_specs(facts, panels) for path in write_figure(spec, folder / name)]
+    written, num_figures = [], len({_figure_of(panel) for panel in panels})
+    for i, (name, spec) in enumerate(figure_specs(facts, panels)):
+        tell("drawing figures", i, num_figures)
+        written += write_figure(spec, folder / name)
+    return written
 
 
 def write_figure(spec: Spec, path: Path) -> list[Path]:
@@ -68,7 +90,12 @@ def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, S
     made = charts_of(facts, panels, style)
     for (kind, shots), group in groupby(sorted(panels, key=_figure_of), _figure_of):
         multiples = [
-            Multiple(chart=made[kind], title=panel.title, subtitle=_subtitle(panel), data=_rows(panel))
+            Multiple(
+                chart=made[kind],
+                title=panel.title,
+                subtitle=panel.note if kind == "frontier" else "",
+                data=_rows(panel),
+            )
             for panel in group
         ]
         columns = min(COLUMNS, len(multiples))
@@ -77,12 +104,7 @@ def figure_specs(facts: Facts, panels: Sequence[Panel]) -> Iterator[tuple[str, S
 
 
 def _figure_of(panel: Panel) -> tuple[str, int]:
-    return panel.kind, -1 if panel.shots is None or panel.kind.startswith("axis") else panel.shots
-
-
-def _subtitle(panel: Panel) -> str:
-    """The verdict without its reasons and conditions, which the tables give."""
-    return re.split(r":|;| if ", panel.note)[0] if panel.kind == "frontier" else ""
+    return panel.kind, -1 if panel.shots is None or panel.kind.startswith("axis ") else panel.shots
 
 
 def _rows(panel: Panel) -> dict[str, list[dict[str, object]]]:

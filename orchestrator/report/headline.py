@@ -1,10 +1,12 @@
 """The study in one paragraph of numbers, and one sentence for each task. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from orchestrator.more_cells import more_cells_text
 from orchestrator.report.facts import Facts
 from orchestrator.report.panels import shots_text
 from orchestrator.report.words import count, listed, si
@@ -21,33 +23,41 @@ def paragraph(facts: Facts) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one task says at one number of shots: about what, the verdict, whether it is sure, the best cell."""
+    """What one task says at one number of shots: about what, the verdict; the best cell, and what more would tell."""
 
     about: str
     shots: int | None
     verdict: str
-    sure: bool
     best: str
 
 
 def answers(facts: Facts) -> list[Answer]:
     """The answer of every task and number of shots."""
-    top = facts.points.group_by("task", "shots").agg(pl.all().sort_by("downstream", "cell_id").last())
-    best = {(row["task"], row["shots"]): row for row in top.iter_rows(named=True)}
+    best = best_cells(facts)
     return [
         Answer(
             about=", ".join(filter(None, [task["task"], shots_text(task["shots"])])),
             shots=task["shots"],
             verdict=task["verdict"],
-            sure=task["identifiable"],
-            best=_best(best.get((task["task"], task["shots"]))),
+            best=_best(task, best.get((task["task"], task["shots"]))),
         )
         for task in facts.tasks
     ]
 
 
-def _best(row: dict[str, Any] | None) -> str:
-    return "" if row is None else f"(best cell: {row['downstream']:.3f}, at {row['upstream']:.3f} upstream)"
+def best_cells(facts: Facts) -> dict[tuple[str, int | None], str]:
+    """What the best cell of every task and number of shots has: `0.819 at 0.295 upstream`."""
+    top = facts.points.group_by("task", "shots").agg(pl.all().sort_by("downstream", "cell_id").last())
+    return {
+        (row["task"], row["shots"]): f"{row['downstream']:.3f} at {row['upstream']:.3f} upstream"
+        for row in top.iter_rows(named=True)
+    }
+
+
+def _best(task: Mapping[str, Any], best: str | None) -> str:
+    more = more_cells_text(task)
+    parts = [f"best cell: {best}" if best else "", more]
+    return f"({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 
 def _cells(facts: Facts) -> str:
@@ -90,5 +100,5 @@ def _judged(facts: Facts) -> str:
 
 
 def _effort(facts: Facts) -> str:
-    seconds = facts.cells["seconds"].sum()
+    seconds = facts.job_seconds
     return f"{seconds / 3600:.2f} job-hours." if facts.num_states and seconds else ""

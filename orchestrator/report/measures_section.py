@@ -1,87 +1,102 @@
-"""The section on upstream measures: what a checkpoint's head and features are like as upstream accuracy grows. Pure."""
+"""The section on upstream measures: what norms, margins and ranks of a checkpoint go along with. Pure."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
-from orchestrator.conflicts import spearman
+from orchestrator.effect_charts import SIDES
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
-from orchestrator.report.panels import Panel, about_cells, titled
-from orchestrator.report.parts import chart_slots, empty, legend
-from orchestrator.report.words import count
+from orchestrator.report.measure_panels import at_the_end, in_words
+from orchestrator.report.panels import Panel
+from orchestrator.report.parts import at, chart_slots, empty, findings, folded, legend, per_shots
+from orchestrator.report.words import count, listed, ranked
 
-KIND = "measures"
-DEPTH = "depth of the best layer"
-CHARTED = (
-    "head_weight_norm",
-    "margin_mean",
-    "boundary_distance_mean",
-    "expected_calibration_error",
-    "effective_rank",
-    "feature_norm",
-)
-"""What is drawn (`evals.measures` defines them); the table has them all."""
+CHANCE = 0.05  # of intervals that leave 0 out though there is nothing to find
+NAMED = 2
+AGAINST = {"upstream": "upstream accuracy", "residual": "what a cell does downstream beyond its upstream accuracy"}
+
 NOTE = (
-    "Each point is a cell's last checkpoint: a quantity on the held-out upstream images against upstream accuracy; of "
-    "a quantity that every layer has, that of the last one. The depth of the best layer is the mean over the tasks. "
-    "A margin is the true class's logit minus the best other one, and its boundary distance that over the norm of the "
-    "difference of both classes' head weights; the effective rank is the exponential of the entropy of the features' "
-    "covariance eigenvalues. Upshot's docs/measures.md has all definitions."
+    "Quantities of each cell's last checkpoint on the held-out upstream images; of a quantity that every layer has, "
+    "that of the last one. A margin is the true class's logit minus the best other one, and its boundary distance that "
+    "over the norm of the difference of both classes' head weights; the effective rank is the exponential of the "
+    "entropy of the features' covariance eigenvalues. Upshot's docs/measures.md has all definitions."
 )
-
-
-def measure_panels(facts: Facts) -> list[Panel]:
-    """A panel for each quantity, and one for each number of shots of the depth of the best layer."""
-    about = about_cells(facts).join(
-        facts.cells.select("cell_id", "upstream"), left_on="cell", right_on="cell_id", maintain_order="left"
-    )
-    quantities = facts.measures.partition_by("quantity", as_dict=True, maintain_order=True)
-    found = [_panel(about, _words(name), None, quantities[name,], "value") for name in CHARTED if (name,) in quantities]
-    by_shots = facts.depths.partition_by("shots", as_dict=True, maintain_order=True)
-    found += [_panel(about, DEPTH, shots, rows, "depth") for (shots,), rows in by_shots.items()]
-    return [panel for panel in found if panel.tables["points"].height]
+ALONG = (
+    "Spearman's correlation over the cells, with its 95 % interval, of each quantity with upstream accuracy (circles) "
+    "and with what a cell does downstream beyond it (squares): the residual of a cubic of upstream accuracy, mean over "
+    "the tasks. A quantity that explains saturation goes along with both. Cells of a grid are no independent draws, so "
+    "that the intervals are rather too narrow."
+)
+LAYERS = "The same for quantities of layers, read at the same depths of all models."
+POINTS = (
+    "Each point is a cell's last checkpoint against its upstream accuracy. The depth of the best layer is the mean "
+    "over the tasks."
+)
+RESIDUALS = "The same cells against what they do downstream beyond their upstream accuracy."
 
 
 def measures_section(facts: Facts, panels: Sequence[Panel]) -> Markup:
     """The whole section."""
-    if not any(panel.kind == KIND for panel in panels):
+    kinds = {panel.kind for panel in panels}
+    if "measures" not in kinds:
         return empty("No checkpoint has been measured on the upstream images, and no layer was probed but the last.")
-    return join([element("p", NOTE), legend(facts), chart_slots(panels, KIND), _along(facts), _lacking(facts)])
+    parts = []
+    if "along" in kinds:
+        parts += [per_shots(facts, _found), element("p", ALONG), chart_slots(panels, "along")]
+        parts.append(per_shots(facts, _along))
+    if "layers_along" in kinds:
+        parts += [element("h3", "By depth"), element("p", LAYERS), chart_slots(panels, "layers_along")]
+    parts += [element("h3", "Against upstream accuracy"), element("p", POINTS), legend(facts)]
+    parts.append(chart_slots(panels, "measures"))
+    if "residuals" in kinds:
+        parts += [element("h3", "Against downstream accuracy beyond it"), element("p", RESIDUALS), legend(facts)]
+        parts.append(chart_slots(panels, "residuals"))
+    return join([*parts, element("p", NOTE), _lacking(facts)])
 
 
-def _panel(about: pl.DataFrame, name: str, shots: int | None, rows: pl.DataFrame, column: str) -> Panel:
-    values = rows.select("cell_id", value=column).drop_nulls()
-    points = about.join(values, left_on="cell", right_on="cell_id", maintain_order="left").drop_nulls(["upstream"])
-    rank = spearman(points["upstream"].to_numpy(), points["value"].to_numpy())
-    note = count(points.height, "cell") + ("" if rank is None else f"; rank correlation {_signed(rank)}")
-    return Panel(kind=KIND, name=name, shots=shots, title=titled(name, shots), note=note, tables={"points": points})
+def _found(facts: Facts, shots: int | None) -> Markup:
+    """Which quantities go along with either side."""
+    rows = at_the_end(facts, shots)
+    return findings([_told(rows.filter(against=side), words) for side, words in AGAINST.items()])
 
 
-def _along(facts: Facts) -> Markup:
-    """Every quantity, and how its rank goes with upstream accuracy."""
-    known = facts.measures.drop_nulls("value").join(facts.cells.select("cell_id", "upstream"), on="cell_id")
-    rows = [
-        [
-            _words(name),
-            group.height,
-            f"{np.median(group['value'].to_numpy()):.4g}".replace("-", "−"),
-            _signed(spearman(group["upstream"].to_numpy(), group["value"].to_numpy())),
-        ]
-        for (name,), group in known.drop_nulls("upstream").group_by("quantity", maintain_order=True)
+def _told(rows: pl.DataFrame, side: str) -> str:
+    known = rows.drop_nulls("spearman_low")
+    if known.is_empty():
+        return f"Too few cells tell how measures go along with {side}."
+    sure = known.filter((pl.col("spearman_low") > 0) | (pl.col("spearman_high") < 0))
+    chance = f"{known.height * CHANCE:.2g} would by chance"
+    if sure.is_empty():
+        return f"None of {known.height} quantities goes along with {side} beyond its interval."
+    top = sure.sort(-pl.col("spearman").abs(), "quantity").head(NAMED)
+    named = [
+        f"{in_words(row['quantity'])} {ranked(row['spearman'], row['spearman_low'], row['spearman_high'])}"
+        for row in top.iter_rows(named=True)
     ]
-    columns = [Column("quantity"), *(Column(name, "number") for name in ("cells", "median", "rank correlation"))]
-    caption = "Every quantity, and Spearman's rank correlation with upstream accuracy over the cells"
-    return table(columns, rows, caption) if rows else Markup("")
+    return f"{sure.height} of {known.height} quantities go along with {side} ({chance}), most of all {listed(named)}."
 
 
-def _words(quantity: object) -> str:
-    return str(quantity).replace("_", " ")
+def _along(facts: Facts, shots: int | None) -> Markup:
+    """Every quantity, and how its rank goes with both sides."""
+    known = facts.measures.drop_nulls("value").partition_by("quantity", as_dict=True)
+    medians = {name: np.median(group["value"].to_numpy()) for (name,), group in known.items()}
+    sides = at_the_end(facts, shots).partition_by("quantity", as_dict=True, maintain_order=True)
+    rows = []
+    for (name,), of_quantity in sides.items():
+        by_side = {row["against"]: row for row in of_quantity.iter_rows(named=True)}
+        ranks = [_rank(by_side.get(side)) for side in ("upstream", "residual")]
+        cells = max(row["n"] for row in by_side.values())
+        rows.append([in_words(name), cells, f"{medians[name]:.4g}".replace("-", "−"), *ranks])
+    headings = ("cells", "median", *(f"with {side}" for side in SIDES))
+    columns = [Column("quantity"), *(Column(heading, "number") for heading in headings)]
+    caption = f"Every quantity of the model and its last layer, and Spearman's correlations{at(shots)}"
+    return folded("Every quantity", table(columns, rows, caption))
 
 
-def _signed(rank: float | None) -> str:
-    return "–" if rank is None else f"{rank:+.2f}".replace("-", "−")
+def _rank(row: dict[str, float | None] | None) -> str:
+    return "–" if row is None else ranked(row["spearman"], row["spearman_low"], row["spearman_high"])
 
 
 def _lacking(facts: Facts) -> Markup:
@@ -92,5 +107,6 @@ def _lacking(facts: Facts) -> Markup:
     why = pl.col("reason").fill_null("not a finite number")
     counted = lacking.group_by("quantity", why.alias("reason")).agg(cells=pl.len()).sort("quantity", "reason")
     columns = [Column("quantity"), Column("reason"), Column("cells", "number")]
-    rows = [[_words(name), reason, cells] for name, reason, cells in counted.iter_rows()]
-    return table(columns, rows, "Cells without a value, by reason")
+    rows = [[in_words(name), reason, cells] for name, reason, cells in counted.iter_rows()]
+    summary = f"{count(lacking.height, 'value')} of cells that are not known"
+    return folded(summary, table(columns, rows, "Cells without a value, by reason"))

@@ -53,6 +53,7 @@ def write_page(
         ),
         element("footer", f"{title}. {generated_by}, {generated}."),
         *_scripts(facts, panels),
+        element("script", Markup(_part("anchors.js"))),
     ]
     head = [
         element("meta", charset="utf-8"),
@@ -92,7 +93,8 @@ def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
         return []
     data = pack(panels, _specs(facts, panels), shots=default_shots(facts), canvas_from=CANVAS_FROM)
     holder = element("script", Markup(data), type="application/json", id="data")
-    return [holder, element("script", Markup(browser_script())), element("script", Markup(_part("page.js")))]
+    code = "\n".join(_part(name) for name in ("page.js", "conflicts.js", "recipe.js"))
+    return [holder, element("script", Markup(browser_script())), element("script", Markup(code))]
 
 
 def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Spec]]:

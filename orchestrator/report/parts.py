@@ -1,15 +1,22 @@
 """Parts that several sections of the page share. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from orchestrator.report.anchors import anchor_of, told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Markup, bar, element, join
 from orchestrator.report.panels import Panel, shots_text
 from orchestrator.report.words import percent, si
 
-WIDE = ("changes", "added", "correlations")  # charts as wide as they need, alone
+# Charts as wide as they need, alone.
+WIDE = ("conflicts", "conflict_axes", "changes", "added", "correlations", "gains", "along")
 NUM_SYMBOLS = 7  # colours and shapes in the style sheet
+
+
+def folded(summary: object, *content: object) -> Markup:
+    """What is there when it is asked for."""
+    return element("details", element("summary", summary), *content)
 
 
 def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:
@@ -19,7 +26,8 @@ def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:
         element(
             "figure",
             element("figcaption", _heading(kind, name), element("p", class_="note")),
-            element("div", class_="plot"),
+            # What scrolls must be reachable by keyboard.
+            element("div", class_="plot", tabindex="0" if kind in WIDE else None),
             data_kind=kind,
             data_name=name,
         )
@@ -31,12 +39,18 @@ def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:
 def _heading(kind: str, name: str) -> Markup:
     if kind in WIDE:
         return Markup("")
-    return element("h3", kind.removeprefix("axis ") if kind.startswith("axis ") else name)
+    axis = kind.removeprefix("axis ")
+    return element("h3", name if axis == kind else f"{axis}: {name}")
 
 
 def per_shots(facts: Facts, make: Callable[[Facts, int | None], Markup]) -> Markup:
     """A part for each number of shots, of which the page shows the chosen one."""
     return join(element("div", make(facts, shots), data_shots=shots_key(shots)) for shots in facts.shots)
+
+
+def findings(sentences: Sequence[str]) -> Markup:
+    """What was found, a sentence each."""
+    return element("ul", *(element("li", sentence) for sentence in sentences), class_="findings")
 
 
 def legend(facts: Facts) -> Markup:
@@ -57,9 +71,19 @@ def tasks_at(facts: Facts, shots: int | None) -> list[dict[str, Any]]:
     return [task for task in facts.tasks if task["shots"] == shots]
 
 
-def cell_name(cell_id: str, names: Mapping[str, str]) -> Markup:
-    """A cell's id with its axes under it."""
-    return element("div", code(cell_id), element("br"), element("small", names.get(cell_id, "")), class_="cell")
+def cell_names(facts: Facts) -> Callable[[str], Markup]:
+    """How a cell is named: its id with its axes under it, and a link where the page has a place for it."""
+    names, told = dict(facts.cells.select("cell_id", "text").iter_rows()), told_of(facts)
+    return lambda cell_id: element(
+        "div", linked(cell_id, told), element("br"), element("small", names.get(cell_id, "")), class_="cell"
+    )
+
+
+def linked(cell_id: str, told: Collection[str], title: str | None = None) -> Markup:
+    """A cell's id, with a text to be hovered; a link to its section where it is one that is told of."""
+    if cell_id in told:
+        return element("a", code(cell_id), href=f"#{anchor_of(cell_id)}", title=title)
+    return code(cell_id) if title is None else element("span", code(cell_id), title=title)
 
 
 def code(text: str) -> Markup:

@@ -1,26 +1,25 @@
 """The sections of the page, in their order: facts to HTML. Pure."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import polars as pl
-
-from orchestrator.answer import recipe_text
-from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
+from orchestrator.report.answer_section import answer_section
+from orchestrator.report.axes_section import axes_section
+from orchestrator.report.cell_sections import cells_of_frontier
+from orchestrator.report.choice_section import choice_section
 from orchestrator.report.conflict_section import conflict_section
-from orchestrator.report.effects_section import effects_section
 from orchestrator.report.facts import Facts
-from orchestrator.report.headline import answers, paragraph
-from orchestrator.report.markup import Column, Markup, element, join, table
+from orchestrator.report.fits_section import fits_section
+from orchestrator.report.layers_section import layers_section
+from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.measures_section import measures_section
-from orchestrator.report.panels import Panel, line_axes
-from orchestrator.report.parts import at, chart_slots, empty, legend, per_shots, shots_key, tasks_at
+from orchestrator.report.operations_section import operations_section
+from orchestrator.report.panels import Panel
+from orchestrator.report.parts import chart_slots, empty, legend
 from orchestrator.report.protocols_section import protocols_section
-from orchestrator.report.state_sections import cells_section, missing_section, operations_section
-from orchestrator.report.words import fixed, listed, signed
+from orchestrator.report.state_sections import cells_section, missing_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,36 +34,21 @@ class Section:
 def sections(facts: Facts, panels: Sequence[Panel], plan: Mapping[str, Any], files: Sequence[str]) -> list[Section]:
     """All sections, in the order of the page; `files` are the paths, relative to it, of tables and figures."""
     return [
-        Section("answer", "The answer", _answer(facts)),
+        Section("answer", "The answer", answer_section(facts)),
         Section("frontier", "Downstream against upstream accuracy", _frontier(facts, panels)),
-        Section("fits", "Fits and verdicts", _fits(facts)),
+        Section("fits", "Fits and verdicts", fits_section(facts)),
         Section("conflicts", "Conflicts", conflict_section(facts, panels)),
-        Section("effects", "Effects", effects_section(facts, panels)),
-        Section("layers", "Layers", _layers(facts, panels)),
+        Section("choice", "Which cell to take", choice_section(facts, panels)),
+        Section("axes", "Axes", axes_section(facts, panels)),
+        Section("layers", "Layers", layers_section(facts, panels)),
+        Section("upstream", "Norms, margins and ranks", measures_section(facts, panels)),
         Section("protocols", "Protocols", protocols_section(facts)),
-        Section("upstream", "Upstream measures", measures_section(facts, panels)),
-        Section("axes", "Axes", _axes(facts, panels)),
         Section("missing", "What is missing, and why", missing_section(facts)),
         Section("operations", "Operations", operations_section(facts, plan)),
+        Section("frontier-cells", "Cells of the frontier", cells_of_frontier(facts)),
         Section("cells", "All cells", cells_section(facts)),
         Section("methods", "Methods and files", _methods(facts, files)),
     ]
-
-
-def _answer(facts: Facts) -> Markup:
-    sentences = [
-        element(
-            "li",
-            element("b", answer.about),
-            f": {answer.verdict} ",
-            element("small", answer.best),
-            data_shots=shots_key(answer.shots),
-            class_=None if answer.sure else "unsure",
-        )
-        for answer in answers(facts)
-    ]
-    listed = element("ul", *sentences, class_="answers") if sentences else empty("No value has been measured yet.")
-    return join([element("p", paragraph(facts)), listed])
 
 
 def _frontier(facts: Facts, panels: Sequence[Panel]) -> Markup:
@@ -79,132 +63,6 @@ def _frontier(facts: Facts, panels: Sequence[Panel]) -> Markup:
     return join(
         [element("p", note), legend(facts), element("p", beyond, class_="option"), chart_slots(panels, "frontier")]
     )
-
-
-def _fits(facts: Facts) -> Markup:
-    if not facts.tasks:
-        return empty("There is nothing to fit yet.")
-    note = (
-        "The law e_DS = k e_US^α + e_IR, fitted to the upper hull, to its rising part, and to all cells; the "
-        "saturation value is 1 − e_IR with its 95 % interval. What stands in grey is not identified by the data, and "
-        "has no number; tables/fits.csv has what was fitted. The recipe names the best cell of the hull."
-    )
-    fits = per_shots(facts, _fit_table)
-    return join([element("p", note), fits, element("h3", "What predicts best"), _held_out(facts)])
-
-
-def _fit_table(facts: Facts, shots: int | None) -> Markup:
-    headings = ("saturation value (hull) and verdict", "rising part", "all cells", "recipe for the best vertex")
-    columns = [Column("task"), *(Column(heading) for heading in headings)]
-    columns += [Column(heading, "number") for heading in ("cells", "vertices")]
-    return table(columns, map(_fit_row, tasks_at(facts, shots)), f"The fits of every task{at(shots)}")
-
-
-def _fit_row(task: Mapping[str, Any]) -> list[object]:
-    recipe = "" if task["recipe"] and task["recipe"]["cells"] else "unsure"
-    return [
-        task["task"],
-        _judged(task["fits"]["hull"], task["verdict"]),
-        *(_judged(task["fits"][method]) for method in METHODS if method != "hull"),
-        element("div", recipe_text(task), class_=f"verdict {recipe}".strip()),
-        task["n"],
-        task["hull_vertices"],
-    ]
-
-
-def _judged(fit: Mapping[str, Any] | None, without: str = "no fit") -> Markup:
-    """A saturation value with its verdict; the verdict alone where the data do not identify the value."""
-    if fit is None:
-        return element("div", element("small", without), class_="verdict unsure")
-    text = element("small", fit["verdict"])
-    if not fit["identifiable"]:
-        return element("div", text, class_="verdict unsure")
-    interval = f" [{fixed(1 - fit['e_ir_high'], 3)}, {fixed(1 - fit['e_ir_low'], 3)}]"
-    return element("div", fixed(1 - fit["e_ir"], 3), interval, element("br"), text, class_="verdict")
-
-
-def _held_out(facts: Facts) -> Markup:
-    """Errors of the fits and of simpler rivals, all on the same points."""
-    note = (
-        "Root mean square error on the cells above the 80 % quantile of upstream accuracy, and on the hull's vertices "
-        "among them, of models that saw the other cells only: the three fits, a straight line in logit space, a "
-        "constant, and a monotone regression. All are asked for the same points. An error in parentheses is that of a "
-        "degenerate law, which rests on a bound or on no more than three points, so that it cannot be the best; on "
-        f"fewer than {MIN_HELD_OUT} points none is. "
-    )
-    best = Counter(task["held_out"]["best_model"] for task in facts.tasks if task["held_out"]["best_model"])
-    won = listed([f"{MODEL_NAMES[name]} on {count}" for name, count in best.most_common()])
-    said = f"Best on all cells beyond, by number of tasks and shots: {won}." if won else "Too little could be held out."
-    return join([element("p", note, said), per_shots(facts, _held_out_table)])
-
-
-def _held_out_table(facts: Facts, shots: int | None) -> Markup:
-    columns = [Column("task"), Column("predicts best"), Column("on")]
-    columns += [Column(MODEL_NAMES[name], "number") for name in MODELS] + [Column("points", "number")]
-    rows = [row for task in tasks_at(facts, shots) for row in _held_out_rows(task)]
-    return table(columns, rows, f"Held-out errors{at(shots)}")
-
-
-def _held_out_rows(task: Mapping[str, Any]) -> list[list[object]]:
-    held = task["held_out"]
-    return [
-        [
-            task["task"],
-            MODEL_NAMES[contest["best_model"]] if contest["best_model"] else "–",
-            points,
-            *(_error(contest, name) for name in MODELS),
-            contest["num_points"],
-        ]
-        for points, contest in (("cells", held), ("vertices", held["frontier"]))
-    ]
-
-
-def _error(contest: Mapping[str, Any], name: str) -> str:
-    """A model's error; in parentheses that of a degenerate law."""
-    error = fixed(contest["rmse"][name], 4)
-    return f"({error})" if name in contest["degenerate"] and contest["rmse"][name] is not None else error
-
-
-def _layers(facts: Facts, panels: Sequence[Panel]) -> Markup:
-    if not any(panel.kind == "layers" for panel in panels):
-        return empty("Only one layer of each cell was probed, or none yet.")
-    note = (
-        "Accuracy of the probe at every layer, mean over the cells of a model and over draws; thicker lines are larger "
-        "models. Depth is the layer's number as a part of all, and 1 the features before the head. The ring marks the "
-        "best layer of each model. Below, the layer of a cell is chosen on one half of the draws and scored on the "
-        "other, so that its gain is not the luck of the draws; with one draw it is an upper bound. Drift is Spearman's "
-        "correlation of the best layer's depth with upstream accuracy."
-    )
-    return join([element("p", note), legend(facts), chart_slots(panels, "layers"), per_shots(facts, _best_layers)])
-
-
-def _best_layers(facts: Facts, shots: int | None) -> Markup:
-    frame = facts.effects["layers"].filter(pl.col("shots").eq_missing(pl.lit(shots, pl.Int64)))
-    found = {(row["task"], row["family"]): row for row in frame.iter_rows(named=True)}
-    tasks = frame["task"].unique(maintain_order=True)
-    rows = [[task, *(_best(found.get((task, family))) for family in (None, *facts.families))] for task in tasks]
-    columns = [Column("task"), Column("all cells", "line"), *(Column(family, "line") for family in facts.families)]
-    what = "Mean gain of the best layer over the last, its median depth, drift, and in how many cells the last is best"
-    return table(columns, rows, f"{what}{at(shots)}")
-
-
-def _best(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    drift = "" if row["drift"] is None else f"; drift {row['drift']:+.2f}".replace("-", "−")
-    last = f"last best in {row['last_best']} of {row['cells']}"
-    return f"{signed(row['gain'])} at {fixed(row['depth'], 2)}{drift}; {last}"
-
-
-def _axes(facts: Facts, panels: Sequence[Panel]) -> Markup:
-    kinds = [f"axis {axis}" for axis in line_axes(facts)]
-    if not any(panel.kind in kinds for panel in panels):
-        return empty("No ordered axis has cells that differ in it only.")
-    note = (
-        "A thin line joins cells that differ in one axis only; a thick one is the mean over the lines of a family that "
-        "have all its values. Mean downstream accuracy is that over all tasks."
-    )
-    return join([element("p", note), legend(facts), chart_slots(panels, *kinds)])
 
 
 def _methods(facts: Facts, files: Sequence[str]) -> Markup:

@@ -27,6 +27,8 @@ def with_short_tasks(facts: Facts) -> Facts:
         layers=_renamed(facts.layers, names),
         changes=_renamed(facts.changes, names),
         strongest=_renamed(facts.strongest, names),
+        differing=_renamed(facts.differing, names),
+        along=_renamed(facts.along, names),
         effects=effects,
         tasks=tasks,
     )

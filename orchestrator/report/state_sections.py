@@ -1,14 +1,12 @@
-"""The sections on what ran: missing and failed cells, operations, all cells. Pure."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The sections on where cells stand: missing and failed ones, all of them. Pure."""
 
 import polars as pl
 
-from orchestrator.report.facts import MODEL, Facts
-from orchestrator.report.markup import Column, Markup, bar, element, join, table
-from orchestrator.report.parts import code, empty
-from orchestrator.report.words import count, duration, fixed, si
+from orchestrator.report.anchors import told_of
+from orchestrator.report.facts import Facts
+from orchestrator.report.markup import Column, Markup, element, join, table
+from orchestrator.report.parts import code, empty, linked
+from orchestrator.report.words import count, fixed, si
 
 LISTED_CELLS = 50  # of each cause; tables/cells has all
 ENDED_WELL = ("done", "diverged")
@@ -37,40 +35,11 @@ def missing_section(facts: Facts) -> Markup:
     return join([*parts, element("h3", "Rows without a value"), _dropped(facts)])
 
 
-def operations_section(facts: Facts, plan: Mapping[str, Any]) -> Markup:
-    """Job time and attempts by model, and what was planned."""
-    if not facts.num_states:
-        return empty("Nothing is known about the jobs of imported results.")
-    keys = [name for name in MODEL if name in facts.cells.columns]
-    sums = facts.cells.group_by(keys or [pl.lit("all").alias("family")], maintain_order=True).agg(
-        cells=pl.len(),
-        params=pl.col("params").max(),
-        flops=pl.col("flops").sum(),
-        attempts=pl.col("attempts").sum(),
-        seconds=pl.col("seconds").sum(),
-    )
-    most = max(*sums["seconds"].to_list(), 1e-9)
-    rows = [
-        [
-            " ".join(str(row[key]) for key in keys) or "all",
-            row["cells"],
-            si(row["params"]),
-            si(row["flops"] or None),
-            row["attempts"],
-            bar(row["seconds"] / most, duration(row["seconds"])),
-            duration(row["seconds"] / row["cells"]),
-        ]
-        for row in sums.iter_rows(named=True)
-    ]
-    headings = ("cells", "parameters", "training FLOPs", "attempts", "job time", "a cell")
-    columns = [Column("model"), *(Column(heading, "number") for heading in headings)]
-    return join([element("p", _hours(facts, plan)), table(columns, rows, "Jobs by model")])
-
-
 def cells_section(facts: Facts) -> Markup:
     """Every cell, to be unfolded."""
     if facts.cells.is_empty():
         return empty("The study has no cells.")
+    told = told_of(facts)
     unstated = "not in the study" if facts.num_states else "imported"
     columns = [
         Column("cell"),
@@ -79,7 +48,13 @@ def cells_section(facts: Facts) -> Markup:
         Column("upstream accuracy", "number"),
     ]
     rows = [
-        [code(row["cell_id"]), row["text"], si(row["params"]), fixed(row["upstream"], 4), row["status"] or unstated]
+        [
+            linked(row["cell_id"], told),
+            row["text"],
+            si(row["params"]),
+            fixed(row["upstream"], 4),
+            row["status"] or unstated,
+        ]
         for row in facts.cells.iter_rows(named=True)
     ]
     inner = table([*columns, Column("status")], rows, "At the last checkpoint")
@@ -120,15 +95,3 @@ def _dropped(facts: Facts) -> Markup:
     columns = [Column("task"), Column("shots", "number"), Column("reason"), Column("rows", "number")]
     by_task = element("details", element("summary", "By task"), table(columns, rows, "Rows left out of the fits"))
     return join([element("p", lead), element("ul", *reasons), by_task])
-
-
-def _hours(facts: Facts, plan: Mapping[str, Any]) -> str:
-    seconds, attempts = float(facts.cells["seconds"].sum()), int(facts.cells["attempts"].sum())
-    used = f"{seconds / 3600:.2f} job-hours used in {count(attempts, 'attempt')}."
-    planned = [f"{plan[key]:.2f} {name}" for key, name in PLANNED.items() if plan.get(key)]
-    if plan.get("sbatch_calls"):
-        planned.append(count(plan["sbatch_calls"], "sbatch call"))
-    return f"{used} Planned: {', '.join(planned)}." if planned else used
-
-
-PLANNED = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}

@@ -64,6 +64,10 @@ CAPTIONS = {
     "fits": "Fits of the law to the hull, to its rising part and to all cells.",
     "results": "Upstream and downstream accuracy of every cell.",
     "conflicts": "The strongest conflicts: pairs of cells of which one is better upstream and worse downstream.",
+    "conflict_axes": "The axes in which cells of conflicting pairs differ.",
+    "measures_along": "How each measure goes with upstream accuracy, and with downstream accuracy beyond it.",
+    "attempts": "Every attempt, with its hours.",
+    "operations": "What each stage of each cell was planned to take, took and lost, by accelerator.",
     "axes": "What raising one axis does, all else equal.",
     "layers": "Mean accuracy of the probe at every layer.",
     "measures": "Measures of each cell's last checkpoint on the held-out upstream images.",
@@ -93,10 +97,13 @@ def write_tables(facts: Facts, folder: Path) -> list[Path]:
             facts.cells.drop("upstream", "text"), on="cell_id", how="left", maintain_order="left"
         ),
         "conflicts": facts.strongest,
+        "conflict_axes": facts.differing,
         "axes": facts.changes,
         "layers": facts.layers,
         "measures": facts.measures,
+        "measures_along": facts.along,
         "cells": facts.cells.drop("text"),
+        **_operations_tables(facts),
         **{f"effects_{name}": frame for name, frame in facts.effects.items()},
     }
     return [path for name, table in named.items() for path in write_table(table, name, CAPTIONS[name], folder)]
@@ -145,6 +152,27 @@ def summary_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
             row |= {"saturation": 1 - fit["e_ir"], "low": 1 - fit["e_ir_high"], "high": 1 - fit["e_ir_low"]}
         rows.append(row)
     return pl.DataFrame(rows, schema=SUMMARY_SCHEMA).with_columns(pl.selectors.float().round(4))
+
+
+def _operations_tables(facts: Facts) -> dict[str, pl.DataFrame]:
+    """Every attempt; and what each stage of each cell was planned to take, took and lost, by accelerator."""
+    took = facts.operations
+    if took is None:
+        return {}
+    keys = ["cell_id", "stage", "kind", "accelerator"]
+    sums = took.attempts.group_by(keys).agg(
+        pl.col("seconds", "hours", "lost_hours").sum(),
+        *(pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in ("price", "lost_price")),
+        attempts=(pl.col("attempt") > 0).sum(),
+        died=(pl.col("outcome") == "died").sum(),
+        waited_seconds=pl.col("waited_seconds").max(),
+    )
+    planned = took.planned.group_by(keys).agg(pl.col("planned_hours").sum())
+    rows = planned.join(sums, on=keys, how="full", coalesce=True, nulls_equal=True)
+    rows = rows.join(took.files.select("cell_id", "images_per_second", "mfu"), on="cell_id", how="left")
+    cells = facts.cells.select("cell_id", *facts.varying)
+    operations = rows.join(cells, on="cell_id", how="left").sort("cell_id", "stage", "accelerator")
+    return {"attempts": took.attempts, "operations": operations}
 
 
 def fits_table(tasks: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

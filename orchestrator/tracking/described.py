@@ -5,7 +5,7 @@ from typing import Any
 
 from models.errors import DataError
 from models.recipe import Axes
-from orchestrator.attempts import Attempt, read_attempts
+from orchestrator.attempts import Attempt, read_attempts, taken
 from orchestrator.files import read_records
 from orchestrator.store import Manifest, Store
 from orchestrator.study import Study
@@ -90,16 +90,10 @@ def _resources(attempts: Sequence[Attempt], manifests: dict[str, Manifest]) -> d
 
 def _gpu_hours(attempts: Sequence[Attempt], manifests: dict[str, Manifest], records: Sequence[dict[str, Any]]) -> float:
     """What all attempts have used; of a training whose end nobody recorded, up to its last record."""
-    starts = [attempt.started for attempt in attempts if attempt.stage == "train"]
-    times = [float(record["time"]) for record in records if isinstance(record.get("time"), int | float)]
     hours = 0.0
-    for attempt in attempts:
+    for attempt, used in zip(attempts, taken(attempts, records), strict=True):
         asked = manifests[attempt.token].resources if attempt.token in manifests else {}
-        seconds = attempt.seconds
-        if attempt.end is None and attempt.stage == "train" and attempt.started:
-            until = min((start for start in starts if start > attempt.started), default=float("inf"))
-            seconds = max((t - attempt.started for t in times if attempt.started <= t < until), default=0.0)
-        hours += seconds / 3600 * asked.get("accelerators", 0) * asked.get("num_nodes", 1)
+        hours += used.seconds / 3600 * asked.get("accelerators", 0) * asked.get("num_nodes", 1)
     return hours
 
 

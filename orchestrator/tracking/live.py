@@ -150,7 +150,7 @@ def _note_progress(cell: CellFiles, opened: OpenRun, draft: Path) -> bool:
             there = known.num_told if known else None
         except NoAnswerError as error:
             problem = one_line(error)
-    note(cell.folder, ok=not problem, mode=MODE, error=problem or None, rows=there)
+    note(cell.folder, ok=not problem, mode=MODE, error=problem or None, rows=there, url=opened.run.url)
     return bool(listener.fatal)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from models.errors import UserError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.tracking.account import base_url, need_key
 from orchestrator.tracking.client import one_line, own_environment, settings_of
 from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
@@ -71,6 +72,7 @@ def read_runs(
     tables: bool = True,
     timeout_s: float = TIMEOUT_S,
     num_retries: int = NUM_RETRIES,
+    tell: Tell = tell_nobody,
 ) -> ReadRuns:
     """The runs of a project, or of one group of it.
 
@@ -81,6 +83,7 @@ def read_runs(
         tables: whether results tables that studies logged are fetched.
         timeout_s: how long one request may take, with what the client waits after a refusal.
         num_retries: how often the client asks again after 429 or 5xx.
+        tell: hears how many of the runs that have changed are read.
 
     Raises:
         UserError: no key, a refused one, no such project, no runs, a server that stays busy, broken or silent, a cache
@@ -95,6 +98,7 @@ def read_runs(
             raise UserError(f"W&B: {path} has no runs{f' of group {group!r}' if group else ''}")
         changed = [run.id for run in listed if not kept.has(run.id, _stamp(run))]
         for first in range(0, len(changed), READ):
+            tell("reading runs", first, len(changed))
             _read(api, path, changed[first : first + READ], kept)
         summaries = [run for run in listed if run.job_type == SUMMARY_JOB] if tables else []
         patience = Patience(timeout_s, num_retries)

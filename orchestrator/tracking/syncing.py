@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +78,20 @@ class Report:
             "left": self.left,
             "stopped": self.stopped,
             "study": self.study,
+            "cells": list(self._cells()),
         }
+
+    def _cells(self) -> Iterator[dict[str, Any]]:
+        """What became of each cell of which something was to be told."""
+        for cell_id, rows in self.told.items():
+            yield {"cell_id": cell_id, "outcome": "mirrored", "rows": rows, "reason": None}
+        troubles: list[tuple[str, str, str | None]] = [
+            *(("failed", cell_id, reason) for cell_id, reason in {**self.failed, **self.later}.items()),
+            *(("by_others", cell_id, None) for cell_id in self.busy),
+            *(("left", cell_id, self.stopped) for cell_id in self.left),
+        ]
+        for outcome, cell_id, why in troubles:
+            yield {"cell_id": cell_id, "outcome": outcome, "rows": None, "reason": why}
 
 
 @dataclass(slots=True)

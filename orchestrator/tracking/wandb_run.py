@@ -125,7 +125,9 @@ def mirror_cell(
         close()
         result = _result(cell, problem_of(error), trouble_of(error), mode=mode)
     rows = result.num_rows if result.ok else None
-    more = stamped(Place.of(description.project, description.entity), stamp) if result.ok and mode == "online" else {}
+    more: dict[str, Any] = {"url": result.url} if mode == "online" else {}
+    if result.ok and mode == "online":
+        more |= stamped(Place.of(description.project, description.entity), stamp)
     note(cell_dir, ok=result.ok, mode=mode, error=result.error, rows=rows, outcome=outcome, **more)
     return result
 

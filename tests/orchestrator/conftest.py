@@ -29,6 +29,12 @@ mode = "disabled"
 """
 
 
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch):
+    """Off a terminal nothing has a width unless COLUMNS gives it one: tests look at what 80 columns show."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 class SmallStudy:
     """Four cells that train in a second each."""
 

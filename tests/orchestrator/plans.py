@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from models.data import describe
 from orchestrator.grid import cells
+from orchestrator.images import ON_DISK
 from orchestrator.plan import make_plan
 from orchestrator.sizing import size_cell
 from orchestrator.state import CellState, StageState, Status
@@ -49,8 +49,7 @@ def load(small, sets=(), more=""):
 
 def sizes_of(study, found, profile, *, hours=None, speeds=None):
     """Sizes by cell; `hours` sets what each training is expected to take (and its evaluation a tenth of it)."""
-    info = describe(study.upstream.dataset)
-    sizes = {cell.cell_id: size_cell(study, cell.recipe, info, profile, speeds) for cell in found}
+    sizes = {cell.cell_id: size_cell(study, cell.recipe, ON_DISK, profile, speeds) for cell in found}
     if hours is None:
         return sizes
     return {

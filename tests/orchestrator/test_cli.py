@@ -9,14 +9,15 @@ import pytest
 from typer.main import get_command
 
 from orchestrator.cli import app
+from orchestrator.csv_columns import TABLES
 from orchestrator.files import append_record
 from slurm.cluster import local_profile
 from slurm.failures import Cause
+from tests.orchestrator.command_page import commands, page
 from tests.orchestrator.ledger import TRAIN
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = sorted(get_command(app).commands)
 HEAVY = ("torch", "timm", "torchvision", "wandb", "tensorboard", "altair")
 
 
@@ -47,11 +48,26 @@ def test_the_login_node_loads_no_torch(words, tmp_path, monkeypatch):
     assert loaded_by(*words) == []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name.split() for name, _ in commands(get_command(app).commands)], ids=" ".join)
 def test_every_command_says_what_it_does(command):
-    said = upshot(command, "--help")
+    said = upshot(*command, "--help")
     assert len(said.splitlines()) > 5
-    assert get_command(app).commands[command].help
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_the_page_of_commands_is_what_the_code_says():
+    written = (ROOT / "docs" / "commands.md").read_text()
+    assert written == page(), "python -m tests.orchestrator.command_page > docs/commands.md"
+
+
+def test_every_command_that_prints_a_list_prints_it_for_programs():
+    told = {name for name, command in commands(get_command(app).commands) if "--json" in str(options_of(command))}
+    assert {name for name, _ in commands(get_command(app).commands)} - told == {"init", "watch", "demo"}
+    assert told - {"logs"} == set(TABLES) - {"reduce --submit"}
+
+
+def options_of(command):
+    return [parameter.opts for parameter in command.params]
 
 
 def test_init_then_plan(tmp_path):
@@ -157,7 +173,7 @@ def test_why_tells_a_cells_deaths_and_what_comes_next(deadly):
 def test_why_names_images_that_could_not_be_read(deadly):
     record = {"event": "corrupt_images", "step": 5, "count": 7, "first": ["photos/cat/3.jpg: not a readable image"]}
     append_record(deadly.store.train_log(deadly.cells[2].cell_id), record)
-    said = upshot("why", deadly.cells[2].cell_id, deadly.store.root)
+    said = upshot("why", deadly.cells[2].cell_id, deadly.store.root, env={"COLUMNS": None})
     assert "images that could not be read: 7, the first: photos/cat/3.jpg: not a readable image" in said
     assert "could not be read" not in upshot("why", deadly.cells[1].cell_id, deadly.store.root)
 

@@ -14,11 +14,14 @@ import pytest
 from orchestrator.charts import svg
 from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
+from orchestrator.report.axis_panels import axis_panels
+from orchestrator.report.conflict_panels import conflict_panels
 from orchestrator.report.effect_panels import effect_panels
 from orchestrator.report.facts import gather
 from orchestrator.report.figures import figure_specs
-from orchestrator.report.measures_section import measure_panels
-from orchestrator.report.panels import study_panels
+from orchestrator.report.layer_panels import layer_panels
+from orchestrator.report.measure_panels import measure_panels
+from orchestrator.report.panels import frontier_panels
 from orchestrator.report.short_tasks import with_short_tasks
 from tests.orchestrator.test_report import CHROMIUM, HOSTILE, measures_of, synthetic, with_linear
 
@@ -135,7 +138,8 @@ def drawn(request: pytest.FixtureRequest) -> dict[str, str]:
     results, states = STUDIES[request.param]()
     measures = measures_of(results) if "last_checkpoint" in results.columns and len(states) > 1 else None
     facts = with_short_tasks(gather(results, reduce_study(results, draws=2), states, measures))
-    panels = [*study_panels(facts), *effect_panels(facts), *measure_panels(facts)]
+    makers = (frontier_panels, conflict_panels, effect_panels, axis_panels, layer_panels, measure_panels)
+    panels = [panel for make in makers for panel in make(facts)]
     assert {panel.kind for panel in panels} >= {"frontier"}
     return {name: svg(spec) for name, spec in figure_specs(facts, panels)}
 

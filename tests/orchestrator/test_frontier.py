@@ -17,6 +17,8 @@ from orchestrator.frontier import (
     Law,
     Method,
     NumTest,
+    Seen,
+    Verdict,
     bootstrap,
     find_frontier,
     fit_law,
@@ -222,8 +224,8 @@ def test_law_of_the_paper_is_recovered_from_its_own_curve(task: str) -> None:
         assert (fit.law.k, fit.law.alpha, fit.law.e_ir) == pytest.approx((k, alpha, e_ir), rel=1e-6)
         assert fit.law.rmse < 1e-10
         assert fit.held_out_rmse == pytest.approx(0, abs=1e-9)
-    assert found.identifiable
-    assert found.verdict.startswith(f"saturates at {1 - e_ir:.3f} [")
+    assert found.said.identifiable
+    assert found.said.verdict.startswith(f"saturates at {1 - e_ir:.3f} [")
 
 
 @pytest.mark.parametrize("task", PAPER)
@@ -472,7 +474,7 @@ def test_nothing_depends_on_the_order_of_the_points(points: list[tuple[int, int]
         us_N, ds_N = arrays(points)
         sizes = NumTest(us_N=np.full(us_N.size, 1000), ds_N=np.full(us_N.size, 500)) if sized else None
         frontier = find_frontier(us_N, ds_N, sizes=sizes, draws=10)
-        return frontier.fits, frontier.identifiable, frontier.verdict, frontier.held_out
+        return frontier.fits, frontier.said, frontier.held_out
 
     expected = found(points)
     random.shuffle(points)
@@ -520,69 +522,130 @@ def a_fit(
     )
 
 
+def seen(
+    num_points: int = 9, best: float = 0.85, best_us: float = 0.7, *, rises: float = 0.0, falls: float = 0.0
+) -> Seen:
+    """Of 20 cells: a hull that rises by 0.3 to the best cell, of it so much at its end, and then falls."""
+    us_V = np.array([0.1, 0.2, 0.5, best_us - 0.02, best_us])
+    ds_V = np.array([best - 0.3, best - rises - 0.01, best - rises, best, best - falls])
+    return Seen(num_cells=20, num_points=num_points, us_V=us_V, ds_V=ds_V)
+
+
 def test_a_sure_fit_says_where_it_saturates_and_that_this_extrapolates() -> None:
     expected = "saturates at 0.93 [0.91, 0.95] if the law holds beyond the best upstream accuracy seen (0.700)"
-    assert verdict(a_fit(), num_vertices=9, min_e_ds=0.15, best_us=0.7) == (True, expected)
+    assert verdict(a_fit(), seen()) == Verdict(identifiable=True, verdict=expected)
 
 
 def test_nothing_is_extrapolated_where_a_cell_makes_no_upstream_error() -> None:
-    said = verdict(a_fit(), num_vertices=9, min_e_ds=0.15, best_us=1.0)
-    assert said == (True, "saturates at 0.93 [0.91, 0.95]")
+    said = verdict(a_fit(), seen(best_us=1.0))
+    assert said == Verdict(identifiable=True, verdict="saturates at 0.93 [0.91, 0.95]")
 
 
 def test_a_better_model_is_named_in_the_verdict() -> None:
-    _, sentence = verdict(a_fit(), num_vertices=9, min_e_ds=0.15, best_us=0.7, better="the line predicts better")
-    assert sentence.endswith("seen (0.700); the line predicts better")
+    said = verdict(a_fit(), seen(), better="the line predicts better")
+    assert said.verdict.endswith("seen (0.700); the line predicts better")
 
 
 def test_a_plateau_that_is_seen_is_no_reason_for_doubt() -> None:
-    fit = a_fit(e_ir=0.04, low=0.035, high=0.043)
-    sure, sentence = verdict(fit, num_vertices=9, min_e_ds=0.041, best_us=0.9)
-    assert sure
-    assert sentence.startswith("saturates at 0.960 [0.957, 0.965] if the law holds beyond")
-    assert sentence.endswith("; the best cell, 0.959, is there already")
+    said = verdict(a_fit(e_ir=0.04, low=0.035, high=0.043), seen(best=0.959, best_us=0.9))
+    assert said.identifiable
+    assert said.verdict.startswith("saturates at 0.960 [0.957, 0.965] if the law holds beyond")
+    assert said.verdict.endswith("; the best cell, 0.959, is there already")
+
+
+OPEN = "where it saturates cannot be told from these 20 cells: anything from {} fits, and the best cell has 0.85"
+BEND = "how it bends, and so where it ends, cannot be told from these 20 cells"
+UNSTABLE = "parts of these 20 cells lead to other answers than all of them"
+FLAT = "downstream accuracy does not rise with upstream accuracy here, so there is no frontier to extrapolate"
+DRAWS = "39 bootstrap draws are too few for a 95 % interval (40 are enough)"
 
 
 @pytest.mark.parametrize(
-    ("fit", "num_vertices", "reason"),
+    ("fit", "num_vertices", "technical", "plain"),
     [
-        (None, 0, "no cell has both accuracies"),
-        (None, 1, "the hull has 1 vertex"),
-        (None, 2, "the hull has 2 vertices"),
-        (a_fit(), 3, "the hull has 3 vertices, no more than the law has parameters"),
-        (a_fit(at_bound=("k_low",)), 9, "the frontier does not rise with upstream accuracy"),
-        (a_fit(at_bound=("alpha_low",)), 9, "alpha is on its lower bound (3)"),
-        (a_fit(at_bound=("alpha_high",)), 9, "alpha has no upper limit (from 3 up all fit equally well)"),
-        (a_fit(low=0.01, high=0.14), 9, "the interval of e_IR is 0.13 wide"),
-        (a_fit(e_ir=0.02, low=0.0, high=0.05), 9, "e_IR is not separated from 0"),
-        (a_fit(low=0.1, high=0.16, e_ir=0.12), 9, "e_IR is not separated from the lowest downstream error"),
-        (a_fit(e_ir=0.04), 9, "e_IR lies outside its own bootstrap interval"),
-        (a_fit(alpha_low=0.01, alpha_high=100.0), 9, "the interval of alpha holds every value that is allowed"),
-        (a_fit(alpha_low=3.01), 9, "alpha lies outside its own bootstrap interval"),
-        (a_fit(alpha_high=2.99), 9, "alpha lies outside its own bootstrap interval"),
-        (a_fit(failed=21), 9, "21 of 200 bootstrap draws could not be fitted"),
-        (a_fit(draws=39), 9, "39 bootstrap draws are too few for a 95 % interval (40 are enough)"),
+        (None, 1, "the hull has 1 vertex", "only 1 of 20 cells lies on the hull, too few to see how it bends"),
+        (None, 2, "the hull has 2 vertices", "only 2 of 20 cells lie on the hull, too few to see how it bends"),
+        (
+            a_fit(),
+            3,
+            "the hull has 3 vertices, no more than the law has parameters",
+            "only 3 of 20 cells lie on the hull, too few to see how it bends",
+        ),
+        (
+            None,
+            9,
+            "the hull has 9 vertices",
+            "20 cells have too few different upstream accuracies to see how it bends",
+        ),
+        (a_fit(at_bound=("k_low",)), 9, "the frontier does not rise with upstream accuracy", FLAT),
+        (a_fit(at_bound=("alpha_low",)), 9, "alpha is on its lower bound (3)", BEND),
+        (a_fit(at_bound=("alpha_high",)), 9, "alpha has no upper limit (from 3 up all fit equally well)", BEND),
+        (a_fit(low=0.01, high=0.14), 9, "the interval of e_IR is 0.13 wide", OPEN.format("0.86 to 0.99")),
+        (a_fit(e_ir=0.02, low=0.0, high=0.05), 9, "e_IR is not separated from 0", OPEN.format("0.95 to 1.00")),
+        (
+            a_fit(low=0.1, high=0.16, e_ir=0.12),
+            9,
+            "e_IR is not separated from the lowest downstream error",
+            OPEN.format("0.84 to 0.90"),
+        ),
+        (a_fit(e_ir=0.04), 9, "e_IR lies outside its own bootstrap interval", UNSTABLE),
+        (a_fit(alpha_low=0.01, alpha_high=100.0), 9, "the interval of alpha holds every value that is allowed", BEND),
+        (a_fit(alpha_low=3.01), 9, "alpha lies outside its own bootstrap interval", UNSTABLE),
+        (a_fit(alpha_high=2.99), 9, "alpha lies outside its own bootstrap interval", UNSTABLE),
+        (a_fit(failed=21), 9, "21 of 200 bootstrap draws could not be fitted", UNSTABLE),
+        (a_fit(draws=39), 9, DRAWS, DRAWS),
     ],
 )
-def test_every_doubt_has_its_sentence(fit: Fit | None, num_vertices: int, reason: str) -> None:
-    said = verdict(fit, num_vertices=num_vertices, min_e_ds=0.15, best_us=0.7)
-    assert said == (False, f"not identifiable: {reason}")
+def test_every_doubt_has_its_sentence(fit: Fit | None, num_vertices: int, technical: str, plain: str) -> None:
+    said = verdict(fit, seen(num_vertices))
+    assert (said.identifiable, said.verdict) == (False, f"not identifiable: {plain}")
+    assert said.reasons == (technical,)
 
 
-def test_all_reasons_are_given() -> None:
-    identifiable, sentence = verdict(a_fit(low=0.0, high=0.2), num_vertices=3, min_e_ds=0.15, best_us=0.7)
-    assert not identifiable
-    assert sentence.count(";") == 3
+def test_without_cells_there_is_nothing_to_tell() -> None:
+    nothing = Seen(num_cells=0, num_points=0, us_V=np.empty(0), ds_V=np.empty(0))
+    said = verdict(None, nothing)
+    assert (said.verdict, said.reason) == ("not identifiable: no cell has both accuracies", "no cells")
+
+
+def test_all_reasons_are_given_and_the_gravest_leads() -> None:
+    said = verdict(a_fit(low=0.0, high=0.2, failed=30), seen(num_points=3))
+    assert not said.identifiable
+    assert len(said.reasons) == 5
+    assert said.reason == "too few cells"
+    assert verdict(a_fit(low=0.0, high=0.2, failed=30), seen()).reason == "end not seen"
+
+
+def test_a_frontier_that_still_rises_is_told_from_one_whose_end_is_open() -> None:
+    wide = a_fit(low=0.0, high=0.2)
+    rising = verdict(wide, seen(rises=0.15))
+    assert rising.reason == "still rising"
+    assert rising.verdict == (
+        "not identifiable: still rising at the best cell (0.85), no sign of a plateau yet: anything from 0.80 to 1.00 "
+        "fits"
+    )
+    assert verdict(wide, seen()).reason == "end not seen"
+    # A sure fit may rise at its last cell: the law says where it ends.
+    assert verdict(a_fit(), seen(rises=0.15)).identifiable
+
+
+def test_a_frontier_that_falls_by_half_of_its_rise_does_not_rise() -> None:
+    wide = a_fit(low=0.0, high=0.2)
+    assert verdict(wide, seen(falls=0.16)).reason == "does not rise"
+    assert verdict(wide, seen(falls=0.14)).reason == "end not seen"
 
 
 def test_public_tables_identify_saturation_on_one_task_only() -> None:
-    found = {task: find_frontier(*accuracies(task), draws=200) for task in REFERENCE}
-    assert [task for task, result in found.items() if result.identifiable] == ["imagenet-real"]
+    found = {task: find_frontier(*accuracies(task), draws=200).said for task in REFERENCE}
+    assert [task for task, said in found.items() if said.identifiable] == ["imagenet-real"]
     assert found["imagenet-real"].verdict == (
         "saturates at 0.95 [0.94, 0.98] if the law holds beyond the best upstream accuracy seen (0.901); on held-out "
         "vertices the all-cells fit predicts better (error 0.0059 against 0.0112)"
     )
-    assert found["imagenet-a"].verdict == "not identifiable: the hull has 2 vertices"
+    assert found["imagenet-a"].verdict == (
+        "not identifiable: only 2 of 1,555 cells lie on the hull, too few to see how it bends"
+    )
+    assert found["imagenet-a"].reasons == ("the hull has 2 vertices",)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -590,5 +653,5 @@ def test_too_few_points_give_a_verdict_and_no_fit(n: int) -> None:
     us_N = np.linspace(0.2, 0.4, n)
     found = find_frontier(us_N, us_N)
     assert found.fits == {"hull": None, "rising": None, "all": None}
-    assert not found.identifiable
+    assert not found.said.identifiable
     assert found.hull.size == n

@@ -13,8 +13,8 @@ from models.errors import DataError, UnknownNameError, UserError
 from orchestrator.conflicts import controlled_pairs, strongest_pairs
 from orchestrator.importing import Imported, import_tables, to_json, write_results
 from orchestrator.reduce import reduce_study
+from orchestrator.report.conflict_panels import changes_panels
 from orchestrator.report.facts import gather
-from orchestrator.report.panels import changes_panels
 from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import DATA, NUM_TEST, REFERENCE
 from tests.orchestrator.upshot_command import upshot, upshot_json

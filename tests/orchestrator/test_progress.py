@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.observe import Observation
-from orchestrator.progress import counts_line, duration, failures_by_cause, hours_line, lines_of, notes, seconds_left
+from orchestrator.progress import counts_line, failures_by_cause, hours_line, lines_of, notes, seconds_left
 from orchestrator.speeds import measure_speeds
 from orchestrator.state import CellState, StageState, Status
+from orchestrator.terminal import duration
 from slurm.failures import Cause
 from tests.orchestrator.plans import load, plan_of
 
@@ -72,7 +73,7 @@ def test_nothing_runs_before_the_scheduler_expects_to_start_it(small):
 
 def test_a_line_counts_every_cell_once(small):
     observed = seen(small, s("done", "done"), s("running", "pending"), s("unknown", "new"), s("diverged", "done"))
-    assert counts_line(observed) == "1 done, 1 running, 1 pending, 0 failed, 1 diverged"
+    assert counts_line(observed) == "1 done, 1 running, 1 pending, 0 failed, 1 diverged, – left"
     assert "0 diverged" not in counts_line(seen(small, s("done", "done")))
 
 

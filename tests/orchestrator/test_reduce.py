@@ -27,8 +27,11 @@ TASK_KEYS = {
     "fits",
     "identifiable",
     "verdict",
+    "reason",
+    "reasons",
     "held_out",
     "recipe",
+    "more_cells",
     "recipe_reason",
     "spearman",
     "kendall",
@@ -57,6 +60,8 @@ FIT_KEYS = {
     "points",
     "identifiable",
     "verdict",
+    "reason",
+    "reasons",
 }
 
 
@@ -403,11 +408,15 @@ def test_what_is_no_number_of_an_axis_is_unknown() -> None:
     assert reduce_study(table(*rows), draws=5)["effects"]["axes"][0]["n"] == 3
 
 
-@pytest.mark.parametrize(("n", "hull"), [(1, "1 vertex"), (2, "2 vertices")])
-def test_too_few_cells_have_null_fits_and_a_verdict(n: int, hull: str) -> None:
+@pytest.mark.parametrize(("n", "cells"), [(1, "1 cell is"), (2, "2 cells are")])
+def test_too_few_cells_have_null_fits_and_a_verdict(n: int, cells: str) -> None:
     task = only_task(table(*[row(f"c{i}", i / 10, i / 10) for i in range(n)]))
     assert task["fits"] == {"hull": None, "rising": None, "all": None}
-    assert (task["identifiable"], task["verdict"]) == (False, f"not identifiable: the hull has {hull}")
+    assert (task["identifiable"], task["verdict"]) == (
+        False,
+        f"not identifiable: {cells} too few to see how it bends",
+    )
+    assert (task["reason"], task["more_cells"]) == ("too few cells", None)
     assert (task["spearman"] is None) == (n == 1)
 
 

@@ -42,8 +42,7 @@ def test_every_line_fits_80_columns_and_no_name_is_broken_within_a_word(capsys: 
     assert "shots" not in text
     assert "\x1b" not in text, "no colour off a terminal"
     long = printed(timm().filter(task="sketch").with_columns(task=pl.lit("a_very_long-name.of/a_task" * 2)), capsys)
-    assert "\na_very_long-name.of/a_taska_very_ " in long
-    assert "\nlong-name.of/a_task " in long
+    assert re.search(r"^….*_very_long-name.of/a_task  ", long, re.M), "the end of a name tells more than its beginning"
 
 
 def test_every_task_has_its_numbers_and_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from models.recipe import num_steps
 from orchestrator import drive, sizing
 from orchestrator.evaluation_cost import evaluation_work, feature_width
 from orchestrator.grid import planned_architecture
+from orchestrator.images import ImagesOnDisk
 from orchestrator.sizing import packed_cost, rounded_minutes, with_less_memory
 from orchestrator.speeds import measure_speeds
 from orchestrator.spread import MEMORY_SHARE, TIME_MARGIN, TIME_START_MIN
@@ -92,7 +93,7 @@ def test_an_evaluation_encodes_every_image_once_whatever_is_fitted_to_it(small):
             small, [f"downstream.protocol={list(protocols)}", f"downstream.upstream={upstream}".lower()]
         )
         arch = planned_architecture(found[0].recipe)
-        work = evaluation_work(study, arch, describe("icons"))
+        work = evaluation_work(study, arch, ImagesOnDisk())
         assert work.flops(arch) == ladder.forward_flops(arch) * work.num_encoded
         assert (work.num_trained, work.batch_size) == (0, 0)
         return work.num_encoded
@@ -111,7 +112,7 @@ def test_fine_tuning_costs_its_steps_and_a_pass_of_the_test_images_for_each_mode
         small, ["downstream.protocol=finetune", 'downstream.tasks=["mnist"]', "downstream.upstream=false"]
     )
     arch = planned_architecture(found[0].recipe)
-    work = evaluation_work(study, arch, describe("icons"))
+    work = evaluation_work(study, arch, ImagesOnDisk())
     assert work.num_trained == 2 * 500 * (10 + 50)  # draws, steps, images of 1 and of 5 shots
     assert work.num_encoded == 4 * 1000
     assert work.flops(arch) == ladder.train_flops(arch) * work.num_trained + ladder.forward_flops(arch) * 4000
@@ -125,7 +126,7 @@ def test_features_of_all_training_images_are_held_of_the_last_layer_alone(small)
     def features_gb(protocol, task):
         study, found = load(small, [f"downstream.protocol={protocol}", f"downstream.tasks={task}"])
         arch = planned_architecture(found[0].recipe)
-        return evaluation_work(study, arch, describe("icons")).features_gb, arch
+        return evaluation_work(study, arch, ImagesOnDisk()).features_gb, arch
 
     images = tasks.task("noto_script")
     held, arch = features_gb("linear", '["noto_script"]')

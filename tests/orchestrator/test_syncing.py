@@ -608,6 +608,7 @@ def test_what_it_prints_fits_a_terminal_and_says_it_all(tmp_path: Path, server: 
         "left": [],
         "stopped": None,
         "study": None,
+        "cells": [],
     }
 
 
