@@ -20,6 +20,7 @@ Spec = dict[str, Any]
 
 TICKS = 5
 LEGEND_COLUMNS = 4
+PADDING = 20  # pixels round a figure: where it is shown in a wider font than it was laid out in, labels grow
 CROWD = 200  # points of a chart from which they become smaller
 # Vega-Lite's own names; a family has one colour and one shape everywhere.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
@@ -197,6 +198,7 @@ def figure_spec(multiples: Sequence[Multiple], theme: Theme, *, columns: int, wi
         "concat": parts,
         "columns": columns,
         "spacing": 18,
+        "padding": PADDING,
         "datasets": datasets,
         # What a screen reader says of each mark would be most of a picture's bytes.
         "config": {**config(theme), "aria": False},
