@@ -17,6 +17,7 @@ from orchestrator.effects import frames_of, residuals
 from orchestrator.effects.layers import BEST_LAYERS_SCHEMA, LOST_SCHEMA, LayerMeans, best_of, layer_means
 from orchestrator.effects.measures import ALONG_SCHEMA, along, quantities_at_depths
 from orchestrator.operations import Operations
+from orchestrator.report.choices import Choices, choices_of
 from orchestrator.results import AXIS_SCHEMA
 from orchestrator.selection import select_cells
 
@@ -83,6 +84,7 @@ class Facts:
         differing: on which axes the conflicting pairs differ (`conflicts.DIFFERING_SCHEMA`).
         crowded: axes that are not among the changes, and how many values they have.
         strongest: the strongest conflicts (`conflicts.STRONGEST_SCHEMA`).
+        choices: the accuracies at every protocol, number of shots and layer, as far as the page has room.
         protocol: whose values these are; None where the table does not say.
         tasks: the reducer's objects, one per task and shots.
         axes: the columns of `cells` that are axes, in the order of `conflicts.axes_of`.
@@ -106,6 +108,7 @@ class Facts:
     differing: pl.DataFrame
     crowded: Mapping[str, int]
     strongest: pl.DataFrame
+    choices: Choices
     protocol: str | None
     tasks: list[dict[str, Any]]
     axes: tuple[str, ...]
@@ -182,6 +185,7 @@ def gather(
         changes, strongest = (pl.DataFrame(schema=s) for s in (conflicts.CONTROLLED_SCHEMA, conflicts.STRONGEST_SCHEMA))
         differing, crowded = pl.DataFrame(schema=conflicts.DIFFERING_SCHEMA), {}
         residual, layers = pl.DataFrame(schema=RESIDUALS_SCHEMA), None
+        choices = Choices()
     else:
         selection = select_cells(results, reduced.get("protocol"))
         points = selection.cells.select(list(POINTS_SCHEMA)).sort("task", "shots", "cell_id")
@@ -191,6 +195,7 @@ def gather(
         crowded = conflicts.crowded_axes(selection.cells)
         residual = _mean_residuals(selection.cells)
         layers = layer_means(results, selection.protocol)
+        choices = choices_of(results, selection.protocol, cells)
     return Facts(
         cells=cells,
         points=points,
@@ -205,6 +210,7 @@ def gather(
         differing=differing,
         crowded=crowded,
         strongest=strongest,
+        choices=choices,
         protocol=reduced.get("protocol"),
         tasks=list(reduced["tasks"]),
         axes=axes,

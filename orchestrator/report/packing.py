@@ -27,12 +27,15 @@ class Columns:
         return f"[{','.join(self._numbers)}]"
 
 
-def pack(panels: Sequence[Panel], specs: Mapping[str, Any], *, shots: int | None, canvas_from: int) -> str:
-    """The page's data: specifications by theme and chart, panels, columns. Safe inside a script element.
+def pack(
+    panels: Sequence[Panel], specs: Mapping[str, Any], plots: Mapping[str, Any], *, shots: int | None, canvas_from: int
+) -> str:
+    """The page's data: specifications by theme and chart, panels, plots, columns. Safe inside a script element.
 
     Args:
-        panels: every panel of the page.
+        panels: those that Vega draws.
         specs: by theme, then by kind.
+        plots: what the page's own plots hold (`plot_data`).
         shots: which the page shows first.
         canvas_from: from how many points on a chart is drawn on a canvas.
     """
@@ -50,7 +53,7 @@ def pack(panels: Sequence[Panel], specs: Mapping[str, Any], *, shots: int | None
         }
         for panel in panels
     ]
-    about = _json({"shots": shots, "scale": SCALE, "canvas": canvas_from, "specs": specs, "panels": listed})
+    about = _json({"shots": shots, "scale": SCALE, "canvas": canvas_from, "specs": specs, "plots": plots, "panels": listed})
     return f'{about[:-1]},"columns":{columns.to_json()}}}'
 
 

@@ -1,73 +1,89 @@
-(() => {
-'use strict';
-const page = JSON.parse(document.getElementById('data').textContent);
-const dark = matchMedia('(prefers-color-scheme: dark)');
-const beyond = document.getElementById('beyond');
-const figures = [...document.querySelectorAll('figure[data-kind]')];
-const views = new Map();
-let shots = page.shots, round = 0;
+// What is drawn when: nothing before it comes near, everything before it is printed.
+const allPlots = [...document.querySelectorAll('figure[data-kind="frontier"]')].map(makePlot);
+const charts = [...document.querySelectorAll('figure[data-kind]:not([data-kind="frontier"])')];
+const near = new Set();
+const plotOf = new Map(allPlots.map(plot => [plot.figure, plot]));
+const PAPER_DENSITY = 3;
+let asked = false;
 
-const column = number => {
-  const packed = page.columns[number];
-  if (Array.isArray(packed)) return packed;
-  if (packed.n) return packed.n.map(value => value === null ? null : value / page.scale);
-  return Array(packed.len).fill(packed.same);
-};
-const rows = table => {
-  const names = Object.keys(table), columns = names.map(name => column(table[name]));
-  const all = (columns[0] || []).map((_, i) => Object.fromEntries(names.map((name, j) => [name, columns[j][i]])));
-  return all.filter(row => row.downstream !== null && row.upstream !== null && row.accuracy !== null);
-};
-const panelOf = figure => page.panels.find(panel => panel.kind === figure.dataset.kind &&
-  panel.name === figure.dataset.name && (panel.shots === shots ||
-  (panel.shots === null && (panel.name === 'upstream' || panel.kind === 'measures'))));
+const observer = new IntersectionObserver(entries => {
+  for (const {target, isIntersecting} of entries) near[isIntersecting ? 'add' : 'delete'](target);
+  drawNear();
+}, {rootMargin: '300px'});
 
-async function draw(figure) {
-  const panel = panelOf(figure), plot = figure.querySelector('.plot'), note = figure.querySelector('.note');
-  note.textContent = panel ? panel.note : 'no values at this number of shots';
-  views.get(figure)?.finalize();
-  views.delete(figure);
-  plot.replaceChildren();
-  if (!panel) return;
-  const specs = page.specs[dark.matches ? 'dark' : 'light'];
-  const spec = structuredClone(specs[panel.kind]);
-  spec.datasets = Object.fromEntries(Object.entries(panel.tables).map(([name, table]) => [name, rows(table)]));
-  if (spec.datasets.law && !beyond?.checked) spec.datasets.law = spec.datasets.law.filter(row => row.part !== 'beyond');
-  // Vega warns of scales without values.
-  if (spec.layer) spec.layer = spec.layer.filter(layer => spec.datasets[(layer.data ?? spec.data).name]?.length);
-  spec.description = `${figure.dataset.name}: ${panel.title}. ${panel.note}`;
-  const size = Math.max(0, ...Object.values(spec.datasets).map(data => data.length));
-  const result = await vegaEmbed(plot, spec, {
-    actions: false,
-    renderer: size > page.canvas ? 'canvas' : 'svg',
-    tooltip: {theme: dark.matches ? 'dark' : 'light'},
-  });
-  views.set(figure, result);
-}
-
-// One chart after the other, so that the page can be read and scrolled meanwhile; a new choice ends an older round.
-async function drawAll() {
-  const mine = ++round;
-  for (const figure of figures) {
-    await new Promise(resume => setTimeout(resume));
-    if (mine !== round) return;
-    await draw(figure);
+// Draws what is near and not as it has to be.
+function drawNear() {
+  for (const figure of near) {
+    const plot = plotOf.get(figure);
+    if (!plot) drawChart(figure);
+    else if (plot.stale) drawPlot(plot);
   }
-  document.documentElement.dataset.drawn = 'yes';
+  document.documentElement.dataset.drawn = 'near';
 }
 
-function choose(chosen) {
-  shots = chosen;
-  const key = String(chosen ?? 'none');
+function drawSoon() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => {
+    asked = false;
+    drawNear();
+  });
+}
+
+function redrawPlots() {
+  for (const plot of allPlots) plot.stale = true;
+  drawSoon();
+}
+
+function recolour() {
+  forgetLook();
+  writeLegend();
+  fresh.clear();
+  redrawPlots();
+}
+
+function chooseShots(shots) {
+  state.shots = shots;
+  const key = String(shots ?? 'none');
   for (const part of document.querySelectorAll('[data-shots]')) part.hidden = part.dataset.shots !== key;
-  drawAll();
+  fresh.clear();
+  rechoose({});
 }
+
+// Everything, on white, as sharp as a printer likes. Nothing here waits for a timer, so that all is there in time.
+function drawForPaper() {
+  forPaper = true;
+  document.documentElement.dataset.theme = 'light';
+  forgetLook();
+  writeLegend();
+  for (const plot of allPlots) drawPlot(plot, PAPER_DENSITY);
+  if (chosenTheme() !== 'light' || charts.some(figure => !fresh.has(figure))) {
+    fresh.clear();
+    for (const figure of charts) drawChart(figure);
+  }
+}
+
+function backToScreen() {
+  forPaper = false;
+  applyTheme(chosenTheme());
+  recolour();
+}
+
 for (const input of document.querySelectorAll('#shots input')) {
-  input.addEventListener('change', () => choose(Number(input.value)));
+  input.addEventListener('change', () => chooseShots(Number(input.value)));
 }
-const control = document.getElementById('shots');
-if (control) control.hidden = false;
-beyond?.addEventListener('change', drawAll);
-dark.addEventListener('change', drawAll);
-choose(shots);
-})();
+const shotsControl = document.getElementById('shots');
+if (shotsControl) shotsControl.hidden = false;
+makeThemeButton();
+makeControls();
+allPlots.forEach(listen);
+chooseShots(state.shots);
+for (const figure of [...plotOf.keys(), ...charts]) observer.observe(figure);
+addEventListener('beforeprint', drawForPaper);
+addEventListener('afterprint', backToScreen);
+let width = window.innerWidth;
+addEventListener('resize', () => {
+  if (width === window.innerWidth) return; // a phone's address bar comes and goes
+  width = window.innerWidth;
+  redrawPlots();
+});

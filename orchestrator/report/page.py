@@ -10,9 +10,15 @@ from orchestrator.report.figures import charts_of
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.packing import pack
 from orchestrator.report.panels import Panel
+from orchestrator.report.plot_data import plot_data
+from orchestrator.report.plots import PLOTTED
 from orchestrator.report.sections import sections
 
 HEIGHT = 190
+SCRIPTS = (
+    *("data.js", "hull.js", "theme.js", "colours.js", "plot.js"),
+    *("pins.js", "pointer.js", "controls.js", "vega.js", "page.js", "conflicts.js"),
+)
 CANVAS_FROM = 2_000  # points: SVG is sharper and can be read aloud, a canvas copes with more
 
 # The browser itself then refuses every request; Vega compiles its expressions, hence unsafe-eval.
@@ -43,13 +49,16 @@ def write_page(
         "nav", *(element("a", part.heading, href=f"#{part.anchor}") for part in parts), aria_label="Sections"
     )
     by = element("p", f"Written by {generated_by} on {generated}.", class_="by")
+    theme = element("button", "Theme", type="button", id="theme", hidden="hidden")
     body = [
-        element("header", element("h1", title), by, links),
+        element("a", "Skip to content", href="#content", class_="skip"),
+        element("header", element("h1", title), by, theme, links),
         element(
             "main",
             _shots_control(facts),
             element("noscript", element("p", "The charts need JavaScript; figures/ has the same ones as pictures.")),
             *(element("section", element("h2", part.heading), part.body, id=part.anchor) for part in parts),
+            id="content",
         ),
         element("footer", f"{title}. {generated_by}, {generated}."),
         *_scripts(facts, panels),
@@ -85,16 +94,18 @@ def _shots_control(facts: Facts) -> Markup:
         checked = "checked" if shots == default_shots(facts) else None
         radio = element("input", type="radio", name="shots", value=shots, checked=checked)
         choices.append(element("label", radio, str(shots)))
-    return element("fieldset", element("span", "Shots a class:"), *choices, id="shots", hidden="hidden")
+    return element("fieldset", element("span", "Shots a class:"), *choices, id="shots", aria_label="Shots a class", hidden="hidden")
 
 
 def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:
-    if not panels:
-        return []
-    data = pack(panels, _specs(facts, panels), shots=default_shots(facts), canvas_from=CANVAS_FROM)
+    drawn = [panel for panel in panels if panel.kind != PLOTTED]
+    about: dict[str, Any] = {"shots": default_shots(facts), "canvas_from": CANVAS_FROM}
+    data = pack(drawn, _specs(facts, drawn), plot_data(facts, panels), **about)
+    # A script of a type that browsers do not know is text: the page's own script runs it when it is needed.
+    vega = [element("script", Markup(browser_script()), type="text/plain", id="vega")] if drawn else []
     holder = element("script", Markup(data), type="application/json", id="data")
-    code = "\n".join(_part(name) for name in ("page.js", "conflicts.js", "recipe.js"))
-    return [holder, element("script", Markup(browser_script())), element("script", Markup(code))]
+    code = "\n".join(_part(name) for name in SCRIPTS)
+    return [holder, *vega, element("script", Markup(f"(() => {{\n'use strict';\n{code}}})();"))]
 
 
 def _specs(facts: Facts, panels: Sequence[Panel]) -> dict[str, dict[str, Spec]]:

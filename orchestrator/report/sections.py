@@ -17,7 +17,8 @@ from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.measures_section import measures_section
 from orchestrator.report.operations_section import operations_section
 from orchestrator.report.panels import Panel
-from orchestrator.report.parts import chart_slots, empty, legend
+from orchestrator.report.parts import empty
+from orchestrator.report.plots import plots
 from orchestrator.report.protocols_section import protocols_section
 from orchestrator.report.state_sections import cells_section, missing_section
 
@@ -59,10 +60,7 @@ def _frontier(facts: Facts, panels: Sequence[Panel]) -> Markup:
         "thick curve the law fitted to its vertices: solid where the data identify it, dotted where they do not. The "
         "band is the 95 % interval of the saturation value, downstream accuracy as upstream accuracy goes to 1."
     )
-    beyond = element("label", element("input", type="checkbox", id="beyond"), " show up to upstream accuracy 1")
-    return join(
-        [element("p", note), legend(facts), element("p", beyond, class_="option"), chart_slots(panels, "frontier")]
-    )
+    return join([element("p", note), plots(facts, panels)])
 
 
 def _methods(facts: Facts, files: Sequence[str]) -> Markup:
