@@ -93,7 +93,7 @@ function drawAxes(plot) {
       svg('text', {x: x.at(value), y: bottom + 13, 'text-anchor': 'middle'}, text),
     );
   }
-  for (const {value, text} of ticks(y.low, y.high, Math.max(2, height / 50))) {
+  for (const {value, text} of ticks(y.low, y.high, Math.max(2, height / 40))) {
     under.append(
       svg('line', {class: 'grid', x1: MARGIN.left, x2: right, y1: y.at(value), y2: y.at(value)}),
       svg('text', {x: MARGIN.left - 6, y: y.at(value) + 3.5, 'text-anchor': 'end'}, text),

@@ -102,4 +102,6 @@ document.addEventListener('keydown', event => {
     live.textContent = 'all cells unpinned';
   }
 });
-addEventListener('scroll', () => allPlots.forEach(unpoint), {passive: true});
+addEventListener('scroll', () => {
+  for (const plot of allPlots) if (plot.at !== null) placeTip(plot, plot.at);
+}, {passive: true});
