@@ -32,12 +32,13 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
-	sh tests/install_packages.sh --accounting
+	sh tests/install_packages.sh --accounting --browser
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.conflicts
 	$(BIN)/python -m benchmarks.reduction
+	$(BIN)/python -m benchmarks.report_page
 	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.checkpoint_stall

@@ -120,11 +120,9 @@ def measure(browser: Browser, path: Path, name: str, *, whole: str) -> float:
             counted = {one["name"]: one["value"] for one in door.send("Performance.getMetrics")["metrics"]}
             heaps.append(counted["JSHeapUsedSize"] / 2**20)
     middle = statistics.median(answers)
-    print(
-        f"{name}: {path.stat().st_size / 1e6:.2f} MB; first charts after {statistics.median(first):.2f} s, answers after "
-        f"{middle:.2f} s ({min(answers):.2f} to {max(answers):.2f}), JavaScript heap {statistics.median(heaps):.0f} MiB",
-        flush=True,
-    )
+    size, seen, heap = path.stat().st_size / 1e6, statistics.median(first), statistics.median(heaps)
+    spread = f"{middle:.2f} s ({min(answers):.2f} to {max(answers):.2f})"
+    print(f"{name}: {size:.2f} MB; charts after {seen:.2f} s, answers after {spread}, JavaScript heap {heap:.0f} MiB")
     return middle
 
 

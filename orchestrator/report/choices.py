@@ -78,19 +78,19 @@ def choices_of(results: pl.DataFrame, protocol: str | None, cells: pl.DataFrame,
     cost = order.height * BYTES_A_VALUE
     protocols, late = _fitting_protocols(rows, protocol, budget / cost)
     rows = rows.filter(pl.col("protocol").is_in(protocols, nulls_equal=True))
-    layers = rows.filter(~pl.col("last_layer"))["layer"].drop_nulls().unique().sort().to_list()
-    shown = _fitting_layers(rows, layers, budget / cost)
+    layered = _layered(rows)
+    layers = layered.filter(~pl.col("last_layer"))["layer"].unique().sort().to_list()
+    room = budget / cost - _columns(rows.filter("last_layer")).height
+    shown = _fitting_layers(layered, layers, room)
     ranks = {name: rank for rank, name in enumerate(protocols)}
-    by_layer = rows.filter(pl.col("layer").is_in(shown))
+    by_layer = layered.filter(pl.col("layer").is_in(shown))
     last = rows.filter("last_layer").with_columns(layer=pl.lit(None, pl.Int64))
     means = _means(pl.concat([last, by_layer]), order["cell_id"])
     found = sorted(_unfolded(means, whole), key=lambda choice: _place(choice, ranks))
     left = [f"the protocols {', '.join(map(str, late))}"] if late else []
     if len(shown) < len(layers):
         left.append(f"{len(layers) - len(shown)} of {len(layers)} layers before the last")
-    return Choices(
-        cells=tuple(order["cell_id"]), choices=tuple(found), other_layers=len(layers), left_out=tuple(left)
-    )
+    return Choices(cells=tuple(order["cell_id"]), choices=tuple(found), other_layers=len(layers), left_out=tuple(left))
 
 
 def _rows(results: pl.DataFrame) -> pl.DataFrame:
@@ -105,14 +105,25 @@ def _rows(results: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _layered(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with a layer of those protocols that were measured at others than the last one."""
+    several = rows.filter(~pl.col("last_layer"), pl.col("layer").is_not_null())["protocol"].unique()
+    return rows.filter(pl.col("protocol").is_in(several.implode(), nulls_equal=True), pl.col("layer").is_not_null())
+
+
+def _columns(rows: pl.DataFrame, *further: str) -> pl.DataFrame:
+    """The columns of values that rows make: one for each protocol, number of shots and task."""
+    return rows.select("protocol", "shots", "task", *further).unique()
+
+
 def _fitting_protocols(
     rows: pl.DataFrame, protocol: str | None, room: float
 ) -> tuple[list[str | None], list[str | None]]:
     """The reducer's protocol and, by name, those others whose last layers fit too; then those that do not."""
-    columns = rows.filter("last_layer").select("protocol", "shots", "task").unique()
-    counts = dict(columns.group_by("protocol").len().iter_rows())
+    counts = dict(_columns(rows.filter("last_layer")).group_by("protocol").len().iter_rows())
     room -= counts.pop(protocol, 0)
-    kept, late = [protocol], []
+    kept: list[str | None] = [protocol]
+    late: list[str | None] = []
     for name in sorted(counts, key=str):
         fits = counts[name] <= room
         room -= counts[name] if fits else 0
@@ -122,9 +133,7 @@ def _fitting_protocols(
 
 def _fitting_layers(rows: pl.DataFrame, layers: Sequence[int], room: float) -> list[int]:
     """As many evenly spaced layers as fit beside the last ones."""
-    columns = rows.select("protocol", "shots", "task", pl.col("layer").is_in(layers).alias("other"), "layer").unique()
-    room -= rows.filter("last_layer").select("protocol", "shots", "task").n_unique()
-    counts = dict(columns.filter("other").group_by("layer").len().iter_rows())
+    counts = dict(_columns(rows, "layer").group_by("layer").len().iter_rows())
     for number in range(len(layers), 0, -1):
         places = np.linspace(0, len(layers) - 1, number).round().astype(int) if number > 1 else [len(layers) // 2]
         chosen = [layers[place] for place in places]

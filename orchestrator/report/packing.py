@@ -53,7 +53,9 @@ def pack(
         }
         for panel in panels
     ]
-    about = _json({"shots": shots, "scale": SCALE, "canvas": canvas_from, "specs": specs, "plots": plots, "panels": listed})
+    about = _json(
+        {"shots": shots, "scale": SCALE, "canvas": canvas_from, "specs": specs, "plots": plots, "panels": listed}
+    )
     return f'{about[:-1]},"columns":{columns.to_json()}}}'
 
 

@@ -94,7 +94,9 @@ def _shots_control(facts: Facts) -> Markup:
         checked = "checked" if shots == default_shots(facts) else None
         radio = element("input", type="radio", name="shots", value=shots, checked=checked)
         choices.append(element("label", radio, str(shots)))
-    return element("fieldset", element("span", "Shots a class:"), *choices, id="shots", aria_label="Shots a class", hidden="hidden")
+    return element(
+        "fieldset", element("span", "Shots a class:"), *choices, id="shots", aria_label="Shots a class", hidden="hidden"
+    )
 
 
 def _scripts(facts: Facts, panels: Sequence[Panel]) -> list[Markup]:

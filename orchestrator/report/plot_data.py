@@ -59,7 +59,7 @@ def protocol_options(choices: Choices, shots: Sequence[int | None]) -> list[tupl
     by_protocol: dict[str | None, list[int | None]] = {}
     for choice in choices.choices:
         by_protocol.setdefault(choice.protocol, []).append(choice.shots)
-    options = []
+    options: list[tuple[str, str | None, int | None, bool]] = []
     for protocol, own in by_protocol.items():
         name = protocol or "unknown"
         if set(own) <= set(shots):

@@ -16,6 +16,7 @@ function listen(plot) {
     drawMarks(plot);
   });
   holder.addEventListener('keydown', event => walk(plot, event));
+  holder.addEventListener('focus', () => plot.stale && drawPlot(plot));
   holder.addEventListener('blur', () => unpoint(plot));
 }
 
