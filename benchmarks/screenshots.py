@@ -1,7 +1,7 @@
 """Pictures of a report's page at three widths, for docs/.
 
-`python -m benchmarks.screenshots runs/NAME/report/index.html` writes report_1440.png (light), report_1024.png (light, two
-cells pinned) and report_390.png (dark, a phone).
+`python -m benchmarks.screenshots runs/NAME/report/index.html` writes report_1440.png and report_1024.png (light, two
+cells pinned in the latter) and report_390.png (dark, a phone).
 """
 
 import argparse
