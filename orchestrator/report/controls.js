@@ -95,10 +95,11 @@ function writeChoice() {
   const note = document.getElementById('plot-choice');
   if (!note) return;
   const left = cells.ids.filter((_, cell) => isMatching(cell)).length, parts = [];
-  if (left < cells.ids.length) parts.push(`${left.toLocaleString('en')} of ${plural(cells.ids.length, 'cell')} match the filter; the hull is of all.`);
+  if (left < cells.ids.length) parts.push(`${left.toLocaleString('en')} of ${plural(cells.ids.length, 'cell')} match the filter; hulls and ranks stay those of all.`);
   if (!isReduced()) {
-    const of = plots.protocols[0].protocol, name = of === null ? 'the study' : of;
-    parts.push(`The hull is of the points shown. Law, interval and verdict belong to ${name} at each cell's last layer, and are not drawn here.`);
+    const layer = state.layer === null ? "each cell's last layer" : `layer ${state.layer}`;
+    parts.push(`Shown is ${plots.protocols[state.protocol].label} at ${layer}, with its hull. Law, interval and verdict ` +
+      `belong to ${plots.protocols[0].label} at each cell's last layer, and are not drawn here.`);
   }
   note.textContent = parts.join(' ');
 }

@@ -87,7 +87,7 @@ function setScales(plot) {
 function drawAxes(plot) {
   const {under, x, y, width, height} = plot;
   const bottom = height - MARGIN.bottom, right = width - MARGIN.right;
-  for (const {value, text} of ticks(x.low, x.high, Math.max(2, width / 75))) {
+  for (const {value, text} of ticks(x.low, x.high, Math.max(2, width / 60))) {
     under.append(
       svg('line', {class: 'grid', x1: x.at(value), x2: x.at(value), y1: MARGIN.top, y2: bottom}),
       svg('text', {x: x.at(value), y: bottom + 13, 'text-anchor': 'middle'}, text),

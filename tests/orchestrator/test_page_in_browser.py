@@ -154,6 +154,7 @@ def test_pointing_at_a_cell_tells_of_it(opened: Seen, study: Study) -> None:
     opened.page.mouse.move(ring["x"] + ring["width"] / 2 + 3, ring["y"] + ring["height"] / 2 + 2)
     told = opened.page.locator("#tip")
     assert told.locator("b").inner_text() == cell
+    assert told.is_visible()
     text = told.inner_text()
     about = study.facts.cells.filter(cell_id=cell).row(0, named=True)
     assert about["text"] in text
