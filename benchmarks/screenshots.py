@@ -1,7 +1,7 @@
-"""Pictures of a report's page at three widths, for docs/.
+"""Pictures of a report's page for docs/: its beginning, and its plots at three widths.
 
-`python -m benchmarks.screenshots runs/NAME/report/index.html` writes report_1440.png and report_1024.png (light, two
-cells pinned in the latter) and report_390.png (dark, a phone).
+`python -m benchmarks.screenshots runs/NAME/report/index.html` writes report.png, report_1440.png and report_1024.png
+(light, two cells pinned in the last) and report_390.png (dark, a phone).
 """
 
 import argparse
@@ -24,6 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
+        (options.folder / "report.png").write_bytes(picture(browser, options.page, 1000, 1470, "light", "header"))
         for width, height, scheme in ((1440, 1000, "light"), (1024, 900, "light"), (390, 844, "dark")):
             path = options.folder / f"report_{width}.png"
             path.write_bytes(picture(browser, options.page, width, height, scheme))
@@ -31,11 +32,11 @@ def main() -> None:
         browser.close()
 
 
-def picture(browser: Browser, path: Path, width: int, height: int, scheme: str) -> bytes:
-    """The page's plots as a PNG; at 1024 pixels with two cells pinned."""
+def picture(browser: Browser, path: Path, width: int, height: int, scheme: str, part: str = "#frontier h2") -> bytes:
+    """The page from one of its parts on, as a PNG; at 1024 pixels with two cells pinned."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(path.resolve().as_uri())
-    page.locator("#frontier h2").evaluate("heading => heading.scrollIntoView()")
+    page.locator(part).first.evaluate("part => part.scrollIntoView()")
     if width == 1024:
         pin(page, ("End", "Home"))
     page.wait_for_timeout(500)

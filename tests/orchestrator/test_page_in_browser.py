@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def write_study(folder: Path, results: pl.DataFrame, states: list[dict[str, Any]
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     results, states = synthetic(tasks=TASKS, shots=(5, 25))
-    return write_study(tmp_path_factory.mktemp("page"), with_linear(results), states)
+    last = results.filter("last_layer")
+    # A third protocol, with ridge's numbers of shots, that ranks the cells the other way round.
+    other = last.with_columns(protocol=pl.lit("prototype"), downstream_accuracy=1 - pl.col("downstream_accuracy"))
+    return write_study(tmp_path_factory.mktemp("page"), pl.concat([with_linear(results), other]), states)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +236,8 @@ def test_colours_are_by_any_axis_with_text_beside_them(opened: Seen) -> None:
     opened.plot("mnist").scroll_into_view_if_needed()
     opened.until_drawn()
     by_family = colours_of(opened.plot("mnist"))
+    for colour in ((0, 114, 178), (213, 94, 0), (0, 158, 115)):  # those of the families in every figure
+        assert min(np.abs(np.array(other) - colour).max() for other in by_family) <= 3
     select.select_option("fraction")
     opened.until_drawn()
     assert legend.locator(".entry").all_inner_texts() == ["0.1", "0.3"]
@@ -309,6 +315,9 @@ def test_other_layers_and_protocols_have_the_hull_that_python_finds(opened: Seen
     opened.page.locator("#protocol").select_option("linear")
     opened.until_drawn()
     assert opened.hull_of("mnist") == expected_hull(study, "mnist", "linear", None, None)
+    opened.page.locator("#protocol").select_option("prototype")
+    opened.until_drawn()
+    assert opened.hull_of("mnist") == expected_hull(study, "mnist", "prototype", 5, None)
     opened.page.locator("#layer").select_option("1")
     opened.until_drawn()
     assert opened.page.locator(f"{PLOT} .note").all_inner_texts() == ["no values at this choice"] * len(TASKS)
@@ -316,7 +325,7 @@ def test_other_layers_and_protocols_have_the_hull_that_python_finds(opened: Seen
 
 def test_hulls_are_pythons_on_ties_and_lines(opened: Seen) -> None:
     """The page's function itself, on coarse grids where many points are equal or lie on one line."""
-    source = Path("orchestrator/report/hull.js").read_text(encoding="utf-8")
+    source = files("orchestrator.report").joinpath("hull.js").read_text(encoding="utf-8")
     rng = np.random.default_rng(0)
     tables = [
         (rng.integers(0, steps, (2, number)) / steps).tolist() for steps in (3, 10, 1000) for number in (1, 2, 9, 60)
@@ -378,8 +387,9 @@ def test_theme_follows_the_system_or_the_button_for_this_visit(browser: Browser,
         assert min(background(seen)) > 240, "remembered"
         seen.page.locator("#theme").click()
         assert max(background(seen)) < 50
-    for seen in opened_page(browser, study.path):
-        assert seen.page.locator("#theme").inner_text() == "Theme: system", "forgotten by the next visit"
+        later = seen.page.context.new_page()
+        later.goto(study.path.as_uri())
+        assert later.locator("#theme").inner_text() == "Theme: system", "forgotten by the next visit"
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])
