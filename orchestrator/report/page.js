@@ -52,15 +52,14 @@ function chooseShots(shots) {
 
 // Everything, on white, as sharp as a printer likes. Nothing here waits for a timer, so that all is there in time.
 function drawForPaper() {
+  const seen = theme();
   forPaper = true;
   document.documentElement.dataset.theme = 'light';
   forgetLook();
   writeLegend();
   for (const plot of allPlots) drawPlot(plot, PAPER_DENSITY);
-  if (chosenTheme() !== 'light' || charts.some(figure => !fresh.has(figure))) {
-    fresh.clear();
-    for (const figure of charts) drawChart(figure);
-  }
+  if (seen !== 'light') fresh.clear();
+  for (const figure of charts) if (figure.checkVisibility()) drawChart(figure);
 }
 
 function backToScreen() {

@@ -11,7 +11,7 @@ function column(number) {
 function rowsOf(table) {
   const names = Object.keys(table), columns = names.map(name => column(table[name]));
   const all = (columns[0] || []).map((_, i) => Object.fromEntries(names.map((name, j) => [name, columns[j][i]])));
-  return all.filter(row => row.upstream !== null && row.accuracy !== null);
+  return all.filter(row => row.downstream !== null && row.upstream !== null && row.accuracy !== null);
 }
 
 function panelOf(figure) {

@@ -140,7 +140,7 @@ def colours_of(plot: Locator) -> set[tuple[int, ...]]:
 
 def test_every_chart_is_drawn_when_it_comes_near_and_vega_not_before(opened: Seen) -> None:
     assert opened.page.evaluate("typeof vegaEmbed") == "undefined", "nothing of Vega's is read at first"
-    figures = opened.page.locator("figure[data-kind]")
+    figures = opened.page.locator("figure[data-kind]:visible")
     assert figures.count() > 15
     for i in range(figures.count()):
         figures.nth(i).scroll_into_view_if_needed()
@@ -447,7 +447,8 @@ def test_one_can_skip_to_the_content(opened: Seen) -> None:
 
 # No task runs between the two events of printing, so that what is there at the second one is on the paper.
 PRINTED = """() => addEventListener('afterprint', () => {
-    window.printed = [...document.querySelectorAll('figure[data-kind]')].map(figure => {
+    const figures = [...document.querySelectorAll('figure[data-kind]')];
+    window.printed = figures.filter(figure => figure.checkVisibility()).map(figure => {
         const canvas = figure.querySelector('canvas'), sharp = 2.9 * figure.querySelector('.plot').clientWidth;
         const drawn = figure.querySelector('svg.marks path, svg.marks text') !== null;
         return [figure.dataset.kind, drawn || (canvas !== null && canvas.width >= sharp)];
@@ -505,7 +506,7 @@ def test_hostile_names_are_text_and_run_nothing(browser: Browser, tmp_path: Path
         assert (HOSTILE + "cause" in seen.page.locator("#missing").inner_text()) != imported
         seen.page.locator("details.vertices summary").click()
         assert HOSTILE in seen.page.locator("details.vertices li").first.inner_text()
-        for figure in seen.page.locator("figure[data-kind]").all():
+        for figure in seen.page.locator("figure[data-kind]:visible").all():
             figure.scroll_into_view_if_needed()
         seen.until_drawn()
         assert seen.page.locator("img, [onerror], [onclick]").count() == 0
