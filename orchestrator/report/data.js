@@ -109,7 +109,7 @@ function element(tag, attributes = {}, ...inside) {
 
 // The id of a cell, as a link where the page has a part about it.
 function cellLink(cell) {
-  const id = cells.ids[cell], anchor = `cell-${id}`;
+  const id = cells.ids[cell], anchor = `cell-${encodeURIComponent(id)}`;
   const name = element('code', {}, id);
-  return document.getElementById(anchor) ? element('a', {href: `#${encodeURIComponent(anchor)}`}, name) : name;
+  return document.getElementById(anchor) ? element('a', {href: `#${anchor}`}, name) : name;
 }

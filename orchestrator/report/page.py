@@ -17,7 +17,7 @@ from orchestrator.report.sections import sections
 HEIGHT = 190
 SCRIPTS = (
     *("data.js", "hull.js", "theme.js", "colours.js", "plot.js"),
-    *("pins.js", "pointer.js", "controls.js", "vega.js", "page.js", "conflicts.js"),
+    *("pins.js", "pointer.js", "controls.js", "vega.js", "page.js", "conflicts.js", "recipe.js"),
 )
 CANVAS_FROM = 2_000  # points: SVG is sharper and can be read aloud, a canvas copes with more
 
