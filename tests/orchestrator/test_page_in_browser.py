@@ -18,6 +18,7 @@ from orchestrator.frontier.hull import upper_hull
 from orchestrator.reduce import reduce_study
 from orchestrator.report import page_alone
 from orchestrator.report.facts import Facts, gather
+from orchestrator.report.panels import frontier_panels
 from tests.orchestrator.browser import executable
 from tests.orchestrator.test_report import HOSTILE, measures_of, synthetic, with_linear
 
@@ -346,8 +347,10 @@ def test_shots_change_points_and_answers(opened: Seen, study: Study) -> None:
     assert f"{study.value(cell, 'mnist', 5):.4f}" in opened.page.locator("#tip").inner_text()
     assert opened.page.locator('#answer [data-shots="25"]').first.is_hidden()
     assert opened.page.locator('#answer [data-shots="5"]').first.is_visible()
-    verdict = next(task["verdict"] for task in study.facts.tasks if (task["task"], task["shots"]) == ("mnist", 5))
-    assert opened.page.locator(f'{PLOT}[data-name="mnist"] .note').inner_text() == verdict
+    notes = {panel.shots: panel.note for panel in frontier_panels(study.facts) if panel.name == "mnist"}
+    assert opened.page.locator(f'{PLOT}[data-name="mnist"] .note').inner_text() == notes[5]
+    links = opened.page.locator(f'{PLOT}[data-name="mnist"] li a')
+    assert len(opened.hull_of("mnist")) == links.count(), "every vertex has a part of its own"
 
 
 def test_the_law_can_be_shown_up_to_upstream_accuracy_one(opened: Seen) -> None:
