@@ -891,7 +891,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     for ending in ("", "method", "family", "reason", "cause", "title"):
         assert HOSTILE + ending in page.text
-    assert page.data["panels"][0]["name"] == HOSTILE
+    assert page.data["plots"]["tasks"] == [HOSTILE]
     assert {attributes["data-name"] for tag, attributes in page.tags if tag == "figure"} >= {HOSTILE}
     for path in (page.folder / "tables").glob("*.md"):
         rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
