@@ -23,7 +23,7 @@ from orchestrator.charts import browser_script
 from orchestrator.reduce import reduce_study
 from orchestrator.report import page_alone
 from orchestrator.report.facts import Facts, gather
-from tests.orchestrator.browser import executable
+from tests.orchestrator.browser import CHROMIUM
 
 SHOTS = (1, 5, 10, 25)
 RUNS = 5
@@ -148,7 +148,7 @@ def main() -> None:
         print(f"facts in {gathered - began:.1f} s, page written in {written - gathered:.1f} s", flush=True)
         (folder / "rival.html").write_text(rival_page(facts), encoding="utf-8")
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             ours = measure(browser, folder / "page.html", "upshot", whole="near")
             theirs = measure(browser, folder / "rival.html", "vega-embed, the same points of one choice", whole="all")
             browser.close()

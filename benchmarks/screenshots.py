@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.orchestrator.browser import executable
+from tests.orchestrator.browser import CHROMIUM
 
 COLOURS = 256  # of a palette, which keeps the files small
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("docs"))
     options = parser.parse_args()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         (options.folder / "report.png").write_bytes(picture(browser, options.page, 1000, 1470, "light", "header"))
         for width, height, scheme in ((1440, 1000, "light"), (1024, 900, "light"), (390, 844, "dark")):
             path = options.folder / f"report_{width}.png"

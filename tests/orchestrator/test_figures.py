@@ -23,7 +23,8 @@ from orchestrator.report.layer_panels import layer_panels
 from orchestrator.report.measure_panels import measure_panels
 from orchestrator.report.panels import frontier_panels
 from orchestrator.report.short_tasks import with_short_tasks
-from tests.orchestrator.test_report import CHROMIUM, HOSTILE, measures_of, synthetic, with_linear
+from tests.orchestrator.browser import CHROMIUM
+from tests.orchestrator.test_report import HOSTILE, measures_of, synthetic, with_linear
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

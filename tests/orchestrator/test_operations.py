@@ -16,10 +16,11 @@ from orchestrator.report.anchors import anchor_of
 from orchestrator.session import Session
 from slurm import local
 from slurm.failures import Cause
+from tests.orchestrator.browser import CHROMIUM, FLAGS
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.ledger import EVALUATE, TRAIN
 from tests.orchestrator.plans import CLUSTER
-from tests.orchestrator.test_report import CHROMIUM, FLAGS, Page
+from tests.orchestrator.test_report import Page
 from tests.orchestrator.upshot_command import upshot
 
 PROFILE = """

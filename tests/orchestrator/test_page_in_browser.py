@@ -19,7 +19,7 @@ from orchestrator.reduce import reduce_study
 from orchestrator.report import page_alone
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.panels import frontier_panels
-from tests.orchestrator.browser import executable
+from tests.orchestrator.browser import CHROMIUM
 from tests.orchestrator.test_report import HOSTILE, measures_of, synthetic, with_linear
 
 pytest.importorskip("playwright", reason="Playwright is not installed (it is in the extra `dev`)")
@@ -27,7 +27,7 @@ pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is no
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium is installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 TASKS = ("digits", "fashion", "mnist")
 PLOT = 'figure[data-kind="frontier"]'
@@ -100,7 +100,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield started
         started.close()
 

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ from orchestrator.report.facts import gather
 from orchestrator.report.layer_panels import trend
 from orchestrator.results import UPSTREAM_SCHEMA
 from orchestrator.selection import IN_PART, select_cells
+from tests.orchestrator.browser import CHROMIUM
 from tests.orchestrator.test_report import Page, measures_of, synthetic, write
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 
 # --- the axes on which conflicting pairs differ
 
