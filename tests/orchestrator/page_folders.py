@@ -1,0 +1,152 @@
+"""What a page expects to be there before its first command, and which of its commands cannot run here, and why."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from models.data import load_images
+from tests.models.encoded import write_shards
+from tests.orchestrator.pages import ROOT
+from tests.orchestrator.upshot_command import upshot
+from tests.wandb_server import Run, WandbServer
+
+STUDY = """
+name = "limits-small"
+[upstream]
+dataset = "icons"
+[grid]
+family = ["vit", "resnet"]
+size = "pico"
+patch_size = 8
+fraction = [0.01, 0.02]
+batch_size = 64
+seed = 3863  # which makes one of the ids begin with 3f2a, as README has it
+[downstream]
+tasks = ["mnist", "patches"]
+protocol = ["ridge", "linear"]
+shots = [1, 5]
+draws = 1
+[wandb]
+mode = "auto"
+entity = "team"
+project = "project"
+"""
+
+
+def readme(folder: Path, _server: WandbServer) -> None:
+    """A small study in place of README's, which wants the cluster of README's profile, and a table to import."""
+    (folder / "study.toml").write_text(STUDY)
+    (folder / "clip.csv").write_text("model,imagenet,pets,cars\na,.5,.6,.7\nb,.6,.7,.8\n")
+
+
+def run_small_study(folder: Path) -> None:
+    """Has the study file and the study folder, of two cells that one protocol has judged, in `folder`."""
+    no_key = {name: None for name in os.environ if name.startswith("WANDB_")}
+    alone = {**no_key, "UPSHOT_RUNS": None, "HOME": str(folder), "NETRC": None}
+    (folder / "study.toml").write_text(STUDY.replace('["ridge", "linear"]', '"ridge"').replace("[0.01, 0.02]", "0.01"))
+    upshot("submit", cwd=folder, env=alone)
+    upshot("watch", cwd=folder, env=alone)
+
+
+def tracking(folder: Path, server: WandbServer) -> None:
+    """The study in the folder that the page calls it by, and runs of others at W&B."""
+    (folder / "runs" / "limits-small").rename(folder / "runs" / "NAME")
+    for i in range(3):
+        values = {"val/acc1": 50 + i, "fewshot/pets_5shot": 60.5 + i, "fewshot/cars_5shot": 40 + i}
+        run = Run(f"run{i}", "team", "sweep", state="finished", summary=values)
+        run.config = {"model": {"depth": "S"}, "lr": 0.1 * (i + 1)}
+        server.runs[run.run_id] = run
+
+
+def evaluation(folder: Path, _server: WandbServer) -> None:
+    """A checkpoint where the page expects one."""
+    (cell,) = (folder / "runs" / "limits-small" / "cells").glob("3f/3f2a*")
+    (cell.parent / "3f2a").symlink_to(cell)
+    (step,) = (cell / "checkpoints").glob("step_*")
+    (cell / "checkpoints" / "step_00001000").symlink_to(step)
+
+
+def tables(folder: Path, _server: WandbServer) -> None:
+    for path in (ROOT / "tests" / "orchestrator" / "data" / "timm").glob("*.csv"):
+        shutil.copy(path, folder)
+    (folder / "clip.csv").write_text("model,imagenet,vtab_pets,cars\na,.5,.6,.7\nb,.6,.7,.8\n")
+    rows = [f"{model},{data},.{i + 5},.{i + 6}" for i, model in enumerate("ab") for data in ("pets", "cars")]
+    (folder / "long.csv").write_text("\n".join(["model,dataset,imagenet,accuracy", *rows]))
+
+
+def data(folder: Path, _server: WandbServer) -> None:
+    write_shards(folder / "shards", kind="name")
+
+
+def laptop(folder: Path, _server: WandbServer) -> None:
+    """Photos of the reader's own: real images of three classes."""
+    images = load_images("digits")
+    for number, (image_HWC, label) in enumerate(zip(images.images_NHWC[:600], images.labels_N[:600], strict=True)):
+        if label < 3:
+            path = folder / "photos" / ("cats", "dogs", "owls")[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image_HWC.squeeze()).save(path)
+
+
+def nothing(_folder: Path, _server: WandbServer) -> None:
+    pass
+
+
+OWN_INSTALLATION = "it makes an installation, and the tests run in one"
+LARGE = "it judges a large model on 224 pixels; test_evaluate.py runs the same options with small ones"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a page is run: what is prepared, what of it is not run and why, whether a finished study or Slurm is there."""
+
+    prepare: Callable[[Path, WandbServer], None] = nothing
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    of_a_finished_study: bool = False
+    on_slurm: bool = False
+
+
+WAYS: Mapping[str, Way] = {
+    "README.md": Way(
+        prepare=readme,
+        not_run={
+            "make demo": OWN_INSTALLATION,
+            "make test": OWN_INSTALLATION,
+            "upshot doctor --profile cluster.toml": "it is about the cluster of the reader; "
+            "docs/tutorial-cluster.md runs it on one",
+        },
+    ),
+    "docs/clusters.md": Way(
+        not_run={"python3 -m venv ~/envs/upshot-xla && ~/envs/upshot-xla/bin/pip install -e '.[xla]'": OWN_INSTALLATION}
+    ),
+    "docs/data.md": Way(prepare=data),
+    "docs/evaluation.md": Way(
+        prepare=evaluation,
+        of_a_finished_study=True,
+        not_run={
+            "upshot evaluate --timm vit_small_patch16_224.augreg_in21k --checkpoint vit_small.safetensors --task mnist "
+            "--task digits --shots 1,5 --upstream-accuracy 0.81 --upstream-num-test 50000 --output public.parquet": LARGE,
+            "upshot evaluate --timm convnext_tiny.fb_in1k --pretrained --task mnist --task digits --shots 1,5 "
+            "--upstream imagenet/val --output public.parquet --append": LARGE,
+        },
+    ),
+    "docs/tables.md": Way(prepare=tables),
+    "docs/tutorial-laptop.md": Way(
+        prepare=laptop,
+        not_run=dict.fromkeys(
+            (
+                "python3 -m venv ~/upshot-env",
+                "~/upshot-env/bin/pip install .",
+                ". ~/upshot-env/bin/activate",
+            ),
+            OWN_INSTALLATION,
+        ),
+    ),
+    "docs/tracking.md": Way(
+        prepare=tracking, of_a_finished_study=True, not_run={'pip install "upshot[reports]"': OWN_INSTALLATION}
+    ),
+}
