@@ -79,7 +79,8 @@ class Axes(BaseModel):
     """How long the learning rate rises linearly: a share of the steps. With "rsqrt" it is a number of epochs, so that
     runs of any length begin alike."""
     schedule: Schedule = "cosine"
-    """How it falls from there: see `models.optim.learning_rate_factor`."""
+    """How it falls from there: to zero along half a cosine, along a line, or as the reciprocal square root of the steps
+    with a line to zero over the last fifth (docs/training.md)."""
     clip_norm: NonNegative = 0.0
     """The most that the norm of all gradients may be in a step; longer ones are scaled down to it. 0 clips nothing."""
     label_smoothing: Rate = 0.0
@@ -99,7 +100,7 @@ class Axes(BaseModel):
     """Each step sees a random part of an image, of this share of its area at least and 3/4 to 4/3 as wide as high, at
     the model's resolution (an inception crop); at 0 the centre, of all of its height or width."""
     augreg: AugReg = "none"
-    """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
+    """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0 (docs/data.md)."""
     ema: Rate = 0.0
     """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream;
     0 for none."""

@@ -58,7 +58,7 @@ class Downstream(_Table):
     protocol: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = Field(
         ["ridge"], min_length=1
     )
-    """A protocol's name, or a list of them (`evals.protocol.PROTOCOLS`)."""
+    """A protocol's name, or a list of them (docs/evaluation.md), of which the first is what is reported on."""
     upstream: bool | Literal["by_class"] = True
     """Whether checkpoints are measured on the held-out upstream images too; "by_class" adds each class's accuracy."""
     keep_features: bool = False

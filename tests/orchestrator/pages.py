@@ -112,10 +112,10 @@ def _parts(shown: Sequence[str]) -> list[tuple[bool, Sequence[str], bool]]:
 
 
 class Reader:
-    """Somebody who follows a page in `folder`, and does not run the lines of `not_run`."""
+    """Somebody who follows a page in `folder`, does not run the lines of `not_run`, and expects some exit codes."""
 
-    def __init__(self, page: str, folder: Path, not_run: Mapping[str, str]) -> None:
-        self.page, self.folder, self.not_run = page, folder, not_run
+    def __init__(self, page: str, folder: Path, not_run: Mapping[str, str], exit_codes: Mapping[str, int]) -> None:
+        self.page, self.folder, self.not_run, self.exit_codes = page, folder, not_run, exit_codes
         self._rewritten: list[tuple[Block, str]] = []
 
     def follow(self) -> None:
@@ -133,7 +133,7 @@ class Reader:
 
     def _run(self, text: str) -> str:
         lines = text.replace("\\\n", " ").splitlines()
-        script = "\n".join(line for line in lines if without_comment(line) not in self.not_run)
+        script = "\n".join(self._expected(line) for line in lines if without_comment(line) not in self.not_run)
         done = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", script],
             cwd=self.folder,
@@ -147,6 +147,10 @@ class Reader:
         )
         assert done.returncode == 0, f"{self.page}: exit code {done.returncode} of\n{script}\n{done.stdout}"
         return done.stdout.replace(str(self.folder), READERS_HOME)
+
+    def _expected(self, line: str) -> str:
+        code = self.exit_codes.get(without_comment(line))
+        return line if code is None else f"{{ {without_comment(line)}; }} || [ $? = {code} ]"
 
     def _compare(self, block: Block, printed: str) -> None:
         lines = [line.rstrip() for line in printed.rstrip().splitlines()]

@@ -44,7 +44,7 @@ def follow(page: str, folder: Path, server: WandbServer, request: pytest.Fixture
     else:
         folder.mkdir()
     way.prepare(folder, server)
-    Reader(page, folder, way.not_run).follow()
+    Reader(page, folder, way.not_run, way.exit_codes).follow()
 
 
 @pytest.mark.parametrize("page", HERE)
