@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import polars as pl
 from PIL import Image
 
 from models.data import load_images
+from orchestrator.template import TEMPLATE
 from tests.models.encoded import write_shards
 from tests.orchestrator.pages import ROOT
 from tests.orchestrator.upshot_command import upshot
@@ -79,8 +81,25 @@ def tables(folder: Path, _server: WandbServer) -> None:
     (folder / "long.csv").write_text("\n".join(["model,dataset,imagenet,accuracy", *rows]))
 
 
+def imported(folder: Path) -> None:
+    made = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
+    assert set(made) == {"sketch", "timm", "clip", "long"}
+    for name in ("clip", "long"):
+        assert made[name]["task"].unique().sort().to_list() == ["cars", "pets"]
+    assert (folder / "timm-report" / "index.html").exists()
+
+
 def data(folder: Path, _server: WandbServer) -> None:
     write_shards(folder / "shards", kind="name")
+
+
+def indexed(folder: Path) -> None:
+    """What the page says of the two indices: both serve a study; a folder without a slash in its name is none."""
+    for dataset in ("shards", "./index", "./shards/{00000..00009}.tar"):
+        (folder / "study.toml").write_text(TEMPLATE.replace('"icons"', f'"{dataset}"'))
+        expected = 2 if dataset == "shards" else 0
+        told = upshot("plan", "--set", "grid.classes=[0.5,1.0]", cwd=folder, code=expected)
+        assert "72 cells: 72 to submit" in told or "'./shards'" in told
 
 
 def laptop(folder: Path, _server: WandbServer) -> None:
@@ -112,6 +131,7 @@ class Way:
     not_run: Mapping[str, str] = field(default_factory=dict)
     exit_codes: Mapping[str, int] = field(default_factory=dict)
     of_a_finished_study: bool = False
+    left_behind: Callable[[Path], None] = lambda _folder: None
     on_slurm: bool = False
 
 
@@ -128,7 +148,7 @@ WAYS: Mapping[str, Way] = {
     "docs/clusters.md": Way(
         not_run={"python3 -m venv ~/envs/upshot-xla && ~/envs/upshot-xla/bin/pip install -e '.[xla]'": OWN_INSTALLATION}
     ),
-    "docs/data.md": Way(prepare=data),
+    "docs/data.md": Way(prepare=data, left_behind=indexed),
     "docs/evaluation.md": Way(
         prepare=evaluation,
         of_a_finished_study=True,
@@ -140,7 +160,7 @@ WAYS: Mapping[str, Way] = {
             "--upstream imagenet/val --output public.parquet --append": LARGE,
         },
     ),
-    "docs/tables.md": Way(prepare=tables),
+    "docs/tables.md": Way(prepare=tables, left_behind=imported),
     "docs/tutorial-laptop.md": Way(
         prepare=laptop,
         not_run=dict.fromkeys(

@@ -38,6 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def follow(page: str, folder: Path, server: WandbServer, request: pytest.FixtureRequest) -> None:
+    """Runs the page, and looks at what it leaves behind where printing tells too little."""
     way = WAYS[page]
     if way.of_a_finished_study:
         shutil.copytree(request.getfixturevalue("finished"), folder)
@@ -45,6 +46,7 @@ def follow(page: str, folder: Path, server: WandbServer, request: pytest.Fixture
         folder.mkdir()
     way.prepare(folder, server)
     Reader(page, folder, way.not_run, way.exit_codes).follow()
+    way.left_behind(folder)
 
 
 @pytest.mark.parametrize("page", HERE)
