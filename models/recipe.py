@@ -100,7 +100,8 @@ class Axes(BaseModel):
     """Each step sees a random part of an image, of this share of its area at least and 3/4 to 4/3 as wide as high, at
     the model's resolution (an inception crop); at 0 the centre, of all of its height or width."""
     augreg: AugReg = "none"
-    """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0 (docs/data.md)."""
+    """RandAugment and mixup together, in the strengths of arXiv 2106.10270 (docs/data.md); `mixup` is then left at
+    0."""
     ema: Rate = 0.0
     """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream;
     0 for none."""

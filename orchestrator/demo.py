@@ -25,8 +25,8 @@ ANSWER = (
     " the smallest error.",
 )
 REPORT = (
-    "Open it in a browser; it needs no internet. Look first at the plots of downstream over upstream accuracy and at the"
-    " verdict below each, then at the conflicts, then at accuracy by layer.",
+    "Open it in a browser; it needs no internet. Look first at the plots of downstream over upstream accuracy and at"
+    " the verdict below each, then at the conflicts, then at accuracy by layer.",
 )
 OWN_DATA = """\
 With your own data, three commands:

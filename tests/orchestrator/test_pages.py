@@ -85,7 +85,7 @@ def test_what_is_not_run_is_on_its_page_and_its_options_exist(page: str, line: s
     elif program == "make":
         assert f"\n{words[0]}: " in (ROOT / "Makefile").read_text()
     else:
-        assert shutil.which(program) or (ROOT / program).exists()
+        assert Path(program).name in ("python3", "pip", ""), "what makes an installation"
 
 
 def parse(words: list[str]) -> None:
