@@ -143,17 +143,13 @@ def _bounds(field: Mapping[str, Any]) -> str:
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
     """What stands below each field of a model, in one line; pages of docs/ become links."""
-    (body,) = (
-        node.body
-        for node in ast.parse(textwrap.dedent(inspect.getsource(model))).body
-        if isinstance(node, ast.ClassDef)
-    )
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(node, ast.ClassDef), "a model's source is its class"
     found = {}
-    for field, below in pairwise(body):
-        is_told = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if is_told and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            text = " ".join(str(below.value.value).split())
-            found[field.target.id] = re.sub(r"docs/([a-z-]+)\.md", r"[\1](\1.md)", text)
+    for pair in pairwise(node.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = re.sub(r"docs/([a-z-]+)\.md", r"[\1](\1.md)", " ".join(text.split()))
     return found
 
 
