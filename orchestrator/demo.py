@@ -30,9 +30,9 @@ REPORT = (
 )
 OWN_DATA = """\
 With your own data, three commands:
-  upshot init              # writes study.toml; name your images in [upstream] and [downstream]
-  upshot plan              # what it comes to: cells, hours, memory
-  upshot submit            # runs it; then upshot watch, upshot report"""
+  upshot init      # writes study.toml: name your images and tasks in it
+  upshot plan      # what it comes to: cells, hours, memory
+  upshot submit    # runs it; then upshot watch, upshot report"""
 
 
 def run_demo(cluster: str, runs: Path) -> Observation:
