@@ -1,5 +1,6 @@
 """What a page expects to be there before its first command, and which of its commands cannot run here, and why."""
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from PIL import Image
 from models.data import load_images
 from orchestrator.template import TEMPLATE
 from tests.models.encoded import write_shards
-from tests.orchestrator.pages import ROOT
+from tests.orchestrator.pages import PAGES, ROOT
 from tests.orchestrator.upshot_command import upshot
 from tests.wandb_server import Run, WandbServer
 
@@ -39,8 +40,14 @@ project = "project"
 
 
 def readme(folder: Path, _server: WandbServer) -> None:
-    """A small study in place of README's, which wants the cluster of README's profile, and a table to import."""
+    """A small study in place of README's, which wants the cluster of README's profile, and a table to import.
+
+    The two studies that are compared are that one.
+    """
     (folder / "study.toml").write_text(STUDY)
+    (folder / "runs" / "limits-small").mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / "runs" / name).symlink_to(folder / "runs" / "limits-small")
     (folder / "clip.csv").write_text("model,imagenet,pets,cars\na,.5,.6,.7\nb,.6,.7,.8\n")
 
 
@@ -80,7 +87,15 @@ def tables(folder: Path, _server: WandbServer) -> None:
     (folder / "long.csv").write_text("\n".join(["model,dataset,imagenet,accuracy", *rows]))
 
 
-def imported(folder: Path) -> None:
+def two_tables(folder: Path, _server: WandbServer) -> None:
+    """The same public models under two names."""
+    tables(folder, _server)
+    words = ["--id", "model,img_size", "--upstream", "results-imagenet:top1", "--downstream", "top1", "--percent"]
+    for name in ("a", "b"):
+        upshot("import", "results-imagenet.csv", "results-sketch.csv", *words, "-o", f"{name}.parquet", cwd=folder)
+
+
+def imported(folder: Path, _printed: str) -> None:
     made = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
     assert set(made) == {"sketch", "timm", "clip", "long"}
     for name in ("clip", "long"):
@@ -88,11 +103,34 @@ def imported(folder: Path) -> None:
     assert (folder / "timm-report" / "index.html").exists()
 
 
+def gallery(folder: Path, printed: str) -> None:
+    """What the page shows of its reports is what they say, and it shows each."""
+    page = PAGES["docs/gallery/README.md"]
+    text = page.read_text()
+    reports = {made.parent.name for made in folder.glob("*/index.html")}
+    assert reports == {"timm-report", "larger-vs-imagenet-report", "r-vs-sketch-report"}
+    pictures = re.findall(r"!\[.+\]\(([^)]+)\)", text)
+    assert {f"{Path(name).stem}-report" for name in pictures} == reports
+    assert all((page.parent / name).stat().st_size < 300_000 for name in pictures)
+    summary = [line for line in text.splitlines() if line.startswith("|")]
+    assert "\n".join(summary) in (folder / "timm-report/tables/summary.md").read_text()
+    saturation = re.search(r"at (0\.\d+) \[(0\.\d+), (0\.\d+)\]", text)
+    assert saturation
+    assert [f"{float(cell):.3f}" for cell in summary[4].split("|")[6:9]] == list(saturation.groups())
+    lies = re.search(r"its frontier lies (.*?) higher", text)
+    assert lies
+    assert lies[1] in printed
+    for task in ("real", "v2"):
+        assert f"{task}: no difference can be told" in printed
+    for task in ("a", "r", "sketch"):
+        assert f"{task}: the frontier of larger lies" in printed
+
+
 def data(folder: Path, _server: WandbServer) -> None:
     write_shards(folder / "shards", kind="name")
 
 
-def indexed(folder: Path) -> None:
+def indexed(folder: Path, _printed: str) -> None:
     """What the page says of the two indices: both serve a study; a folder without a slash in its name is none."""
     for dataset in ("shards", "./index", "./shards/{00000..00009}.tar"):
         (folder / "study.toml").write_text(TEMPLATE.replace('"icons"', f'"{dataset}"'))
@@ -130,7 +168,7 @@ class Way:
     not_run: Mapping[str, str] = field(default_factory=dict)
     exit_codes: Mapping[str, int] = field(default_factory=dict)
     of_a_finished_study: bool = False
-    left_behind: Callable[[Path], None] = lambda _folder: None
+    left_behind: Callable[[Path, str], None] = lambda _folder, _printed: None
     on_slurm: bool = False
 
 
@@ -159,6 +197,8 @@ WAYS: Mapping[str, Way] = {
             "--upstream imagenet/val --output public.parquet --append": LARGE,
         },
     ),
+    "docs/comparing.md": Way(prepare=two_tables),
+    "docs/gallery/README.md": Way(prepare=tables, left_behind=gallery),
     "docs/tables.md": Way(prepare=tables, left_behind=imported),
     "docs/tutorial-laptop.md": Way(
         prepare=laptop,

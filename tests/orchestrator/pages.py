@@ -118,9 +118,9 @@ class Reader:
         self.page, self.folder, self.not_run, self.exit_codes = page, folder, not_run, exit_codes
         self._rewritten: list[tuple[Block, str]] = []
 
-    def follow(self) -> None:
-        """Reads the page from its first line to its last; a command that fails or prints other things is an error."""
-        printed = None
+    def follow(self) -> str:
+        """All that is printed, reading from the first line to the last; other words or a failure are an error."""
+        printed, said = None, ""
         for block in blocks(self.page):
             if block.file:
                 (self.folder / block.file).write_text(block.text)
@@ -128,8 +128,10 @@ class Reader:
                 assert printed is not None, f"{self.page}: no command stands before\n{block.text}"
                 self._compare(block, printed)
             printed = self._run(block.text) if block.language == "sh" else None
+            said += printed or ""
         if self._rewritten:
             self._write_page()
+        return said
 
     def _run(self, text: str) -> str:
         lines = text.replace("\\\n", " ").splitlines()

@@ -45,8 +45,8 @@ def follow(page: str, folder: Path, server: WandbServer, request: pytest.Fixture
     else:
         folder.mkdir()
     way.prepare(folder, server)
-    Reader(page, folder, way.not_run, way.exit_codes).follow()
-    way.left_behind(folder)
+    printed = Reader(page, folder, way.not_run, way.exit_codes).follow()
+    way.left_behind(folder, " ".join(printed.split()))
 
 
 @pytest.mark.parametrize("page", HERE)
