@@ -49,6 +49,7 @@ class Axes(BaseModel):
     family: Literal["vit", "mixer", "resnet", "timm"]
     """Of family "timm", a size is the name that timm gives one of its models: convnext_tiny."""
     size: str
+    """A named size, as `upshot models` lists them, or a free one such as dim192-depth6."""
     fraction: Share = 1.0
     """Share of the upstream training images, the same share of every class."""
     classes: Share = 1.0
@@ -57,7 +58,9 @@ class Axes(BaseModel):
     """Training images in all, in place of a fraction. With several `classes` this is the diversity axis: the same
     number of images is spread over more or fewer classes, so that each class has fewer or more."""
     epochs: Positive = 1.0
+    """Passes over the training images; parts of one too."""
     batch_size: Count = 128
+    """Images a step."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Pixels; the packaged set's own size, or 224 for image folders, when it is not given."""
     patch_size: Count | None = None
@@ -65,17 +68,23 @@ class Axes(BaseModel):
     optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
     """"adafactor" keeps a quarter of the state of AdamW, for sizes whose state fills the memory."""
     learning_rate: Positive = 1e-3
+    """The highest that it is in the run."""
     weight_decay: NonNegative = 0.03
+    """Of weight matrices and filters; biases, norms and embeddings have none."""
     head_learning_rate: Positive | None = None
+    """Of the upstream classifier; `learning_rate` when it is not given."""
     head_weight_decay: NonNegative | None = None
+    """Of the upstream classifier; `weight_decay` when it is not given."""
     warmup: NonNegative = 0.1
     """How long the learning rate rises linearly: a share of the steps. With "rsqrt" it is a number of epochs, so that
     runs of any length begin alike."""
     schedule: Schedule = "cosine"
-    """How it falls from there: see `models.optim.learning_rate_factor`."""
+    """How it falls from there: to zero along half a cosine, along a line, or as the reciprocal square root of the steps
+    with a line to zero over the last fifth (docs/training.md)."""
     clip_norm: NonNegative = 0.0
     """The most that the norm of all gradients may be in a step; longer ones are scaled down to it. 0 clips nothing."""
     label_smoothing: Rate = 0.0
+    """The share of a label that is spread evenly over all classes."""
     dropout: Rate = 0.0
     """Of activations: in a ViT after the position embeddings and the blocks' dense layers, but not of queries, keys
     and values (arXiv 2010.11929, appendix B.1), in a Mixer after those of its MLPs, in a ResNet before the head."""
@@ -91,12 +100,15 @@ class Axes(BaseModel):
     """Each step sees a random part of an image, of this share of its area at least and 3/4 to 4/3 as wide as high, at
     the model's resolution (an inception crop); at 0 the centre, of all of its height or width."""
     augreg: AugReg = "none"
-    """RandAugment and mixup together, in the strengths of arXiv 2106.10270; `mixup` is then left at 0."""
+    """RandAugment and mixup together, in the strengths of arXiv 2106.10270 (docs/data.md); `mixup` is then left at
+    0."""
     ema: Rate = 0.0
     """Decay of an average of the weights over the steps: the average is what is measured, upstream and downstream;
     0 for none."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """What forward and backward passes are computed in; weights are float32."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Draws the first weights, the order of the images, and which of them a fraction keeps."""
 
     @model_validator(mode="after")
     def _check_mixup(self) -> Self:

@@ -58,16 +58,20 @@ class Downstream(_Table):
     protocol: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = Field(
         ["ridge"], min_length=1
     )
-    """A protocol's name, or a list of them (`evals.protocol.PROTOCOLS`)."""
+    """A protocol's name, or a list of them (docs/evaluation.md), of which the first is what is reported on."""
     upstream: bool | Literal["by_class"] = True
     """Whether checkpoints are measured on the held-out upstream images too; "by_class" adds each class's accuracy."""
     keep_features: bool = False
     """Whether the features of every checkpoint stay in the study folder, so that protocols that are asked for later
     need no forward pass."""
     shots: list[Count] = [1, 5, 10, 25]
+    """Training images a class, of few-shot protocols."""
     draws: Count = 3
+    """How often the shots are drawn."""
     layers: Literal["all", "last"] = "all"
+    """Layers that are judged: every one, or the pre-logits features alone."""
     checkpoints: Literal["all", "last"] = "all"
+    """Checkpoints that are judged."""
     ahead_min: NonNegative = 10
     """A checkpoint is judged while its cell still trains where that is expected to take this many minutes more."""
 
@@ -76,6 +80,7 @@ class Placement(_Table):
     """Cells that go to a partition of their own."""
 
     partition: str
+    """One of the profile's."""
     where: GridTable
     """Axis = value or values; a cell belongs here if every axis fits."""
 
@@ -113,17 +118,27 @@ class Retry(_Table):
     """How many deaths of each cause are answered by another start by themselves; `free` is any number."""
 
     preemption: Budget = "free"
+    """The job was taken off its node for another one."""
     requeue: Budget = "free"
+    """It was started again by hand, or by a scheduler that does not say why."""
     node_failure: Budget = 5
+    """Its node went down."""
     time_limit: Budget = 3
     """Limits met without getting on; one that was met with a checkpoint to go on from costs nothing."""
     oom: Budget = 3
+    """The node's memory did not suffice."""
     accelerator_oom: Budget = 4
+    """The accelerator's did not."""
     launch_failure: Budget = 2
+    """The job ended before any of its work began."""
     file_system: Budget = 2
+    """The disk is full, over its quota, or does not answer."""
     killed: Budget = 1
+    """By a signal, and nothing says who sent it."""
     cancelled: Budget = 0
+    """By a person."""
     code_error: Budget = 0
+    """An exception, which would come again."""
     stop_after: Count = 5
     """Nothing more is submitted once the first cells to end, this many, all died of the same code error."""
 
@@ -146,16 +161,20 @@ class Wandb(_Table):
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is online where a key is found, else offline."""
     project: Annotated[str, AfterValidator(_check_project)] = "upshot"
+    """The W&B project."""
     entity: str | None = None
+    """The W&B user or team; the default one of the key when it is not given."""
 
 
 class Study(_Table):
     """One study: what to train, what to judge it by, where to run it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Of the study folder, `runs/NAME`, of the jobs, and of the group of W&B runs."""
     upstream: Upstream
     grid: list[GridTable]
     exclude: list[GridTable] = []
+    """Combinations to leave out: [[exclude]] tables of axis = value or values, of which every axis must fit."""
     train: Train = Train()
     downstream: Downstream
     cluster: ClusterChoice = ClusterChoice()

@@ -39,6 +39,7 @@ class Partition(_Table):
     """The nodes of one partition, how they are asked for, and what the plan expects of them."""
 
     accelerator: Literal["none", "gpu", "tpu"] = "none"
+    """What its nodes have."""
     gres: str | None = None
     """The accelerators' gres name and type, without a count: `gpu:h100`."""
     request: Literal["gres", "gpus-per-node", "partition"] = "gres"
@@ -51,14 +52,21 @@ class Partition(_Table):
     python: Interpreter | None = None
     """The interpreter of jobs here: that of another environment, with Upshot and torch-xla, say."""
     account: Word | None = None
+    """The account of jobs here; the profile's when it is not given."""
     qos: Word | None = None
+    """The quality of service of jobs here; the profile's when it is not given."""
     accelerators_per_node: Annotated[int, Field(ge=0)] = 0
+    """How many a node has."""
     accelerator_memory_gb: Positive | None = None
+    """Of one accelerator. Where it is not given a plan cannot see that a cell does not fit."""
     cpus_per_node: Count = 1
+    """CPU cores that a job may have on a node."""
     memory_gb_per_node: Positive = 4
+    """Memory that a job may have on a node."""
     max_nodes: Count | None = None
     """Nodes that one job may have; as many as it needs when not given."""
     max_time_min: Count = 24 * 60
+    """The longest time limit; a cell that takes longer goes on in another job."""
     teraflops: Positive | None = None
     """Peak of one accelerator (of one CPU core where there is none) in the precision that is trained in. Where it is
     not given a plan guesses, and no run says what share of it was reached."""
@@ -113,14 +121,18 @@ class Profile(_Table):
     """A cluster. The local machine is one too, with one partition and no scheduler."""
 
     scheduler: Literal["slurm", "local"] = "slurm"
+    """"local" runs cells as processes of this machine."""
     partitions: dict[str, Partition] = Field(min_length=1)
     account: Word | None = None
+    """What jobs are charged to (`sbatch --account`)."""
     qos: Word | None = None
+    """Their quality of service (`sbatch --qos`)."""
     setup: list[str] = []
     """Shell lines that a job runs first, such as `module load cuda`, or the start of a container."""
     python: Interpreter | None = None
     """The interpreter of jobs, where it is not the one that submits them."""
     use_srun: bool = True
+    """Whether a job starts its processes by srun; a cell of several processes needs it."""
     exclude: list[str] = []
     """Nodes that no job of ours is to use."""
     throttle: Count = 256
@@ -132,6 +144,7 @@ class Profile(_Table):
     folder_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "700"
     """Of study folders; nobody else may write to them, whatever it says."""
     currency: str = "USD"
+    """Of the prices."""
     driver: Driver = Driver()
 
     @field_validator("folder_mode")
