@@ -42,12 +42,11 @@ project = "project"
 def readme(folder: Path, _server: WandbServer) -> None:
     """A small study in place of README's, which wants the cluster of README's profile, and a table to import.
 
-    The two studies that are compared are that one.
+    The two studies that are compared are copies of the finished one.
     """
     (folder / "study.toml").write_text(STUDY)
-    (folder / "runs" / "limits-small").mkdir(parents=True)
-    for name in ("a", "b"):
-        (folder / "runs" / name).symlink_to(folder / "runs" / "limits-small")
+    finished = (folder / "runs" / "limits-small").rename(folder / "runs" / "a")
+    shutil.copytree(finished, folder / "runs" / "b")
     (folder / "clip.csv").write_text("model,imagenet,pets,cars\na,.5,.6,.7\nb,.6,.7,.8\n")
 
 
@@ -175,6 +174,7 @@ class Way:
 WAYS: Mapping[str, Way] = {
     "README.md": Way(
         prepare=readme,
+        of_a_finished_study=True,
         not_run={
             "make demo": OWN_INSTALLATION,
             "make test": OWN_INSTALLATION,
