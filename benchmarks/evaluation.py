@@ -23,6 +23,7 @@ MODELS = (("vit", "pico"), ("mixer", "nano"), ("resnet", "pico"), ("vit", "micro
 SHOTS = {"shots": (1, 5, 10, 25), "draws": 3}
 MORE = ("ridge", "ridge-fixed", "big_vision")
 BATCH = 128
+PIXELS = 8  # of the million: a model that computes next to nothing, with features as large as those of a real one
 WIDTH, LAYERS, CLASSES = 1024, 12, 100
 
 
@@ -81,7 +82,7 @@ class Noise:
         self.labels_N = np.arange(num_images) % CLASSES
 
     def batches(self, index_N, batch_size):
-        noise_NHWC = np.random.RandomState(0).randint(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)
+        noise_NHWC = np.random.RandomState(0).randint(0, 256, (batch_size, PIXELS, PIXELS, 3), dtype=np.uint8)
         for start in range(0, len(index_N), batch_size):
             yield np.roll(noise_NHWC, start // batch_size, axis=2)[: len(index_N) - start]
 
@@ -98,10 +99,15 @@ def many_images(num: int) -> None:
 
     torch.manual_seed(0)
     model = MlpMixer(
-        num_classes=2, img_size=32, patch_size=32, num_blocks=LAYERS - 1, embed_dim=WIDTH, mlp_ratio=(1, 0.02)
+        num_classes=2,
+        img_size=PIXELS,
+        patch_size=PIXELS,
+        num_blocks=LAYERS - 1,
+        embed_dim=WIDTH,
+        mlp_ratio=(0.001, 0.02),
     )
     rng = np.random.RandomState(0)
-    shots_NHWC = rng.randint(0, 256, (25 * CLASSES, 32, 32, 3), dtype=np.uint8)
+    shots_NHWC = rng.randint(0, 256, (25 * CLASSES, PIXELS, PIXELS, 3), dtype=np.uint8)
     train = ArrayImages(shots_NHWC, np.repeat(np.arange(CLASSES), 25))
     data = TaskData(train=train, test=Noise(num), classes=tuple(map(str, range(CLASSES))))
     encoder = Encoder(model=lambda: model.eval(), num_layers=LAYERS, batch_size=BATCH)
