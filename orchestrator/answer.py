@@ -95,7 +95,8 @@ def recipe_text(task: Mapping[str, Any]) -> str:
         return str(task["recipe_reason"])
     cells = " and ".join(f"{cell['cell_id']} (p = {cell['p']:.3f})" for cell in recipe["cells"])
     known = recipe["downstream_low"] is not None
-    truly = f" ({recipe['downstream_low']:.3f} to {recipe['downstream_high']:.3f} allowing for luck)" if known else ""
+    low, high = recipe["downstream_low"], recipe["downstream_high"]
+    truly = f" as measured (truly {low:.3f} to {high:.3f})" if known else " as measured"
     reach = "reach" if len(recipe["cells"]) > 1 else "reaches"
     return f"{cells} {reach} {recipe['downstream']:.3f}{truly} at {recipe['upstream']:.3f} upstream"
 

@@ -9,6 +9,8 @@ from orchestrator.output import print_found
 if TYPE_CHECKING:
     from orchestrator.comparing import Comparison, Difference
 
+BAND_DRAWS = 5  # for one of a fit: a band over all steps at once ends where few draws lie
+
 
 def run_comparison(
     sources: Sequence[Path], runs: Path, output: Path | None, options: dict[str, Any], *, as_json: bool, as_csv: bool
@@ -17,7 +19,7 @@ def run_comparison(
     from orchestrator.comparing import compare, folder_name, open_sides, to_json, write_comparison
 
     sides = open_sides(sources, runs, **options)
-    comparison = compare(*sides, draws=options["draws"], seed=options["seed"])
+    comparison = compare(*sides, draws=BAND_DRAWS * options["draws"], seed=options["seed"])
     page = write_comparison(comparison, output or Path(folder_name(comparison)))
     if as_json or as_csv:
         print_found("comparison", {**to_json(comparison), "page": str(page)}, as_csv=as_csv)

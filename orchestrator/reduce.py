@@ -102,7 +102,10 @@ def reduce_study(
         for ((task, shots), dropped), key in zip(selection.dropped.items(), keys, strict=True)
     ]
     if at is not None and all(task["recipe"] is None for task in tasks):
-        raise UserError("; ".join(f"{task['task']}: {task['recipe_reason']}" for task in tasks))
+        reasons: dict[str, list[str]] = {}
+        for task in tasks:
+            reasons.setdefault(task["recipe_reason"], []).append(task["task"])
+        raise UserError("; ".join(f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in reasons.items()))
     return {"protocol": selection.protocol, "tasks": tasks, "conflicts": pairs, "effects": effects}
 
 

@@ -161,7 +161,8 @@ def _warnings(a: Side, b: Side, common: Sequence[TaskKey]) -> list[str]:
         found.append(f"The test sets differ in size, so they may not be the same images: {listed(unlike)}.")
     shared = len(set(a.cells["cell_id"]) & set(b.cells["cell_id"]))
     if shared:
-        found.append(f"{count(shared, 'cell')} are in both; the intervals take the two studies for independent.")
+        are = "is" if shared == 1 else "are"
+        found.append(f"{count(shared, 'cell')} {are} in both; the intervals take the two studies for independent.")
     return list(filter(None, found))
 
 

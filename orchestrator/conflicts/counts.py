@@ -93,7 +93,8 @@ def rank_interval(spearman_rank: float | None, num: int) -> tuple[float | None, 
     most = 1 - 6 / (num**3 - num)
     z = np.arctanh(np.clip(spearman_rank, -most, most))
     half = Z_95 * np.sqrt((1 + spearman_rank**2 / 2) / (num - 3))
-    return float(np.tanh(z - half)), float(np.tanh(z + half))
+    # That step must not put a perfect order outside its own interval.
+    return float(min(np.tanh(z - half), spearman_rank)), float(max(np.tanh(z + half), spearman_rank))
 
 
 def kendall(us_N: "Floats", ds_N: "Floats") -> float | None:

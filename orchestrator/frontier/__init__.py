@@ -11,7 +11,7 @@ from orchestrator.frontier.hull import rising_part, upper_hull
 from orchestrator.frontier.law import LOSSES, Law, Loss, fit_law
 from orchestrator.frontier.noise import NumTest
 from orchestrator.frontier.recipe import Recipe, find_recipe
-from orchestrator.frontier.verdict import REASONS, Fit, Reason, Seen, Verdict, verdict
+from orchestrator.frontier.verdict import REASONS, Fit, Reason, Seen, Verdict, interval_text, verdict
 
 __all__ = [
     "LOSSES",
@@ -43,6 +43,7 @@ __all__ = [
     "fit_law",
     "fit_points",
     "hold_out",
+    "interval_text",
     "percentile_bootstrap",
     "rising_part",
     "upper_hull",

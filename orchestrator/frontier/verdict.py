@@ -169,10 +169,10 @@ def _plainly(reason: Reason, fit: Fit | None, seen: Seen) -> str:
                 "downstream accuracy does not rise with upstream accuracy here, so there is no frontier to extrapolate"
             )
         case "still rising":
-            return f"still rising at the best cell ({seen.best_ds:.2f}), no sign of a plateau yet: {_range(fit)} fits"
+            return f"still rising at the best cell ({seen.best_ds:.2f}), no sign of a plateau yet: {_range(fit)}"
         case "end not seen":
             best = f", and the best cell has {seen.best_ds:.2f}"
-            return f"where it saturates cannot be told from {cells}: {_range(fit)} fits{best}"
+            return f"where it saturates cannot be told from {cells}: {_range(fit)}{best}"
         case "bend not seen":
             return f"how it bends, and so where it ends, cannot be told from {cells}"
         case "too few draws":
@@ -182,11 +182,17 @@ def _plainly(reason: Reason, fit: Fit | None, seen: Seen) -> str:
 
 
 def _range(fit: Fit | None) -> str:
-    """`anything from 0.60 to 0.79`: what the saturation value may be."""
+    """`its 95 % interval is 0.60 to 0.79`: that of the saturation value, or the value where the draws agree on one."""
     assert fit is not None
     assert fit.interval.e_ir_low is not None
     assert fit.interval.e_ir_high is not None
-    return f"anything from {1.0 - fit.interval.e_ir_high:.2f} to {1.0 - fit.interval.e_ir_low:.2f}"
+    return interval_text(1.0 - fit.interval.e_ir_high, 1.0 - fit.interval.e_ir_low)
+
+
+def interval_text(low: float, high: float, whose: str = "its") -> str:
+    """What is known of a saturation value that is not identified, from the ends of its interval."""
+    ends = f"{low:.2f}", f"{high:.2f}"
+    return f"the fits end at {ends[0]}" if len({*ends}) == 1 else f"{whose} 95 % interval is {ends[0]} to {ends[1]}"
 
 
 def _too_few(seen: Seen) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.frontier import Reason
+from orchestrator.frontier import Reason, interval_text
 from orchestrator.more_cells import more_cells_text
 from orchestrator.report.facts import Facts
 from orchestrator.report.headline import best_cells, paragraph
@@ -87,7 +87,7 @@ def _sentence(reason: Reason, task: Mapping[str, Any], best: str | None, more: s
     parts = [f"best cell {best}" if best else "no cell with both accuracies"]
     fit = task["fits"]["hull"]
     if reason in RANGE_TOLD and fit is not None:
-        parts.append(f"anything from {1 - fit['e_ir_high']:.2f} to {1 - fit['e_ir_low']:.2f} fits")
+        parts.append(interval_text(1 - fit["e_ir_high"], 1 - fit["e_ir_low"], "the plateau's"))
     if reason == "too few cells":
         parts.append(f"{task['hull_vertices']} of {count(task['n'], 'cell')} on the frontier")
     return "; ".join([*parts, more] if more else parts)

@@ -14,7 +14,11 @@ from orchestrator.report.words import count, duration, fixed, hours, listed, si
 
 
 def _tasks(tasks: Mapping[str, list[str]]) -> str:
-    return ", ".join(f"{task} ({listed(shots)} shots)" if any(shots) else task for task, shots in tasks.items())
+    return ", ".join(f"{task} ({_counted(shots)})" if any(shots) else task for task, shots in tasks.items())
+
+
+def _counted(shots: list[str]) -> str:
+    return "1 shot" if shots == ["1"] else f"{listed(shots)} shots"
 
 
 def cells_of_frontier(facts: Facts) -> Markup:

@@ -29,7 +29,8 @@ def fits_section(facts: Facts) -> Markup:
     mixing = (
         "A classifier that asks one cell for some of the images and another for the rest reaches any point between the "
         "two, so every point on the hull can be had. Choose an upstream accuracy; upshot reduce --at upstream=0.8 "
-        "gives the same recipe with its interval."
+        "gives the same recipe with its interval. The best of many cells were lucky in part: in parentheses stands "
+        "what the mix truly reaches (95 %, where the sizes of the test sets are known), which may lie below."
     )
     return join(
         [
@@ -114,7 +115,8 @@ def _recipe(task: Mapping[str, Any], link: Callable[[str], Markup]) -> Markup:
 
 def _mix(recipe: Mapping[str, Any], link: Callable[[str], Markup]) -> list[object]:
     known = recipe["downstream_low"] is not None
-    truly = f" ({recipe['downstream_low']:.3f} to {recipe['downstream_high']:.3f} allowing for luck)" if known else ""
+    low, high = recipe["downstream_low"], recipe["downstream_high"]
+    truly = f" as measured (truly {low:.3f} to {high:.3f})" if known else " as measured"
     reached = f" for {recipe['downstream']:.3f}{truly} at {recipe['upstream']:.3f} upstream."
     shares = [(link(cell["cell_id"]), f" (p = {cell['p']:.3f})") for cell in recipe["cells"]]
     if len(shares) == 1:

@@ -38,7 +38,11 @@ function makePlot(figure) {
     tabindex: '0', role: 'application', 'aria-roledescription': 'plot', 'aria-describedby': 'plot-keys',
   })) holder.setAttribute(name, value);
   const vertices = element('details', {class: 'vertices'}, element('summary'), element('ol'));
-  vertices.addEventListener('toggle', () => vertices.open && listVertices(plot));
+  vertices.addEventListener('toggle', () => {
+    if (!vertices.open) return;
+    if (plot.stale) drawPlot(plot);
+    listVertices(plot);
+  });
   figure.append(vertices);
   const plot = {
     figure, holder, canvas, under, over, vertices, task: figure.dataset.name, stale: true, near: false, at: null,
@@ -191,6 +195,7 @@ function plural(count, one, many = `${one}s`) {
 
 // The vertices of the hull as text, each a link where the page tells more of the cell.
 function listVertices({vertices, shown}) {
+  if (!shown) return;
   const items = shown.hull.map(cell => element('li', {}, cellLink(cell), element('small', {},
     ` ${shown.us[cell].toFixed(4)} upstream, ${shown.ds[cell].toFixed(4)} downstream; ${axesText(cell)}`)));
   vertices.querySelector('ol').replaceChildren(...items);

@@ -27,7 +27,7 @@
       const mixed = found.left === found.right ? ['take ', cell(found.left)]
         : ['mix ', cell(found.left), ' (p = ', number(found.p), ') with ', cell(found.right),
           ' (p = ', number(1 - found.p), ')'];
-      mix.replaceChildren(...mixed, ' for ', number(found.downstream), ' at ', number(upstream), ' upstream.');
+      mix.replaceChildren(...mixed, ' for ', number(found.downstream), ' as measured at ', number(upstream), ' upstream.');
     });
   }
 })();

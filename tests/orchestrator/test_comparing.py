@@ -162,8 +162,10 @@ def test_swapping_the_two_turns_the_sign() -> None:
     assert not isinstance(one, str)
     assert not isinstance(other, str)
     assert one.measured_S == pytest.approx(-other.measured_S)
-    assert one.mean == pytest.approx(-other.mean, abs=0.005)
-    assert one.mean_low == pytest.approx(-other.mean_high, abs=0.01)
+    assert one.mean == pytest.approx(-other.mean)
+    assert one.mean_low == pytest.approx(-other.mean_high)
+    assert one.mean_high == pytest.approx(-other.mean_low)
+    assert one.low_S == pytest.approx(-other.high_S, nan_ok=True)
 
 
 def test_what_cannot_be_compared_says_why() -> None:

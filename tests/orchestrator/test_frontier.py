@@ -553,7 +553,7 @@ def test_a_plateau_that_is_seen_is_no_reason_for_doubt() -> None:
     assert said.verdict.endswith("; the best cell, 0.959, is there already")
 
 
-OPEN = "where it saturates cannot be told from these 20 cells: anything from {} fits, and the best cell has 0.85"
+OPEN = "where it saturates cannot be told from these 20 cells: its 95 % interval is {}, and the best cell has 0.85"
 BEND = "how it bends, and so where it ends, cannot be told from these 20 cells"
 UNSTABLE = "parts of these 20 cells lead to other answers than all of them"
 FLAT = "downstream accuracy does not rise with upstream accuracy here, so there is no frontier to extrapolate"
@@ -621,8 +621,8 @@ def test_a_frontier_that_still_rises_is_told_from_one_whose_end_is_open() -> Non
     rising = verdict(wide, seen(rises=0.15))
     assert rising.reason == "still rising"
     assert rising.verdict == (
-        "not identifiable: still rising at the best cell (0.85), no sign of a plateau yet: anything from 0.80 to 1.00 "
-        "fits"
+        "not identifiable: still rising at the best cell (0.85), no sign of a plateau yet: its 95 % "
+        "interval is 0.80 to 1.00"
     )
     assert verdict(wide, seen()).reason == "end not seen"
     # A sure fit may rise at its last cell: the law says where it ends.

@@ -410,6 +410,22 @@ def test_no_width_scrolls_sideways(browser: Browser, study: Study, width: int) -
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_long_names_do_not_widen_a_phones_page(browser: Browser, tmp_path: Path) -> None:
+    results, states = synthetic(tasks=TASKS, shots=(5,))
+    long = "a_family_of_models_with_a_very_long_name_that_has_no_place_to_break_"
+    results = results.with_columns(cell_id=long + pl.col("cell_id"))
+    study = write_study(tmp_path, results, [state | {"cell_id": long + state["cell_id"]} for state in states])
+    for seen in opened_page(browser, study.path, viewport={"width": 390, "height": 844}):
+        seen.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_hull_that_is_unfolded_before_its_plot_is_drawn_is_listed(opened: Seen) -> None:
+    opened.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    for task in TASKS:
+        opened.page.locator(f'{PLOT}[data-name="{task}"] .vertices li').first.wait_for()
+
+
 def test_a_tap_pins(browser: Browser, study: Study) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     for seen in opened_page(browser, study.path, **phone):
@@ -471,7 +487,7 @@ def test_all_of_it_is_printed(browser: Browser, study: Study, tmp_path: Path) ->
         pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
         assert 4 <= pages <= 40
         seen.page.emulate_media(media="print")
-        for hidden in ("#shots", "nav", "#plot-controls", "#theme", ".skip"):
+        for hidden in ("#shots", "nav", "#plot-controls", "#theme", ".skip", ".choose"):
             assert seen.page.locator(hidden).first.is_hidden()
 
 

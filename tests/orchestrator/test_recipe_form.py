@@ -69,7 +69,7 @@ def test_the_page_mixes_as_the_reducer_does(page: Any) -> None:
         shares = [expected.p_left, 1 - expected.p_left]
         assert numbers == pytest.approx([*shares, expected.downstream, upstream], abs=1e-12)
         assert f"(p = {expected.p_left:.3f}) with " in text
-        assert text.endswith(f"for {expected.downstream:.3f} at {upstream:.3f} upstream.")
+        assert text.endswith(f"for {expected.downstream:.3f} as measured at {upstream:.3f} upstream.")
 
 
 def test_on_a_vertex_one_cell_is_taken(page: Any) -> None:
