@@ -6,6 +6,7 @@ from dataclasses import replace
 import polars as pl
 
 from orchestrator.names import short_names
+from orchestrator.report.choices import Choices
 from orchestrator.report.facts import Facts
 
 PER_FRAME = ("task", "worst_task")
@@ -31,7 +32,15 @@ def with_short_tasks(facts: Facts) -> Facts:
         along=_renamed(facts.along, names),
         effects=effects,
         tasks=tasks,
+        choices=_chosen(facts.choices, names),
     )
+
+
+def _chosen(choices: Choices, names: Mapping[str, str]) -> Choices:
+    renamed = [
+        replace(choice, tasks=tuple(names.get(task, task) for task in choice.tasks)) for choice in choices.choices
+    ]
+    return replace(choices, choices=tuple(renamed))
 
 
 def _renamed(frame: pl.DataFrame, names: Mapping[str, str], columns: Sequence[str] = PER_FRAME) -> pl.DataFrame:

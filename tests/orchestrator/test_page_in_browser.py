@@ -420,6 +420,12 @@ def test_long_names_do_not_widen_a_phones_page(browser: Browser, tmp_path: Path)
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_task_that_is_a_path_is_drawn_under_its_short_name(browser: Browser, tmp_path: Path) -> None:
+    study = write_study(tmp_path, *synthetic(tasks=("mnist", "/a/pets"), shots=(5,)))
+    for seen in opened_page(browser, study.path):
+        assert len(seen.hull_of("pets")) > 1
+
+
 def test_a_hull_that_is_unfolded_before_its_plot_is_drawn_is_listed(opened: Seen) -> None:
     opened.page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     for task in TASKS:

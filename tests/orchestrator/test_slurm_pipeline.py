@@ -176,7 +176,9 @@ def test_near_its_time_limit_a_job_leaves_a_checkpoint_and_requeues_itself(small
         ("end", "done"),
     ]
     assert "died on cpu" in upshot("why", cell.cell_id, small.store.root)
-    assert "told to stop long before its time limit" in upshot("why", cell.cell_id, small.store.root)
+    assert "told to stop long before its time limit" in upshot(
+        "why", cell.cell_id, small.store.root, env={"COLUMNS": None}
+    )
     starts = [r["step"] for r in read_records(small.store.train_log(cell.cell_id)).records if r["event"] == "start"]
     assert starts[0] == 0 < starts[1]
     assert len(small.store.manifests()) == 2
