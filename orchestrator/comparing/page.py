@@ -96,7 +96,7 @@ def _head(title: str) -> Markup:
 def _answer(comparison: Comparison) -> Markup:
     a, b = comparison.sides
     numbers = [count(side.cells["cell_id"].n_unique(), "cell") for side in (a, b)]
-    told = sum(bool(_difference_of(task) and _difference_of(task).regions) for task in comparison.tasks)  # type: ignore[union-attr]  # of those that have one
+    told = sum(map(_differs, comparison.tasks))
     paragraph = (
         f"{a.name} ({numbers[0]}) and {b.name} ({numbers[1]}) have {count(len(comparison.tasks), 'task')} in common, "
         f"counting each number of shots; a difference of the frontiers can be told on {told}."
@@ -108,15 +108,16 @@ def _answer(comparison: Comparison) -> Markup:
             "li",
             element("b", task.title),
             f": {sentence(task, names)}.",
-            class_=None if _difference_of(task) and _difference_of(task).regions else "unsure",  # type: ignore[union-attr]  # of those that have one
+            class_=None if _differs(task) else "unsure",
         )
         for task in comparison.tasks
     ]
     return join([element("p", paragraph), *warnings, element("ul", *sentences, class_="answers")])
 
 
-def _difference_of(task: Compared) -> Difference | None:
-    return None if isinstance(task.difference, str) else task.difference
+def _differs(task: Compared) -> bool:
+    """Whether one frontier lies higher somewhere."""
+    return isinstance(task.difference, Difference) and bool(task.difference.regions)
 
 
 def _frontiers(comparison: Comparison, pictures: Mapping[tuple[str, int | None], str]) -> Markup:

@@ -72,6 +72,8 @@ def open_sides(sources: Sequence[Path], runs: Path, **options: Any) -> tuple[Sid
 def _open(source: Path, runs: Path, options: dict[str, Any]) -> Side:
     if is_table(source):
         results = read_results(source).collect()
+        if results.is_empty():
+            raise UserError(f"{source}: the table has no rows, so there is nothing to compare")
         reduced = reduce_study(results, **options)
         return _side(source.stem, source.resolve(), None, results, reduced)
     session = open_submitted(source, runs)

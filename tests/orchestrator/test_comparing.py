@@ -387,6 +387,8 @@ def test_the_command_compares_and_refuses(tables: Path, tmp_path: Path) -> None:
     assert "belongs to a comparison" in upshot("report", three[0], "-o", "x", cwd=tmp_path, code=2)
     rows = upshot("report", *three[:2], "--draws", 60, "--csv", cwd=tmp_path).splitlines()
     assert [row.split(",")[0] for row in rows] == ["task", "cars", "pets"]
+    pl.read_parquet(three[0]).clear().write_parquet(tmp_path / "none.parquet")
+    assert "none.parquet: the table has no rows" in upshot("report", three[0], "none.parquet", cwd=tmp_path, code=2)
     (tmp_path / "full").write_text("a file")
     assert "cannot be written" in upshot("report", *three[:2], "--draws", 5, "-o", "full", cwd=tmp_path, code=2)
 
