@@ -255,14 +255,7 @@ def measures_chart(style: Style) -> Spec:
     """
     x = accuracy_channel(alt.X, "upstream", "upstream accuracy")
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, nice=False, padding=8), axis=alt.Axis(tickCount=5))
-    tooltip = [
-        alt.Tooltip("cell:N"),
-        alt.Tooltip("axes:N"),
-        alt.Tooltip("upstream:Q", format=".4f"),
-        alt.Tooltip("value:Q", format=".4g"),
-    ]
-    points = alt.Chart(alt.NamedData("points")).mark_point(filled=True, opacity=1, **crowd(style))
-    return layered(points.encode(x=x, y=y, tooltip=tooltip, **family_encoding(style), **size_encoding(style)))
+    return _cells(style, x, y, alt.Tooltip("upstream:Q", format=".4f"), alt.Tooltip("value:Q", format=".4g"))
 
 
 def residuals_chart(style: Style) -> Spec:
@@ -273,11 +266,11 @@ def residuals_chart(style: Style) -> Spec:
     x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False, nice=False, padding=8), axis=alt.Axis(tickCount=5))
     y = alt.Y("residual:Q", title="downstream beyond upstream (logit)", axis=alt.Axis(tickCount=5))
     y = y.scale(zero=False, nice=False, padding=8)
-    tooltip = [
-        alt.Tooltip("cell:N"),
-        alt.Tooltip("axes:N"),
-        alt.Tooltip("value:Q", format=".4g"),
-        alt.Tooltip("residual:Q", format="+.3f"),
-    ]
+    return _cells(style, x, y, alt.Tooltip("value:Q", format=".4g"), alt.Tooltip("residual:Q", format="+.3f"))
+
+
+def _cells(style: Style, x: alt.X, y: alt.Y, *values: alt.Tooltip) -> Spec:
+    """A point for each cell, which tells its id, its axes and these values."""
     points = alt.Chart(alt.NamedData("points")).mark_point(filled=True, opacity=1, **crowd(style))
+    tooltip = [alt.Tooltip("cell:N"), alt.Tooltip("axes:N"), *values]
     return layered(points.encode(x=x, y=y, tooltip=tooltip, **family_encoding(style), **size_encoding(style)))
