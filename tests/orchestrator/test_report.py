@@ -577,6 +577,9 @@ def test_links_every_table_and_figure(page: Page) -> None:
     assert written <= linked
 
 
+BARS = ("conflicts_", "gains_")  # drawn in few colours
+
+
 def test_figures_are_real_pictures(page: Page) -> None:
     names = {path.stem for path in (page.folder / "figures").iterdir()}
     assert names == {
@@ -588,7 +591,7 @@ def test_figures_are_real_pictures(page: Page) -> None:
         picture = Image.open(io.BytesIO((page.folder / f"figures/{name}.png").read_bytes())).convert("RGB")
         found = picture.getcolors(maxcolors=1 << 24)
         assert found is not None
-        assert len(found) > 20
+        assert len(found) > (20 if name.startswith(BARS) else 50)
         assert max(count for count, _ in found) < 0.99 * picture.width * picture.height
         assert "<text" in (page.folder / f"figures/{name}.svg").read_text(encoding="utf-8")
         assert (page.folder / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
