@@ -58,7 +58,7 @@ def latex(table: pl.DataFrame, name: str, caption: str) -> str:
             r"\toprule",
             _row(kept),
             r"\midrule",
-            *(_row(row) for row in shown.select(kept).iter_rows()),
+            *map(_row, zip(*(shown[column] for column in kept), strict=True)),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",

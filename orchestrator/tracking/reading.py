@@ -6,6 +6,7 @@ What was read is kept in the user's cache folder (`kept_runs`) page by page, so 
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from orchestrator.bars import Tell, tell_nobody
 from orchestrator.tracking.account import base_url, need_key
 from orchestrator.tracking.client import one_line, own_environment, settings_of
 from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
+from orchestrator.tracking.trouble import KEY, STATUS
 
 if TYPE_CHECKING:
     import wandb
@@ -253,8 +255,8 @@ def _refusals(path: str, kept: KeptRuns) -> Iterator[None]:
 def refusal(error: Exception) -> str:
     """What went wrong with a request, as a sentence."""
     words = one_line(str(error)).rstrip(".")
-    if any(sign in words for sign in ("401", "403", "not logged in", "API_KEY", "API key")):
+    if KEY.search(words) or re.search(STATUS.format("403"), words):
         return f"W&B at {base_url()} refuses the key: {words}."
-    if "429" in words:
+    if re.search(STATUS.format("429"), words):
         return f"W&B at {base_url()} limits the rate: {words}. Wait some minutes."
     return f"W&B at {base_url()} does not answer: {words}."

@@ -20,11 +20,15 @@ class Trouble(StrEnum):
 
 DELETED: Final = "previously created and deleted"
 """wandb issue 1192: W&B never gives an id again."""
-KEY: Final = re.compile(r"\b401\b|not logged in|api.?key", re.IGNORECASE)
+STATUS: Final = r"(?<![\w/.-])({})(?![\w/-])"
+"""An HTTP status that is said: no part of an address or of a name."""
+KEY: Final = re.compile(STATUS.format("401") + "|not logged in|api.?key", re.IGNORECASE)
 """The key is refused, or is none."""
-PLACE: Final = re.compile(r"\b40[34]\b|permission denied|not found during upsertBucket|project name", re.IGNORECASE)
+PLACE: Final = re.compile(
+    STATUS.format("40[34]") + "|permission denied|not found during upsertBucket|project name", re.IGNORECASE
+)
 """wandb issues 9156, 2484: W&B knows no such entity, or the key's user may not write there."""
-WRONG: Final = re.compile(r"\b(400|413|422)\b")
+WRONG: Final = re.compile(STATUS.format("400|413|422"))
 """The server takes no such run: asking again changes nothing."""
 
 

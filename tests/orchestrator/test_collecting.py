@@ -420,6 +420,20 @@ def test_what_was_read_before_a_failure_is_not_read_again(server: WandbServer, f
     assert read(server).num_read == 4
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("POST http://127.0.0.1:40351/a-429/graphql giving up: HTTP 500: {}", "does not answer"),
+        ("HTTP 403 Forbidden", "refuses the key"),
+        ("HTTP 401: user is not logged in", "refuses the key"),
+        ("no API key", "refuses the key"),
+        ("429 Too Many Requests", "limits the rate"),
+    ],
+)
+def test_a_refusal_is_told_by_what_is_said_and_not_by_addresses(words: str, message: str) -> None:
+    assert message in reading.refusal(ValueError(words))
+
+
 def test_a_busy_server_is_asked_again(server: WandbServer) -> None:
     log_others(server)
     server.fail(500, "/graphql", until=1)

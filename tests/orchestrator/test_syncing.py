@@ -280,6 +280,8 @@ def test_what_is_wrong_for_every_cell_is_said_once(
         ("CommError: Timed out while retrying: 503 Service Unavailable", Trouble.PASSING),
         ("dial tcp 127.0.0.1:4401: connect: connection refused", Trouble.PASSING),
         ("something that nobody has seen", Trouble.PASSING),
+        ('POST http://127.0.0.1:40351/icons-404/401/graphql giving up: HTTP 500: {"error": "no"}', Trouble.PASSING),
+        ('POST http://127.0.0.1:400/graphql giving up: {"code":403}', Trouble.STUDY),
         ("CommError: returned error 401: not logged in", Trouble.STUDY),
         ("run abc was previously created and deleted; try a new run name", Trouble.CELL),
         ("returned error 400: invalid tag", Trouble.CELL),
