@@ -307,7 +307,8 @@ def own_environment(folder: Path | None = None) -> Iterator[None]:
 def close() -> None:
     """Ends this process's client, if it has one. One that has died is let go of: it would be asked again."""
     if "wandb" in sys.modules:
-        with contextlib.suppress(Exception):  # it cannot be told
+        # It cannot be told; and of one that dies meanwhile, wandb would have us end with its exit code.
+        with contextlib.suppress(Exception, SystemExit):
             sys.modules["wandb"].teardown(exit_code=1)
 
 

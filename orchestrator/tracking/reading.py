@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from models.errors import UserError
 from orchestrator.bars import Tell, tell_nobody
 from orchestrator.tracking.account import base_url, need_key
-from orchestrator.tracking.client import one_line, own_environment, settings_of
+from orchestrator.tracking.client import close, one_line, own_environment, settings_of
 from orchestrator.tracking.kept_runs import KeptRuns, LoggedRun, Scalar
 from orchestrator.tracking.trouble import KEY, STATUS
 
@@ -218,7 +218,7 @@ def public_api(timeout_s: float, num_retries: int) -> Iterator["wandb.Api"]:
             # Whole seconds are what it takes; half a second must not become none.
             yield wandb.Api(timeout=max(1, round(timeout_s)))
         finally:
-            wandb.teardown()
+            close()
 
 
 @contextlib.contextmanager

@@ -677,6 +677,28 @@ def test_a_client_that_died_is_replaced(cell: Path, short_folder: str) -> None:
     assert done.stdout == "True False True\n"
 
 
+DYING_CLIENT_SCRIPT = """
+import os, signal, sys, threading
+from pathlib import Path
+import wandb
+from orchestrator.tracking.client import close
+from tests.orchestrator.test_tracking import cores_of, mirror
+wandb.setup(wandb.Settings(mode="offline"))
+[client] = cores_of(os.getpid())
+os.kill(client, signal.SIGSTOP)
+threading.Timer(1.0, os.kill, (client, signal.SIGKILL)).start()
+close()
+print("closed", mirror(Path(sys.argv[1]), "offline").ok)
+"""
+
+
+def test_a_client_that_dies_while_it_is_closed_does_not_end_the_process(cell: Path, short_folder: str) -> None:
+    append(cell, training(0, 30))
+    command = [sys.executable, "-c", DYING_CLIENT_SCRIPT, str(cell)]
+    done = subprocess.run(command, capture_output=True, text=True, env=script_environment(short_folder))
+    assert done.stdout == "closed True\n", done.stderr
+
+
 def test_disabled_does_nothing(cell: Path, server: WandbServer) -> None:
     append(cell, training(0, 20))
     assert mirror(cell, "disabled") == tracking.MirrorResult(ok=True, mode="disabled")
