@@ -224,14 +224,26 @@ def read_results(path: Path) -> pl.LazyFrame:
     """A results table from a parquet file.
 
     Raises:
-        DataError: the file is missing or no parquet file.
+        DataError: the file is missing or no parquet file, or a column has a name that stands for several.
     """
     try:
         table = pl.scan_parquet(path)
-        table.collect_schema()
+        names = table.collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: no results table can be read: {error}") from error
+    check_columns(path, names)
     return table
+
+
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    """Refuses names that polars takes for several columns.
+
+    Raises:
+        DataError: a column is called `*`, or from `^` to `$`.
+    """
+    for name in names:
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            raise DataError(f"{path}: the column {name!r} has a name that stands for several columns; rename it")
 
 
 def _read(path: Path, kind: _Kind) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from models.errors import DataError, UnknownNameError
+from orchestrator.results import check_columns
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*SEPARATORS, ".parquet")
@@ -174,4 +175,5 @@ def _headings(path: Path, headings: Sequence[str]) -> list[str]:
                 f"{path}: two columns are called {name!r}{space} (the {first + 1}. and the {place + 1}.); "
                 "rename one of them"
             )
+    check_columns(path, names)
     return names

@@ -15,6 +15,7 @@ from orchestrator.importing import Imported, import_tables, to_json, write_resul
 from orchestrator.reduce import reduce_study
 from orchestrator.report.conflict_panels import changes_panels
 from orchestrator.report.facts import gather
+from orchestrator.results import read_results
 from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import DATA, NUM_TEST, REFERENCE
 from tests.orchestrator.upshot_command import upshot, upshot_json
@@ -411,6 +412,8 @@ TWO = ("id,us\nx,.5\ny,.6\n", "id,ds\nx,.4\ny,.5\n")
         ((ONE,), {"downstream_num_test": ["dss=5"]}, "unknown task 'dss' .known: ds.. Did you mean 'ds'"),
         (("id,us,us,ds\nx,.5,.5,.4\n",), {}, r"two columns are called 'us' \(the 2. and the 3.\); rename one"),
         (("id,us,ds,ds \nx,.5,.5,.4\n",), {}, r"two columns are called 'ds', but for the space around it \(the 3. and"),
+        (("id,us,ds,*\nx,.5,.4,1\n",), {}, r"the column '\*' has a name that stands for several columns; rename it"),
+        (("id,us,ds,^d.*$\nx,.5,.4,1\n",), {}, r"the column '\^d\.\*\$' has a name that"),
         (("id,us,,ds,\nx,.5,1,.4,2\n",), {}, r"two columns are called '' \(the 3. and the 5.\)"),
         (("id;us;ds\nx;.5;.4\n",), {}, "the heading 'id;us;ds' is one column, separated by ';'. Then separate them by"),
         (("id\tus\tds\nx\t.5\t.4\n",), {}, "is one column, separated by .*. Then call it .tsv"),
@@ -431,6 +434,15 @@ def test_tables_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         imported(tmp_path, *texts, **options)
+
+
+def test_a_results_table_whose_column_stands_for_several_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    pl.DataFrame({"cell_id": ["a"], "^x": [1], "x$": [1]}).write_parquet(path)
+    assert read_results(path).collect_schema().names() == ["cell_id", "^x", "x$"]
+    pl.DataFrame({"cell_id": ["a"], "^x$": [1]}).write_parquet(path)
+    with pytest.raises(DataError, match="r.parquet: the column '.x.' has a name that stands for several columns"):
+        read_results(path)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
