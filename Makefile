@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/upshot demo
 
 test: $(VENV)/.dev
-	sh tests/install_packages.sh --accounting --browser --shells
+	sh tests/install_packages.sh --accounting --browser --shells --latex
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # What a TPU runs, on torch-xla's runtime for CPUs. torch-xla wants a torch of its own, so this has an environment of its

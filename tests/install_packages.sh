@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the Slurm that the tests run a private cluster of: tests/install_packages.sh [--accounting] [--browser] [--shells]
+# Installs the Slurm that the tests run a private cluster of: tests/install_packages.sh [--accounting] [--browser] [--shells] [--latex]
 #
 # Idempotent. On Debian, as root, the daemons are installed but none is started: the tests start their own, in a
 # temporary folder. Anywhere else this says why the tests that need them will be skipped, and exits 0.
 # --accounting also installs what sacct needs (slurmdbd and MariaDB), --browser the Chromium that opens reports,
-# --shells zsh and fish, which complete commands.
+# --shells zsh and fish, which complete commands, --latex what sets a paper's tables.
 set -eu
 
 commands="sbatch slurmctld slurmd munged"
@@ -23,8 +23,12 @@ for option in "$@"; do
             commands="$commands zsh fish"
             packages="$packages zsh fish"
             ;;
+        --latex)
+            commands="$commands pdflatex"
+            packages="$packages texlive-latex-recommended"
+            ;;
         *)
-            echo "usage: $0 [--accounting] [--browser] [--shells]" >&2
+            echo "usage: $0 [--accounting] [--browser] [--shells] [--latex]" >&2
             exit 2
             ;;
     esac
