@@ -23,6 +23,7 @@ class PlannedCell:
 
     `stages` are those to submit; `steps` the checkpoints that an evaluation judges each alone, none for the whole cell.
     Cells of one `chain` go into one job, each on from the one before it: the `shared` part of its steps is taken there.
+    `shared_in_study` is that part where all cells of the study are trained, whatever is left to do.
     """
 
     cell: Cell
@@ -37,6 +38,7 @@ class PlannedCell:
     steps: tuple[int, ...] = ()
     chain: str | None = None
     shared: float = 0.0
+    shared_in_study: float = 0.0
 
     @property
     def to_do(self) -> list[Cost]:
@@ -44,13 +46,18 @@ class PlannedCell:
         return [self.own_train if stage == "train" else self.evaluate for stage in self.stages]
 
     @property
-    def own_train(self) -> Cost:
-        """The cost of the training steps that no other cell of the chain takes."""
-        return self.train.times(1 - self.shared)
+    def taken_over(self) -> float:
+        """What part of its steps a shorter cell takes: one of its job, where it is to be trained, else of the study."""
+        return self.shared if "train" in self.stages else self.shared_in_study
 
-    def cost(self, stage: Stage) -> Cost:
-        """The cost of a stage."""
-        return self.train if stage == "train" else self.evaluate
+    @property
+    def own_train(self) -> Cost:
+        """The cost of the training steps that no shorter cell takes."""
+        return self.train.times(1 - self.taken_over)
+
+    def cost_in_study(self, stage: Stage) -> Cost:
+        """The cost of a stage in the whole study, each step of training counted once."""
+        return self.train.times(1 - self.shared_in_study) if stage == "train" else self.evaluate
 
     def to_json(self) -> dict[str, Any]:
         """The cell as `upshot plan --json` prints it."""
@@ -65,9 +72,9 @@ class PlannedCell:
             "compiled": self.train.compiled,
             "sharded": self.train.sharded,
             "memory_gb": self.train.memory_gb,
-            "shared": self.shared,
-            "gpu_hours": self.train.gpu_hours + self.evaluate.gpu_hours,
-            "cpu_hours": self.train.cpu_hours + self.evaluate.cpu_hours,
+            "shared": self.taken_over,
+            "gpu_hours": self.own_train.gpu_hours + self.evaluate.gpu_hours,
+            "cpu_hours": self.own_train.cpu_hours + self.evaluate.cpu_hours,
             "limits_hit": sorted({*self.train.over, *self.evaluate.over}),
             "action": self.action,
             "reason": self.reason,
@@ -90,6 +97,11 @@ class Array:
     def num_tasks(self) -> int:
         """Array tasks in the queue, those of `then` among them."""
         return len(self.tasks) + (self.then.num_tasks if self.then else 0)
+
+    @property
+    def gpu_hours_max(self) -> float:
+        """Accelerator-hours if every array task, those of `then` among them, meets its time limit."""
+        return len(self.tasks) * self.cost.gpu_hours_max + (self.then.gpu_hours_max if self.then else 0.0)
 
     @property
     def sbatch_calls(self) -> int:

@@ -34,6 +34,7 @@ from orchestrator.state import (
 from orchestrator.store import STAGES, Manifest, Stage, Store, parse_unit
 from orchestrator.study import Study, StudyFile
 from orchestrator.submissions import Submissions, Task, TaskKey, index_submissions
+from orchestrator.trunks import shares_in_common
 from slurm.cluster import Profile
 from slurm.failures import Death
 from slurm.limits import Limits, discover
@@ -234,14 +235,26 @@ class Observer:
 
     def _bound(self, states: list[CellState]) -> float:
         """GPU-hours that attempts have used, and that live ones are expected to use."""
-        hours = 0.0
+        hours, shares = 0.0, self._shares_in_jobs(states)
         for state in states:
             for stage in STAGES:
                 now = state.train if stage == "train" else state.evaluate
                 cost = self._sizes[state.cell.cell_id].cost(stage)
-                live = cost.gpu_hours if now.status in LIVE else 0.0
+                own = 1 - shares.get(state.cell.cell_id, 0.0) if stage == "train" else 1.0
+                live = cost.gpu_hours * own if now.status in LIVE else 0.0
                 hours += now.seconds / 3600 * cost.resources.num_accelerators + live
         return hours
+
+    def _shares_in_jobs(self, states: list[CellState]) -> dict[str, float]:
+        """By cell id, what part of its steps a shorter cell takes that was submitted with it and is live too."""
+        live: dict[str | None, list[Cell]] = {}
+        for state in states:
+            if state.train.status in LIVE:
+                live.setdefault(state.train.token, []).append(state.cell)
+        found: dict[str, float] = {}
+        for together in live.values():
+            found |= shares_in_common(together, self._sizes, self.study.cluster.pack)
+        return found
 
     def _room(self, limits: Limits | None, queue: Queue) -> int | None:
         """Array tasks that the queue takes now, as far as limits are known; None for any number.

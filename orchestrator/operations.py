@@ -65,7 +65,7 @@ PLANNED_SCHEMA: Final[dict[str, Any]] = {
     "accelerator": pl.String,
     "planned_hours": pl.Float64,
 }
-"""What each stage was expected to take before anything was measured."""
+"""What each stage was expected to take before anything was measured, without the steps that a shorter cell takes."""
 
 FILES_SCHEMA: Final[dict[str, Any]] = {
     "cell_id": pl.String,
@@ -231,7 +231,7 @@ class _Jobs:
     def planned(self, cell: PlannedCell) -> Iterable[dict[str, Any]]:
         """A row for each stage of a cell."""
         for stage in STAGES:
-            cost = cell.cost(stage)
+            cost = cell.cost_in_study(stage)
             asked = cost.resources
             units = self._units(
                 {

@@ -10,24 +10,28 @@ from orchestrator.arrays import Action, Array, PlannedCell, make_arrays, within_
 from orchestrator.sizing import Cost, Sizes, with_less_memory
 from orchestrator.speeds import Speeds
 from orchestrator.state import ENDED_WELL, LIVE, CellState, StageState, Status
-from orchestrator.store import Stage
+from orchestrator.store import STAGES, Stage
 from orchestrator.study import Study
-from orchestrator.trunks import with_trunks
+from orchestrator.trunks import shares_in_common, with_trunks
 from slurm.cluster import Profile, choose_partition
 from slurm.failures import Cause, Death, adjusted, may_retry
 
-Hours = Literal["gpu_hours", "gpu_hours_max", "cpu_hours", "price"]
+Hours = Literal["gpu_hours", "cpu_hours", "price"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything a submission would do. `halted` says why nothing is submitted although there is work left."""
+    """Everything a submission would do. `halted` says why nothing is submitted although there is work left.
+
+    `gpu_hours_max` are the accelerator-hours of all jobs that are left to submit, each at its time limit.
+    """
 
     cells: list[PlannedCell]
     arrays: list[Array]
     num_excluded: int
     scheduler: str
     speeds: Speeds
+    gpu_hours_max: float = 0.0
     halted: str | None = None
     over_budget: str | None = None
 
@@ -37,16 +41,16 @@ class Plan:
         return sum(array.sbatch_calls for array in self.arrays) if self.scheduler == "slurm" else 0
 
     def hours(self, name: Hours, *, of_all: bool = False) -> float:
-        """Hours (or the price) of what is to be submitted, or of the whole study."""
-        costs = (cost for c in self.cells for cost in ((c.train, c.evaluate) if of_all else c.to_do))
-        return float(sum(getattr(cost, name) for cost in costs))
+        """Hours (or the price) of what is to be submitted, or of the whole study; steps in common count once."""
+        of_cells = ([c.cost_in_study(stage) for stage in STAGES] if of_all else c.to_do for c in self.cells)
+        return float(sum(getattr(cost, name) for costs in of_cells for cost in costs))
 
     def to_json(self) -> dict[str, Any]:
         """What `upshot plan --json` prints."""
         return {
             "cells": [cell.to_json() for cell in self.cells],
             "gpu_hours": self.hours("gpu_hours"),
-            "gpu_hours_max": self.hours("gpu_hours_max"),
+            "gpu_hours_max": self.gpu_hours_max,
             "cpu_hours": self.hours("cpu_hours"),
             "price": self.hours("price"),
             "sbatch_calls": self.sbatch_calls,
@@ -90,22 +94,20 @@ def make_plan(
         gpu_hours_bound: what the whole study has used, and what is under way is expected to use.
         halted: why nothing is to be submitted, where it is not the plan that tells.
     """
-    planned = [_planned(study, state, sizes[state.cell.cell_id], profile, retry=retry) for state in states]
-    planned = _with_common_exclusions(planned)
-    most = study.cluster.pack
-    planned = with_trunks(planned, None if most == "auto" else most)
+    shares = shares_in_common((state.cell for state in states), sizes, study.cluster.pack)
+    planned = [_planned(study, state, sizes[state.cell.cell_id], profile, shares, retry=retry) for state in states]
+    planned = with_trunks(_with_common_exclusions(planned), study.cluster.pack)
     halted = halted or (None if retry else why_halted(study, states))
     wanted = sum(cost.gpu_hours for cell in planned for cost in cell.to_do)
     over_budget = _over_budget(study, gpu_hours_bound, wanted)
-    arrays: list[Array] = []
-    if halted is None and over_budget is None:
-        size = min(max_array_tasks, profile.max_array_tasks or max_array_tasks)
-        # On this machine a worker does one cell after the other anyway.
-        pack = 1 if profile.scheduler == "local" else study.cluster.pack
-        arrays = list(within_room(room, make_arrays(pack, planned, size)))
+    size = min(max_array_tasks, profile.max_array_tasks or max_array_tasks)
+    # On this machine a worker does one cell after the other anyway.
+    pack = 1 if profile.scheduler == "local" else study.cluster.pack
+    jobs = list(make_arrays(pack, planned, size))
     return Plan(
         cells=planned,
-        arrays=arrays,
+        arrays=[] if halted or over_budget else list(within_room(room, iter(jobs))),
+        gpu_hours_max=sum(array.gpu_hours_max for array in jobs),
         num_excluded=num_excluded,
         scheduler=profile.scheduler,
         speeds=speeds or Speeds(),
@@ -164,7 +166,9 @@ def why_halted(study: Study, states: list[CellState]) -> str | None:
 # --- one cell ------------------------------------------------------------------------------------------------------
 
 
-def _planned(study: Study, state: CellState, sizes: Sizes, profile: Profile, *, retry: bool) -> PlannedCell:
+def _planned(
+    study: Study, state: CellState, sizes: Sizes, profile: Profile, shares: Mapping[str, float], *, retry: bool
+) -> PlannedCell:
     recipe = state.cell.recipe
     train, train_vain = _after_deaths("train", sizes.train, recipe, state.train.deaths, profile)
     evaluate, evaluate_vain = _after_deaths("evaluate", sizes.evaluate, recipe, state.evaluate.deaths, profile)
@@ -182,6 +186,7 @@ def _planned(study: Study, state: CellState, sizes: Sizes, profile: Profile, *, 
         reason=reason,
         stages=stages,
         steps=steps,
+        shared_in_study=shares.get(state.cell.cell_id, 0.0),
     )
 
 

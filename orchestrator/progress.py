@@ -56,7 +56,7 @@ def seconds_left(seen: Observation) -> float | None:
         return None
     left, num_running = 0.0, 0
     for state, planned in zip(seen.states, seen.plan.cells, strict=True):
-        for stage, cost in ((state.train, planned.train), (state.evaluate, planned.evaluate)):
+        for stage, cost in ((state.train, planned.own_train), (state.evaluate, planned.evaluate)):
             if stage.status not in (*ENDED_WELL, Status.FAILED, Status.BLOCKED):
                 left += cost.hours * 3600
                 num_running += stage.status == Status.RUNNING

@@ -329,7 +329,9 @@ def packed_cost(cost: Cost, members: list[Cost]) -> Cost:
     """The cost of a job that does the members one after the other: theirs, with the time of all."""
     hours = sum(member.hours for member in members)
     minutes = rounded_minutes(hours * 60 * TIME_MARGIN + TIME_START_MIN)
-    time_min = max(cost.resources.time_min, min(cost.max_time_min, minutes))
+    # One of them may have met a limit before, and asks for more since.
+    longest = max(member.resources.time_min for member in members)
+    time_min = max(longest, min(cost.max_time_min, minutes))
     return replace(
         cost,
         resources=replace(cost.resources, time_min=time_min),

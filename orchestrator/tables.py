@@ -29,6 +29,7 @@ from orchestrator.tracking import Mirrored, mirrored
 STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "bold red"}
 LOG_TAIL = 15
 MOST_OF_ERROR = 300  # characters
+WORTH_SAYING = 0.005  # hours: fewer are 0.00 where they are told
 
 
 # --- plan and tasks ------------------------------------------------------------------------------------------------
@@ -66,11 +67,7 @@ def print_plan(plan: Plan, session: Session) -> None:
     _print_limits(plan)
     _print_absent(session)
     _print_scarce(session)
-    shared = [planned for planned in plan.cells if planned.shared]
-    if shared:
-        print_sentence(
-            f"{len(shared):,} cells go on from the state of a shorter one: hours count the steps in common once"
-        )
+    _print_shared(plan)
     others = session.store.cell_ids() - {planned.cell.cell_id for planned in plan.cells}
     if others:
         print_sentence(f"{len(others):,} cells in the study's folder are not of this study: kept, not reported")
@@ -82,11 +79,23 @@ def print_plan(plan: Plan, session: Session) -> None:
         print_sentence(plan.halted)
 
 
+def _print_shared(plan: Plan) -> None:
+    """How many cells take steps over from a shorter one of their job, and the hours that this saves."""
+    saved = [planned.train.times(planned.shared) for planned in plan.cells if planned.shared]
+    if not saved:
+        return
+    gpu, cpu = (sum(getattr(cost, name) for cost in saved) for name in ("gpu_hours", "cpu_hours"))
+    hours, unit = (gpu, "GPU") if gpu else (cpu, "CPU")
+    cells = "1 cell goes" if len(saved) == 1 else f"{len(saved):,} cells go"
+    so_much = f", which saves {hours_text(hours)} {unit}-hours" if hours >= WORTH_SAYING else ""
+    print_sentence(f"{cells} on from the state of a shorter one: hours count the steps in common once{so_much}")
+
+
 def _expected(plan: Plan, currency: str) -> str:
     """The hours, the price and the jobs of what is to be submitted."""
-    expected, most = hours_text(plan.hours("gpu_hours")), hours_text(plan.hours("gpu_hours_max"))
+    expected, most = hours_text(plan.hours("gpu_hours")), hours_text(plan.gpu_hours_max)
     told = [f"{hours_text(plan.hours('cpu_hours'))} CPU-hours expected"]
-    if plan.hours("gpu_hours_max"):
+    if plan.gpu_hours_max:
         told = [f"{expected} GPU-hours expected, at most {most}"]
     if plan.hours("price"):
         told.append(f"{plan.hours('price'):,.2f} {currency} expected")

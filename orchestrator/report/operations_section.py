@@ -14,9 +14,10 @@ from orchestrator.report.words import count, duration, fixed, hours, listed, per
 
 NOTE = (
     "Hours are those of accelerators, or of CPU cores where a partition has none. Planned is what was expected before "
-    "anything was measured. Lost is, of each attempt, the share of its steps that no checkpoint kept, so that they "
-    "were taken again or would have to be; an evaluation that died is lost whole, and so is a training that died "
-    "before its first step. An attempt that left no record of its end counts up to its last training record."
+    "anything was measured; steps that cells of several lengths have in common count once. Lost is, of each attempt, "
+    "the share of its steps that no checkpoint kept, so that they were taken again or would have to be; an evaluation "
+    "that died is lost whole, and so is a training that died before its first step. An attempt that left no record of "
+    "its end counts up to its last training record."
 )
 PLANNED = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 

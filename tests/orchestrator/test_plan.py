@@ -1,18 +1,25 @@
 import dataclasses
 import itertools
+import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.observe import Observer
 from orchestrator.state import CellState, StageState, Status
 from orchestrator.wanted import MissingFile
-from slurm.cluster import Profile, local_profile
+from slurm.cluster import Profile, load_profile, local_profile
 from slurm.failures import Cause, Death
-from tests.orchestrator.plans import CLUSTER, CPU, WIDE, load, new, plan_of, units
+from tests.orchestrator.ledger import Ledger
+from tests.orchestrator.plans import CLUSTER, CPU, GPU, WIDE, load, new, plan_of, sizes_of, units
+from tests.orchestrator.upshot_command import upshot
 
 TEN_SEEDS = ["grid.seed=[0,1,2,3,4,5,6,7,8,9]"]
 ONE_A_JOB = ["cluster.pack=1"]
+LENGTHS = ["grid.epochs=[1,2,3]", 'grid.schedule="rsqrt"']
+SLOW = Profile(partitions={"gpu-h100": GPU.model_copy(update={"teraflops": 1e-5})})
+OWN = 3 - 0.8 / 2 - 1.6 / 3  # trainings of three lengths, each of which is expected to take as long
 
 
 def trained(cell, steps=(2, 4)):
@@ -248,6 +255,132 @@ def test_a_plan_above_the_studys_budget_submits_nothing(small):
         assert plan.arrays == []
         assert "cluster.max_gpu_hours is 8." in plan.over_budget
         assert plan.halted == plan.over_budget
+
+
+def test_a_budget_counts_the_steps_of_a_job_in_the_queue_once_and_those_of_other_jobs_each(small, scheduler):
+    """Cells of other jobs run at once: what one of them leaves may come too late for the others."""
+    _, found = load(small, LENGTHS)
+    queued = [cell for cell in found if cell.recipe.fraction == 0.01]
+    plan = plan_of(small, SLOW, LENGTHS)
+    left = sum(cost.gpu_hours for c in plan.cells for cost in c.to_do if c.cell not in queued)
+    trains = {c.cell.cell_id: c.train.gpu_hours for c in plan.cells if c.cell in queued}
+    shares = {1: 0, 2: 0.8 / 2, 3: 1.6 / 3}
+    once = left + sum(trains[cell.cell_id] * (1 - shares[cell.recipe.epochs]) for cell in queued)
+    each = left + sum(trains.values())
+    in_jobs_of_their_own = [[cell for cell in queued if cell.recipe.epochs == length] for length in (1, 2, 3)]
+    for jobs, hours in (([queued], once), (in_jobs_of_their_own, each)):
+        for share, refused in ((1.001, False), (0.999, True)):
+            seen = _look_with_jobs(small, scheduler, jobs, [*LENGTHS, f"cluster.max_gpu_hours={hours * share}"])
+            assert (seen.plan.over_budget is not None) is refused
+            assert len([cell for cell in seen.plan.cells if cell.action == "submit"]) == len(found) - len(queued)
+
+
+def _look_with_jobs(small, scheduler, jobs, sets):
+    """Where the study stands that has these cells' trainings in the queue, each list of them as one job."""
+    study, found = load(small, sets)
+    shutil.rmtree(small.store.root, ignore_errors=True)
+    ledger, scheduler.queue = Ledger(small.store, study, found), []
+    for token, job in zip(("a" * 12, "b" * 12, "c" * 12), jobs, strict=False):
+        number = ledger.submit(token, [[cell.cell_id for cell in job]]).job_id
+        scheduler.in_queue(f"{number}_0", "PENDING", token)
+    file = dataclasses.replace(small.file, study=study)
+    return Observer(small.store, file, SLOW, of=found).look()
+
+
+def test_the_most_that_jobs_take_is_their_time_limits(small):
+    for sets in (TEN_SEEDS, [*TEN_SEEDS, *ONE_A_JOB], LENGTHS):
+        plan = plan_of(small, SLOW, sets)
+        each = [job for array in plan.arrays for job in (array, array.then)]
+        most = sum(len(job.tasks) * job.cost.resources.time_min / 60 for job in each)
+        assert plan.to_json()["gpu_hours_max"] == pytest.approx(most)
+        assert plan_of(small, SLOW, sets, room=2).gpu_hours_max == pytest.approx(most)
+        assert plan.hours("gpu_hours") < most
+
+
+# --- steps that lengths have in common -----------------------------------------------------------------------------
+
+
+def only_the_shortest_is_trained(cell):
+    return trained(cell) if cell.recipe.epochs == 1 else new(cell)
+
+
+def the_shortest_needs_more_memory(cell):
+    return (failed(Cause.OUT_OF_MEMORY) if cell.recipe.epochs == 1 else trained)(cell)
+
+
+@pytest.mark.parametrize("states", [new, only_the_shortest_is_trained, the_shortest_needs_more_memory, trained])
+def test_the_whole_study_counts_them_once_whatever_is_left_of_it(small, states):
+    plan = plan_of(small, sets=LENGTHS, hours=100.0, states=states)
+    assert plan.hours("gpu_hours", of_all=True) == pytest.approx(4 * (100 * OWN + 3 * 10))
+    assert plan.hours("price", of_all=True) == pytest.approx(2.0 * 4 * (100 * OWN + 3 * 10))
+
+
+def test_what_is_left_counts_in_full_what_nobody_in_its_job_takes(small):
+    plan = plan_of(small, sets=LENGTHS, hours=100.0, states=only_the_shortest_is_trained)
+    expected = {1: 0.0, 2: 100.0, 3: 100 * (1 - 1.6 / 3)}  # the state of the first one need not be there any more
+    trains = {c.cell.recipe.epochs: c.own_train.hours if "train" in c.stages else 0.0 for c in plan.cells}
+    assert trains == pytest.approx(expected)
+    assert plan.hours("gpu_hours") == pytest.approx(4 * (sum(expected.values()) + 3 * 10))
+
+
+def test_the_rows_of_a_plan_add_up_to_its_hours(small):
+    for states, of_all in ((new, False), (trained, True)):
+        plan = plan_of(small, sets=LENGTHS, hours=100.0, states=states)
+        rows = plan.to_json()["cells"]
+        assert sum(row["gpu_hours"] for row in rows) == pytest.approx(plan.hours("gpu_hours", of_all=of_all))
+        assert sum(row["cpu_hours"] for row in rows) == pytest.approx(plan.hours("cpu_hours", of_all=of_all))
+        assert {row["epochs"]: row["shared"] for row in rows} == pytest.approx({1: 0, 2: 0.8 / 2, 3: 1.6 / 3})
+
+
+@pytest.mark.parametrize("cells", [(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)])
+def test_a_job_has_the_time_of_all_that_it_trains_from_the_very_first_step(small, cells):
+    """Whichever cells of a chain are left, and whatever a shorter one that is trained has left behind."""
+    sets = [*LENGTHS, "grid.family=vit", "grid.fraction=0.01"]
+    plan = plan_of(small, SLOW, sets, states=lambda cell: new(cell) if cell.recipe.epochs in cells else trained(cell))
+    (array,) = (array for array in plan.arrays if array.stage == "train")
+    alone = {planned.cell.recipe.epochs: planned.train for planned in plan.cells}
+    reached, hours = 0.0, 0.0
+    for epochs in cells:
+        hours += alone[epochs].hours * (1 - reached / epochs)
+        reached = 0.8 * epochs
+    assert array.cost.hours == pytest.approx(hours)
+    assert 2 * 60 * hours < array.cost.resources.time_min
+    assert alone[cells[-1]].resources.time_min <= array.cost.resources.time_min
+
+
+def test_a_job_keeps_the_time_that_one_of_its_cells_asks_for_since_it_met_a_limit(small):
+    def the_longest_met_a_limit_twice(cell):
+        return failed(Cause.TIME_LIMIT, Cause.TIME_LIMIT)(cell) if cell.recipe.epochs == 3 else new(cell)
+
+    plan = plan_of(small, sets=LENGTHS, states=the_longest_met_a_limit_twice)
+    (asked,) = {c.train.resources.time_min for c in plan.cells if c.cell.recipe.epochs == 3}
+    assert asked == 40  # twice as long as 10, two times
+    assert {array.cost.resources.time_min for array in plan.arrays} == {asked}
+
+
+def test_the_plan_tells_what_is_saved(small):
+    profile = small.path.with_name("cluster.toml")
+    profile.write_text(
+        """
+        [partitions.gpu]
+        accelerator = "gpu"
+        gres = "gpu:h100"
+        accelerators_per_node = 8
+        accelerator_memory_gb = 80
+        cpus_per_node = 64
+        memory_gb_per_node = 512
+        teraflops = 1e-5
+        utilisation = 0.3
+        """
+    )
+    sets = [*LENGTHS, "grid.family=vit", "cluster.profile=cluster.toml"]
+    told = upshot("plan", small.path, "--runs", small.runs, *(word for text in sets for word in ("--set", text)))
+    study, found = load(small, sets)
+    whole = sizes_of(study, found, load_profile(str(profile)))
+    saved = sum(whole[c.cell_id].train.gpu_hours * {1: 0, 2: 0.4, 3: 1.6 / 3}[c.recipe.epochs] for c in found)
+    assert saved > 0.005
+    words = "4 cells go on from the state of a shorter one: hours count the steps in common once, which saves"
+    assert f"{words} {saved:.2f} GPU-hours" in " ".join(told.split())
 
 
 def test_the_local_machine_is_a_cluster_without_sbatch(small):

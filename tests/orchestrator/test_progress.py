@@ -18,18 +18,19 @@ def stage(word, **more):
     return StageState(status=Status(word), **more)
 
 
-def seen(small, *pairs, ended=(), hours=1.0, **more):
+def seen(small, *pairs, ended=(), hours=1.0, sets=(), **more):
     """An observation of cells whose (training, evaluation) stand so; a training takes `hours`, its evaluation a tenth.
 
     `ended` are the (stage, family, planned, measured seconds) that were measured.
     """
-    study, found = load(small)
+    study, found = load(small, sets)
     by_id = {
         cell.cell_id: CellState(cell=cell, train=train, evaluate=evaluate)
         for cell, (train, evaluate) in zip(found, pairs, strict=False)
     }
     plan = plan_of(
         small,
+        sets=sets,
         states=lambda cell: (
             by_id.get(cell.cell_id) or CellState(cell=cell, train=stage("done"), evaluate=stage("done"))
         ),
@@ -55,6 +56,16 @@ def test_what_is_left_takes_what_the_plan_expects(small):
     # One trains and is judged, one is judged; both are under way.
     observed = seen(small, s("running", "pending"), s("done", "running"), ended=ENDED)
     assert seconds_left(observed) == pytest.approx((1.1 + 0.1) * HOUR / 2)
+
+
+def test_steps_that_a_shorter_cell_takes_are_no_time_of_the_longer_ones(small):
+    lengths = ["grid.family=vit", "grid.fraction=0.01", "grid.epochs=[1,2,3]", 'grid.schedule="rsqrt"']
+    under_way = (s("running", "pending"), s("pending", "pending"), s("pending", "pending"))
+    to_submit = (s("new", "new"), s("new", "new"), s("new", "new"))
+    for pairs in (under_way, to_submit):
+        observed = seen(small, *pairs, ended=ENDED, sets=lengths)
+        own = 3 - 0.8 / 2 - 1.6 / 3
+        assert seconds_left(observed) == pytest.approx((own + 0.3) * HOUR)
 
 
 def test_failed_and_blocked_stages_take_no_more_time(small):

@@ -44,7 +44,7 @@ def test_hours_follow_the_flops(small):
     assert one.hours == pytest.approx(one.flops / (400e12 * GPU.utilisation) / 3600)
     assert one.gpu_hours == one.hours
     assert one.price == pytest.approx(2.0 * one.gpu_hours)
-    assert plan.hours("gpu_hours") < plan.hours("gpu_hours_max")
+    assert plan.hours("gpu_hours") < plan.gpu_hours_max
 
 
 def test_the_peak_is_that_of_all_accelerators_and_only_where_the_profile_says_it(small):

@@ -6,6 +6,8 @@ import pytest
 from models.checkpoint import finalised_steps
 from orchestrator.clean import clean
 from orchestrator.identity import cell_id, trunk_id
+from orchestrator.operations import operations_of
+from orchestrator.session import open_submitted
 from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.plans import CLUSTER, plan_of, units
 from tests.orchestrator.upshot_command import upshot, upshot_json
@@ -80,6 +82,7 @@ def finished(tmp_path_factory):
     small = SmallStudy(tmp_path_factory.mktemp("trunks"))
     sets = [word for one in (*LENGTHS, *ONE_CELL_EACH, 'downstream.tasks=["digits"]') for word in ("--set", one)]
     small.planned = upshot("plan", small.path, "--runs", small.runs, *sets)
+    small.hours = upshot_json("plan", small.path, "--runs", small.runs, *sets)["cpu_hours"]
     upshot("submit", small.path, "--runs", small.runs, *sets)
     upshot("watch", small.store.root)
     return small
@@ -102,6 +105,23 @@ def test_the_nodes_go_on_from_each_others_states(finished):
         assert metrics[1]["flops"] == pytest.approx(metrics[0]["flops"] * total / round(total / 2))
     status = upshot_json("status", store.root)
     assert [cell["status"] for cell in status["cells"]] == ["done"] * 3
+
+
+def test_what_was_planned_is_what_the_cells_did(finished):
+    """The plan of the finished study is that of the new one, and its hours are as many as the steps that were taken."""
+    store = finished.store
+    session = open_submitted(store.root, finished.runs)
+    seen = session.observe()
+    planned = operations_of(store, session.profile, seen).planned
+    assert planned["planned_hours"].sum() == pytest.approx(finished.hours)
+    assert f"{session.planned(seen)['cpu_hours']:.2f} expected for the whole study" in upshot("status", store.root)
+    hours = dict(planned.filter(stage="train").select("cell_id", "planned_hours").iter_rows())
+    ends = {
+        cell.cell_id: next(e for e in store.attempts(cell.cell_id) if e["event"] == "end") for cell in store.cells()
+    }
+    steps = {cell_id: end["step"] - end["first_step"] for cell_id, end in ends.items()}
+    for name, number in steps.items():  # but for rounding to whole steps, of which there are few
+        assert hours[name] / sum(hours.values()) == pytest.approx(number / sum(steps.values()), rel=0.05)
 
 
 def test_a_trunk_goes_once_all_that_could_use_it_are_trained(finished):
