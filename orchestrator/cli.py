@@ -212,8 +212,9 @@ def logs(
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Print everything that a cell printed, attempt by attempt."""
+    """Print everything that a cell printed, attempt by attempt; in a pipe or a file byte for byte."""
     from orchestrator.select import only_cell
+    from orchestrator.terminal import print_log
 
     session = _open_submitted(study, runs)
     cell_id = only_cell(session.observe().states, cell).cell.cell_id
@@ -227,7 +228,8 @@ def logs(
         print(f"cell {cell_id} has printed nothing: it has not started yet", file=sys.stderr)
     for path in paths:
         print(f"==> {path} <==")
-        print(path.read_text(errors="replace"))
+        print_log(path)
+        print()
 
 
 @app.command()
@@ -393,5 +395,7 @@ def _exit_by(seen: "Observation") -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    print(f"upshot: {error}", file=sys.stderr)
+    from orchestrator.terminal import print_plain
+
+    print_plain(f"upshot: {error}", sys.stderr)
     sys.exit(code)

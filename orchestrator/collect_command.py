@@ -117,18 +117,21 @@ def _found(read: "ReadRuns", collected: "Collected", output: Path) -> dict[str, 
 
 
 def _print(read: "ReadRuns", collected: "Collected", output: Path) -> None:
+    from orchestrator.terminal import print_plain
+
     results = collected.results
-    print(f"{len(read.runs):,} runs; {read.num_read:,} were read, the others are kept in {read.folder}")
-    print(f"{results.height:,} rows of {results['cell_id'].n_unique():,} cells in {output}")
-    print(f"tasks: {', '.join(results['task'].unique().sort())}")
+    print_plain(f"{len(read.runs):,} runs; {read.num_read:,} were read, the others are kept in {read.folder}")
+    print_plain(f"{results.height:,} rows of {results['cell_id'].n_unique():,} cells in {output}")
+    print_plain(f"tasks: {', '.join(results['task'].unique().sort())}")
     for study in collected.studies:
-        print(f"study {study or '(no group)'}: the results table that it logged, with every draw, layer and checkpoint")
+        name = study or "(no group)"
+        print_plain(f"study {name}: the results table that it logged, with every draw, layer and checkpoint")
     for reason, number in collected.reasons.items():
-        print(f"    {number:,} rows without an accuracy: {reason}")
+        print_plain(f"    {number:,} rows without an accuracy: {reason}")
     for name, number in collected.empty.items():
-        print(f"    {number:,} rows without {name}")
+        print_plain(f"    {number:,} rows without {name}")
     for state, number in collected.unfinished.items():
-        print(f"    {number:,} runs {state}: their rows are of no last checkpoint, so they do not count")
+        print_plain(f"    {number:,} runs {state}: their rows are of no last checkpoint, so they do not count")
     for reason, number in collected.left_out.items():
-        print(f"    {number:,} runs left out: {reason}")
-    print(f"next: upshot reduce {output}; upshot report {output}")
+        print_plain(f"    {number:,} runs left out: {reason}")
+    print_plain(f"next: upshot reduce {output}; upshot report {output}")

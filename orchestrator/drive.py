@@ -24,6 +24,7 @@ from orchestrator.spread import room_gb
 from orchestrator.state import CellState
 from orchestrator.store import PURPOSES, Manifest, Store, new_token, parse_unit, study_job_name
 from orchestrator.study import StudyFile
+from orchestrator.terminal import print_plain
 from slurm import jobs, local
 from slurm.cluster import Profile, ProfileError, choose_partition
 from slurm.limits import refuse
@@ -121,14 +122,14 @@ class Driver:
             try:
                 submitted += self._submit_on_slurm(array, launch)
             except SubmissionUnansweredError as error:
-                print(error, file=sys.stderr)
+                print_plain(error, sys.stderr)
                 break
             except SlurmError as error:
                 if isinstance(error, LimitReachedError) and error.passes:
-                    print(f"{error}: the rest waits for room", file=sys.stderr)
+                    print_plain(f"{error}: the rest waits for room", sys.stderr)
                     break
                 refused = refused or error  # of this array: the others may be welcome
-                print(error, file=sys.stderr)
+                print_plain(error, sys.stderr)
         if refused is not None and not submitted:
             raise refused
         return submitted
@@ -357,7 +358,7 @@ def watch(
                 refusals += not isinstance(error, SlurmUnreachable)
                 if refusals > MOST_REFUSALS and not driver.num_live:
                     raise
-                print(f"{error}; trying again", file=sys.stderr)
+                print_plain(f"{error}; trying again", sys.stderr)
                 sleep(tick_s * IDLE_FACTOR)
                 continue
             refusals = 0

@@ -65,35 +65,38 @@ def import_command(
 
 
 def _print(imported: "Imported", output: Path) -> None:
+    from orchestrator.terminal import print_plain
+
     table, column = imported.upstream
-    print(f"{imported.results.height:,} rows of {imported.results['cell_id'].n_unique():,} cells in {output}")
-    print(f"upstream: {column} of {table}")
+    print_plain(f"{imported.results.height:,} rows of {imported.results['cell_id'].n_unique():,} cells in {output}")
+    print_plain(f"upstream: {column} of {table}")
     for task in imported.tasks:
-        print(f"{task.task}: {task.column} of {task.table}, {task.complete:,} cells with both accuracies")
+        print_plain(f"{task.task}: {task.column} of {task.table}, {task.complete:,} cells with both accuracies")
         for reason, number in task.reasons.items():
-            print(f"    {number:,} without: {reason}")
+            print_plain(f"    {number:,} without: {reason}")
     for joined in imported.tables:
-        _print_ids(f"in {joined.table}, not in {table}", joined.only_here)
-        _print_ids(f"in {table}, not in {joined.table}", joined.only_upstream)
-    print(f"axes: {', '.join(imported.axes) or 'none'}")
+        for one, other, cells in (
+            (joined.table, table, joined.only_here),
+            (table, joined.table, joined.only_upstream),
+        ):
+            if cells:
+                print_plain(f"{len(cells):,} in {one}, not in {other}: {_listed(cells)}")
+    print_plain(f"axes: {', '.join(imported.axes) or 'none'}")
     if imported.measured:
-        print(f"taken over besides: {', '.join(imported.measured)}")
+        print_plain(f"taken over besides: {', '.join(imported.measured)}")
     possible = dict.fromkeys(name for joined in imported.tables for name in joined.possible)
     if possible:
-        print(f"left out, --axis takes them in: {', '.join(possible)}")
+        print_plain(f"left out, --axis takes them in: {', '.join(possible)}")
     others = dict.fromkeys(name for joined in imported.tables for name in joined.left_out if name not in possible)
     if others:
-        print(f"left out: {', '.join(_told(name, imported.unusable.get(name)) for name in others)}")
-    print(f"next: upshot reduce {output}; upshot report {output}")
+        print_plain(f"left out: {', '.join(_told(name, imported.unusable.get(name)) for name in others)}")
+    print_plain(f"next: upshot reduce {output}; upshot report {output}")
 
 
 def _told(name: str, why: str | None) -> str:
     return f"{name or '(a column without a name)'}{f' ({why})' if why else ''}"
 
 
-def _print_ids(what: str, cells: list[str]) -> None:
-    if not cells:
-        return
+def _listed(cells: list[str]) -> str:
     more = len(cells) - LISTED
-    rest = f" and {more:,} more (--json lists them)" if more > 0 else ""
-    print(f"{len(cells):,} {what}: {', '.join(cells[:LISTED])}{rest}")
+    return ", ".join(cells[:LISTED]) + (f" and {more:,} more (--json lists them)" if more > 0 else "")

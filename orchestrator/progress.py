@@ -14,7 +14,7 @@ from orchestrator import drive
 from orchestrator.observe import Observation
 from orchestrator.session import Session
 from orchestrator.state import ENDED_WELL, CellState, Status
-from orchestrator.terminal import duration
+from orchestrator.terminal import duration, harmless, print_plain
 
 LOCAL_TICK_S = 1.0
 SLURM_TICK_S = 30.0
@@ -103,7 +103,8 @@ def live_table(seen: Observation) -> Group:
         table.add_column(name, justify="left" if i == 0 else "right")
     for name, counts in groups.items():
         table.add_row(Text(name), *(str(counts[column] or "") for column in columns))
-    return Group(Text(f"{seen.study.name}: {counts_line(seen)}"), table, *(Text(line) for line in notes(seen)))
+    told = (Text(harmless(line)) for line in notes(seen))
+    return Group(Text(f"{seen.study.name}: {counts_line(seen)}"), table, *told)
 
 
 def notes(seen: Observation) -> list[str]:
@@ -143,6 +144,6 @@ def lines_of(clock: Callable[[], float]) -> Callable[[Observation], None]:
             print(line, flush=True)
             last = (clock(), line)
             for note in notes(seen) if seen.settled and (seen.num_failed or seen.plan.halted) else ():
-                print(note, flush=True)
+                print_plain(note)
 
     return show

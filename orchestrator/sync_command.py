@@ -108,15 +108,17 @@ def summary(report: "Report") -> str:
 
 
 def _print_troubles(report: "Report") -> None:
+    from orchestrator.terminal import print_plain
+
     failed = {**report.failed, **report.later}
     for cell_id, reason in list(failed.items())[:MOST_SHOWN]:
-        print(f"{cell_id}: {reason}", file=sys.stderr)
+        print_plain(f"{cell_id}: {reason}", sys.stderr)
     if len(failed) > MOST_SHOWN:
-        print(f"and {len(failed) - MOST_SHOWN} more: `upshot sync --json` lists all", file=sys.stderr)
+        print_plain(f"and {len(failed) - MOST_SHOWN} more: `upshot sync --json` lists all", sys.stderr)
     if report.study is not None:
-        print(f"the run of the study: {report.study}", file=sys.stderr)
+        print_plain(f"the run of the study: {report.study}", sys.stderr)
     if report.stopped is not None:
-        print(f"{report.stopped}; {len(report.left)} cells are left: the same command goes on", file=sys.stderr)
+        print_plain(f"{report.stopped}; {len(report.left)} cells are left: the same command goes on", sys.stderr)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import shlex
 import textwrap
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from orchestrator.progress import counts_line, notes
 from orchestrator.session import Session
 from orchestrator.state import CellState, Status
 from orchestrator.study import Study
-from orchestrator.terminal import duration, hours_text, print_sentence, print_table, si
+from orchestrator.terminal import duration, harmless, hours_text, log_lines, print_sentence, print_table, si
 from orchestrator.tracking import Mirrored, mirrored
 
 STYLES = {Status.DONE: "green", Status.RUNNING: "cyan", Status.DIVERGED: "yellow", Status.FAILED: "bold red"}
@@ -299,7 +299,7 @@ def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:
     for event in [*store.attempts(cell_id), *_unrecorded_deaths(state, session)]:
         print_sentence(_event_line(event))
         if event.get("outcome") == "failed":
-            print("\n".join(f"    {line}" for line in event["error"]["traceback"].rstrip().splitlines()))
+            print(textwrap.indent(harmless(event["error"]["traceback"].rstrip()), "    "))
     corrupt = [r for r in read_records(store.train_log(cell_id)).records if r.get("event") == "corrupt_images"]
     if corrupt:
         first = "; ".join(corrupt[-1]["first"])
@@ -307,7 +307,7 @@ def print_why(state: CellState, planned: PlannedCell, session: Session) -> None:
     log = _newest_log(state, session)
     if log is not None and log.exists():
         print(f"log: {log}")
-        print("\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL:]))
+        print("\n".join(f"    {line}" for line in deque(log_lines(log), maxlen=LOG_TAIL)))
     print(f"folder: {store.cell_folder(cell_id)}")
     print_sentence(f"next: {_next_step(state, planned, session)}")
 

@@ -2,9 +2,13 @@
 
 import os
 import re
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -15,8 +19,10 @@ GAP = 2
 MIN_NAME, MIN_PROSE = 16, 12  # what columns that give way keep; an id of a cell is 16 wide, so it stays whole
 ENDLESS = 100_000
 CUT = "…"
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+DECORATION = re.compile(r"\x1b\[[0-9;:]*[mK]")  # colours, and erasing what is right of the cursor
+BREAKS = re.compile(r"[\t-\r]+")
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and new line, what turns the direction of writing, and what is no text at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,36 @@ def print_table(
 
 def print_sentence(text: str) -> None:
     """A sentence in lines as wide as the tables, of which no word is broken."""
-    text, width = _printable(text), _width(_console())
+    text, width = _in_a_line(text), _width(_console())
     print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def print_plain(text: object, file: TextIO | None = None) -> None:
+    """A text as it stands, but for what steers the terminal."""
+    print(harmless(str(text)), file=file, flush=True)
+
+
+def print_log(path: Path) -> None:
+    """A log that somebody else wrote: its lines on a terminal, byte for byte in a pipe or a file."""
+    if sys.stdout.isatty():
+        for line in log_lines(path):
+            print(line)
+        return
+    sys.stdout.flush()
+    with path.open("rb") as log:
+        shutil.copyfileobj(log, sys.stdout.buffer)
+
+
+def log_lines(path: Path) -> Iterator[str]:
+    """A log's lines, of which nothing steers the terminal; of a bar that drew over itself, the last state."""
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as log:
+        for line in log:
+            yield harmless(_last_drawn(DECORATION.sub("", line)))
+
+
+def harmless(text: str) -> str:
+    """Others' words, such as names, messages and logs: without colours, an escaped form of what steers the terminal."""
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], DECORATION.sub("", text))
 
 
 def si(value: float) -> str:
@@ -106,12 +140,17 @@ def _width(console: Console) -> int:
 
 
 def _text(value: object) -> Text:
-    return value if isinstance(value, Text) else Text(_printable(str(value)))
+    return value if isinstance(value, Text) else Text(_in_a_line(str(value)))
 
 
-def _printable(text: str) -> str:
-    """Names and messages are others' words: of them nothing steers the terminal."""
-    return CONTROL.sub(" ", ESCAPE.sub("", text))
+def _in_a_line(text: str) -> str:
+    return harmless(BREAKS.sub(" ", text))
+
+
+def _last_drawn(line: str) -> str:
+    """The line, or behind an ellipsis what was written last over its beginning."""
+    pieces = [piece for piece in line.rstrip("\r\n").split("\r") if piece.strip()]
+    return CUT + pieces[-1] if len(pieces) > 1 else "".join(pieces)
 
 
 def _blocks(columns: Sequence[_Column], width: int) -> Iterator[list[_Column]]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from orchestrator.terminal import harmless
 from slurm.limits import Limits
 
 
@@ -83,7 +84,7 @@ def print_findings(findings: Findings) -> None:
     """A line a check, and what they come to; never wrapped, so that a line can be searched for and passed on."""
     console = Console()
     for check in findings.checks:
-        line = Text(str(check))
+        line = Text(harmless(str(check)))
         line.stylize(_STYLES[check.level], 0, len(check.level))
         console.print(line, soft_wrap=True)
     console.print(Text(_summary(check.level for check in findings.checks)), soft_wrap=True)
