@@ -23,7 +23,7 @@ from evals.datasets import TaskData, load_task
 from evals.protocol import RESULT_SCHEMA, Protocol
 from evals.runner import Backbone, LoadModel, Subject, evaluate_checkpoint
 from models.checkpoint import read_json
-from models.data import Square, describe, is_folder, load_images, open_stored, split
+from models.data import ImageSet, Square, StoredSet, describe, is_folder, load_images, open_stored, split
 from models.data.parts import draw_parts
 from models.data.pixels import decode, resize
 from models.device import Device, pick_device
@@ -178,10 +178,10 @@ def _backbone(public: PublicModel, device: Device) -> Backbone:
 
 
 @torch.no_grad()
-def measure_head(public: PublicModel, dataset: str) -> Upstream:
+def measure_head(public: PublicModel, dataset: str, tell: Tell) -> Upstream:
     """What the model's own head is worth on the held-out part of an image set, of which it must be the classifier.
 
-    Outputs are the set's classes in order: by name in a folder of class folders.
+    Outputs are the set's classes in order: by name in a folder of class folders. `tell` hears how many images are done.
 
     Raises:
         DataError: the set has another number of classes, or its images cannot be read.
@@ -195,7 +195,9 @@ def measure_head(public: PublicModel, dataset: str) -> Upstream:
             " accuracy there cannot be measured; --upstream-accuracy takes a published one"
         )
     hits, loss, num_test = 0, 0.0, 0
-    for images_BHWC, labels_B in _held_out(dataset, public.inputs.square):
+    num_held_out, batches = _held_out(dataset, public.inputs.square)
+    for images_BHWC, labels_B in batches:
+        tell("measuring upstream", num_test, num_held_out)
         logits_BC = _logits(model, public, images_BHWC, device)
         y_B = torch.from_numpy(labels_B)
         hits += int((logits_BC.argmax(1) == y_B).sum())
@@ -221,22 +223,24 @@ def _logits(model: nn.Module, public: PublicModel, images_BHWC: NDArray[np.uint8
 Batches = Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 
-def _held_out(dataset: str, square: Square) -> Batches:
-    """Images and labels of the part that studies hold out of a set."""
+def _held_out(dataset: str, square: Square) -> tuple[int, Batches]:
+    """(number, images and labels) of the part that studies hold out of a set."""
     if is_folder(dataset):
-        yield from _held_out_of_stored(dataset, square)
-        return
+        stored = open_stored(dataset)
+        test = draw_parts(stored, {"fraction": 1.0, "classes": 1.0, "images": None, "seed": 0}).test.indices()
+        return len(test), _of_stored(stored, test, square)
     images = load_images(dataset)
     test = split(images)[1]
+    return len(test), _of_packaged(images, test, square)
+
+
+def _of_packaged(images: ImageSet, test: NDArray[np.int64], square: Square) -> Batches:
     for start in range(0, len(test), UPSTREAM_BATCH):
         index_B = test[start : start + UPSTREAM_BATCH]
         yield resize(images.images_NHWC[index_B], square), images.labels_N[index_B]
 
 
-def _held_out_of_stored(dataset: str, square: Square) -> Batches:
-    stored = open_stored(dataset)
-    test = draw_parts(stored, {"fraction": 1.0, "classes": 1.0, "images": None, "seed": 0}).test.indices()
-
+def _of_stored(stored: StoredSet, test: NDArray[np.int64], square: Square) -> Batches:
     def one(index: int) -> tuple[NDArray[np.uint8], int]:
         encoded, label = stored.read(index)
         try:

@@ -77,7 +77,7 @@ def _collect_study(study: Path, runs: Path, *, as_json: bool, as_csv: bool) -> N
         found = {"output": str(session.store.results_path), "rows": num_rows, "cells": num_cells}
         print_found("collect", found, as_csv=as_csv)
         return
-    print(f"{num_rows} rows of {num_cells} cells in {session.store.results_path}")
+    print(f"{num_rows:,} rows of {num_cells:,} cells in {session.store.results_path}")
 
 
 def _collect_wandb(
@@ -117,21 +117,21 @@ def _found(read: "ReadRuns", collected: "Collected", output: Path) -> dict[str, 
 
 
 def _print(read: "ReadRuns", collected: "Collected", output: Path) -> None:
-    from orchestrator.terminal import print_plain
+    from orchestrator.terminal import print_sentence
 
     results = collected.results
-    print_plain(f"{len(read.runs):,} runs; {read.num_read:,} were read, the others are kept in {read.folder}")
-    print_plain(f"{results.height:,} rows of {results['cell_id'].n_unique():,} cells in {output}")
-    print_plain(f"tasks: {', '.join(results['task'].unique().sort())}")
+    print_sentence(f"{len(read.runs):,} runs; {read.num_read:,} were read, the others are kept in {read.folder}")
+    print_sentence(f"{results.height:,} rows of {results['cell_id'].n_unique():,} cells in {output}")
+    print_sentence(f"tasks: {', '.join(results['task'].unique().sort())}")
     for study in collected.studies:
         name = study or "(no group)"
-        print_plain(f"study {name}: the results table that it logged, with every draw, layer and checkpoint")
+        print_sentence(f"study {name}: the results table that it logged, with every draw, layer and checkpoint")
     for reason, number in collected.reasons.items():
-        print_plain(f"    {number:,} rows without an accuracy: {reason}")
+        print_sentence(f"    {number:,} rows without an accuracy: {reason}")
     for name, number in collected.empty.items():
-        print_plain(f"    {number:,} rows without {name}")
+        print_sentence(f"    {number:,} rows without {name}")
     for state, number in collected.unfinished.items():
-        print_plain(f"    {number:,} runs {state}: their rows are of no last checkpoint, so they do not count")
+        print_sentence(f"    {number:,} runs {state}: their rows are of no last checkpoint, so they do not count")
     for reason, number in collected.left_out.items():
-        print_plain(f"    {number:,} runs left out: {reason}")
-    print_plain(f"next: upshot reduce {output}; upshot report {output}")
+        print_sentence(f"    {number:,} runs left out: {reason}")
+    print_sentence(f"next: upshot reduce {output}; upshot report {output}")

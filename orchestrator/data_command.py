@@ -40,8 +40,8 @@ def index(
         found |= {"shards": done.num_shards, "read": done.num_read}
         print_found("data index", found, as_csv=as_csv)
         return
-    what = f"{len(done.classes)} classes" if done.classes else "no labels"
-    print(f"{done.num_examples} examples of {what} in {done.num_shards} shards; {done.num_read} shards were read")
+    what = f"{len(done.classes):,} classes" if done.classes else "no labels"
+    print(f"{done.num_examples:,} examples of {what} in {done.num_shards:,} shards; {done.num_read:,} shards were read")
     print(f"the index is in {done.folder}" + ("" if output is None else ": name that folder as upstream.dataset"))
 
 

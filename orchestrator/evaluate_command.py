@@ -127,16 +127,16 @@ def _upstream(dataset: str | None, accuracy: float | None, num_test: int | None)
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    from orchestrator.terminal import print_plain
+    from orchestrator.terminal import print_sentence
 
     output, replaced = found["output"], found["replaced"]
     again = f", in place of {replaced:,} that were there" if replaced else ""
-    print_plain(f"{found['rows']:,} rows of {found['cell_id']} in {output}{again}")
+    print_sentence(f"{found['rows']:,} rows of {found['cell_id']} in {output}{again}")
     accuracy = found["upstream_accuracy"]
-    print_plain(f"upstream accuracy: {'not known' if accuracy is None else f'{accuracy:.4f}'}")
+    print_sentence(f"upstream accuracy: {'not known' if accuracy is None else f'{accuracy:.4f}'}")
     for task in found["tasks"]:
         shots = "all images" if task["shots"] is None else f"{task['shots']} shot{'' if task['shots'] == 1 else 's'}"
         mean = task["downstream_accuracy"]
         told = f"null ({task['reason']})" if mean is None else f"{mean:.4f}"
-        print_plain(f"{task['task']}, {task['protocol']}, {shots}: {told}")
-    print_plain(f"next: upshot reduce {output}; upshot report {output}")
+        print_sentence(f"{task['task']}, {task['protocol']}, {shots}: {told}")
+    print_sentence(f"next: upshot reduce {output}; upshot report {output}")

@@ -93,7 +93,7 @@ def evaluate_timm(
         cell_id: goes into every row.
         asked: tasks and protocols.
         upstream: a published accuracy, or the image set on whose held-out part the model's own head is measured.
-        tell: hears how many tasks are done.
+        tell: hears how many images are measured upstream, and how many tasks are done.
 
     Raises:
         UserError: what `models.external` and `evals.external` raise.
@@ -102,18 +102,18 @@ def evaluate_timm(
     from models.external import downloaded_model, model_with_weights
 
     public = downloaded_model(name, image_size) if weights is None else model_with_weights(name, weights, image_size)
-    known = _upstream(public, upstream)
+    known = _upstream(public, upstream, tell)
     rows = evaluate_public(
         public, cell_id=cell_id, tasks=asked.tasks, protocols=asked.protocols, upstream=known, tell=tell
     )
     return _with_axes(rows, {"family": "timm", "size": name, "image_size": public.image_size})
 
 
-def _upstream(public: "PublicModel", given: Published | str | None) -> "Upstream":
+def _upstream(public: "PublicModel", given: Published | str | None, tell: Tell) -> "Upstream":
     from evals.external import Upstream, measure_head
 
     if isinstance(given, str):
-        return measure_head(public, given)
+        return measure_head(public, given, tell)
     classes = public.num_classes or None
     if given is None:
         return Upstream(upstream_num_classes=classes)

@@ -41,23 +41,27 @@ def import_command(
 ) -> None:
     """Make a results table of any published table, for `upshot reduce` and `upshot report`."""
     from models.errors import UserError
+    from orchestrator.bars import bar
     from orchestrator.importing import import_tables, to_json, write_results
 
     if output.resolve() in [table.resolve() for table in tables]:
         raise UserError(f"--output {output}: this is one of the tables to import")
-    imported = import_tables(
-        tables,
-        ids=ids,
-        upstream=upstream,
-        downstream=downstream,
-        task=task,
-        unit="percent" if percent else "fraction",
-        axes=axes,
-        upstream_num_test=upstream_num_test,
-        downstream_num_test=downstream_num_test or [],
-        shots=shots,
-    )
-    write_results(imported.results, output)
+    with bar() as tell:
+        imported = import_tables(
+            tables,
+            ids=ids,
+            upstream=upstream,
+            downstream=downstream,
+            task=task,
+            unit="percent" if percent else "fraction",
+            axes=axes,
+            upstream_num_test=upstream_num_test,
+            downstream_num_test=downstream_num_test or [],
+            shots=shots,
+            tell=tell,
+        )
+        tell("writing the table", 0, 1)
+        write_results(imported.results, output)
     if as_json or as_csv:
         print_found("import", {"output": str(output), **to_json(imported)}, as_csv=as_csv)
     else:
@@ -65,32 +69,32 @@ def import_command(
 
 
 def _print(imported: "Imported", output: Path) -> None:
-    from orchestrator.terminal import print_plain
+    from orchestrator.terminal import print_sentence
 
     table, column = imported.upstream
-    print_plain(f"{imported.results.height:,} rows of {imported.results['cell_id'].n_unique():,} cells in {output}")
-    print_plain(f"upstream: {column} of {table}")
+    print_sentence(f"{imported.results.height:,} rows of {imported.results['cell_id'].n_unique():,} cells in {output}")
+    print_sentence(f"upstream: {column} of {table}")
     for task in imported.tasks:
-        print_plain(f"{task.task}: {task.column} of {task.table}, {task.complete:,} cells with both accuracies")
+        print_sentence(f"{task.task}: {task.column} of {task.table}, {task.complete:,} cells with both accuracies")
         for reason, number in task.reasons.items():
-            print_plain(f"    {number:,} without: {reason}")
+            print_sentence(f"    {number:,} without: {reason}")
     for joined in imported.tables:
         for one, other, cells in (
             (joined.table, table, joined.only_here),
             (table, joined.table, joined.only_upstream),
         ):
             if cells:
-                print_plain(f"{len(cells):,} in {one}, not in {other}: {_listed(cells)}")
-    print_plain(f"axes: {', '.join(imported.axes) or 'none'}")
+                print_sentence(f"{len(cells):,} in {one}, not in {other}: {_listed(cells)}")
+    print_sentence(f"axes: {', '.join(imported.axes) or 'none'}")
     if imported.measured:
-        print_plain(f"taken over besides: {', '.join(imported.measured)}")
+        print_sentence(f"taken over besides: {', '.join(imported.measured)}")
     possible = dict.fromkeys(name for joined in imported.tables for name in joined.possible)
     if possible:
-        print_plain(f"left out, --axis takes them in: {', '.join(possible)}")
+        print_sentence(f"left out, --axis takes them in: {', '.join(possible)}")
     others = dict.fromkeys(name for joined in imported.tables for name in joined.left_out if name not in possible)
     if others:
-        print_plain(f"left out: {', '.join(_told(name, imported.unusable.get(name)) for name in others)}")
-    print_plain(f"next: upshot reduce {output}; upshot report {output}")
+        print_sentence(f"left out: {', '.join(_told(name, imported.unusable.get(name)) for name in others)}")
+    print_sentence(f"next: upshot reduce {output}; upshot report {output}")
 
 
 def _told(name: str, why: str | None) -> str:

@@ -11,6 +11,7 @@ import polars as pl
 
 from models.errors import UserError
 from orchestrator import lock
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.identity import canonical_json
 from orchestrator.observe import Observation
 from orchestrator.operations import operations_of
@@ -82,10 +83,11 @@ def mode_of(session: Session) -> Mode:
     return "disabled" if (default_mode() if asked == "auto" else asked) == "disabled" else MODE
 
 
-def mirror_study(session: Session) -> MirrorResult:
+def mirror_study(session: Session, tell: Tell = tell_nobody) -> MirrorResult:
     """Tells W&B what the study says as a whole, unless it was told just that (`tracking.summary_run`).
 
     For the login node: also a study whose nodes are offline is told online. One that W&B is disabled for is not told.
+    `tell` hears how far the reduction is.
 
     Returns:
         What was done. Nothing that goes wrong is raised, nor is anything lost: the next call makes up for it.
@@ -94,7 +96,7 @@ def mirror_study(session: Session) -> MirrorResult:
         if mode_of(session) == "disabled":
             return MirrorResult(ok=True, mode="disabled")
         with lock.holding(session.store.root / "mirror.lock"):
-            return _mirror(session)
+            return _mirror(session, tell)
     except lock.LockBusyError as error:
         return MirrorResult(ok=False, mode=MODE, error=busy(error))
     except (UserError, OSError) as error:
@@ -106,12 +108,12 @@ def busy(error: lock.LockBusyError) -> str:
     return f"another process tells W&B of this study just now ({error})"
 
 
-def _mirror(session: Session) -> MirrorResult:
+def _mirror(session: Session, tell: Tell) -> MirrorResult:
     seen = session.observe()
-    session.collect()
+    session.collect(tell)
 
     def make() -> StudySummary:
-        return summarise(session, seen, *_gathered(session, seen))
+        return summarise(session, seen, *_gathered(session, seen, tell=tell))
 
     return mirror_summary(session.store.root, describe_study(session), _digest(session, seen), make)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from orchestrator.bars import Tell
 from orchestrator.observe import Observer
 from orchestrator.session import Session
 from orchestrator.state import CellState, Status
@@ -74,15 +75,16 @@ class StudySync:
         self._refused = {cell_id: (stamps[cell_id], reason) for cell_id, reason in report.failed.items()}
         return report
 
-    def tell_study(self) -> None:
+    def tell_study(self, show: Tell) -> None:
         """Tells W&B what the study says as a whole, after its cells; what goes wrong stands in `report`.
 
         It takes as long as `upshot report`, so it is left out where no cell was told and the last time went well.
+        `show` hears how far it is.
         """
         if self.report.stopped is None and (self.report.told or not was_told(self.session.store.root)):
             from orchestrator.study_summary import mirror_study  # its chart libraries take a second to load
 
-            self.report.study = mirror_study(self.session).error
+            self.report.study = mirror_study(self.session, show).error
 
     def is_settled(self) -> bool:
         """Whether every cell has ended, and none is to be tried again."""

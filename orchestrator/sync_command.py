@@ -66,8 +66,15 @@ def sync_command(
 
 def _once(sync: "StudySync", rebuild: bool) -> "Report":
     report = _round(sync, rebuild)
-    sync.tell_study()
+    _tell_study(sync)
     return report
+
+
+def _tell_study(sync: "StudySync") -> None:
+    from orchestrator.bars import bar
+
+    with bar() as tell:
+        sync.tell_study(tell)
 
 
 def _round(sync: "StudySync", rebuild: bool) -> "Report":
@@ -85,7 +92,7 @@ def _watch(sync: "StudySync", every_s: float, rebuild: bool, as_json: bool) -> "
         rebuild = False  # once is enough
         ends = report.is_whole and sync.is_settled()
         if ends:
-            sync.tell_study()
+            _tell_study(sync)
         now = (report.failed, report.later, report.stopped, report.study)
         if report.told or now != wrong or ends:
             line = json.dumps(report.to_json()) if as_json else f"{time.strftime('%H:%M:%S')}  {summary(report)}"

@@ -65,6 +65,8 @@ def write_index(dataset: str, output: Path | None = None, progress: Progress | N
     index = _Index(folder, told_classes(shards_folder))
     todo = [shard for shard in shards if shard not in index.labels]
     num_done, broken = 0, []
+    if progress and todo:
+        progress(num_done, len(todo))
     try:
         for shard, found in _read(todo):
             try:

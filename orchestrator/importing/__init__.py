@@ -13,6 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from models.errors import DataError, UserError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.files import write_atomically
 from orchestrator.importing.columns import (
     Source,
@@ -103,6 +104,7 @@ def import_tables(
     upstream_num_test: int | None = None,
     downstream_num_test: Sequence[str] = (),
     shots: int | None = None,
+    tell: Tell = tell_nobody,
 ) -> Imported:
     """The results table of published tables. It does not depend on the order of rows.
 
@@ -118,6 +120,7 @@ def import_tables(
         upstream_num_test: number of upstream test images.
         downstream_num_test: `N` for all tasks, or texts of comma-separated `TASK=N`.
         shots: that the downstream accuracies were measured with.
+        tell: hears how many tables are read, and how many axes and tasks are joined.
 
     Raises:
         DataError: a table cannot be read, is empty or malformed, or nothing of it joins.
@@ -127,7 +130,7 @@ def import_tables(
     for name, number in (("--upstream-num-test", upstream_num_test), ("--shots", shots)):
         if number is not None and number < 1:
             raise UserError(f"{name}: {number} given, at least 1 makes sense")
-    tables = read_tables(paths)
+    tables = read_tables(paths, tell)
     keys = split_names(ids, tables)
     wanted = None if axes is None else split_names(axes, tables)
     if task is None:
@@ -149,23 +152,24 @@ def import_tables(
     def side(source: Source) -> tuple[Source, pl.Series, pl.Series]:
         return source, cells[tables.index(source.table)], accuracies(source, percent=unit == "percent")
 
-    first = side(above)
-    rows = pl.concat(
-        join_task(first, side(source)).with_columns(
-            task=pl.lit(source.task), downstream_num_test=pl.lit(sizes.get(source.task), pl.Int64)
+    first, axes_of_cells = side(above), join_axes(tables, cells, keys, taken, tell)
+    axes_of_cells = axes_of_cells.with_columns(pl.col(name).cast(MEASURED[name]) for name in measured)
+    rows = []
+    for i, source in enumerate(sorted(below, key=lambda source: source.task)):
+        tell("joining tasks", i, len(below))
+        rows.append(
+            join_task(first, side(source))
+            .with_columns(
+                task=pl.lit(source.task),
+                shots=pl.lit(shots, pl.Int64),
+                upstream_num_test=pl.lit(upstream_num_test, pl.Int64),
+                downstream_num_test=pl.lit(sizes.get(source.task), pl.Int64),
+            )
+            .join(axes_of_cells, on=CELL, how="left")
+            .select(CELL, "task", "shots", *_in_pairs(), "reason", *taken)
+            .sort(CELL)
         )
-        for source in below
-    )
-    results = (
-        rows.with_columns(
-            shots=pl.lit(shots, pl.Int64),
-            upstream_num_test=pl.lit(upstream_num_test, pl.Int64),
-        )
-        .join(join_axes(tables, cells, keys, taken), on=CELL, how="left")
-        .select(CELL, "task", "shots", *_in_pairs(), "reason", *taken)
-        .with_columns(pl.col(name).cast(MEASURED[name]) for name in measured)
-        .sort("task", CELL)
-    )
+    results = pl.concat(rows)
     _check_several(results)
     return Imported(
         results=results,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from models.errors import DataError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.importing.columns import Source, may_be_id
 from orchestrator.importing.measured import MEASURED
 from orchestrator.importing.reading import Table, known, numbers, text, typed
@@ -95,15 +96,20 @@ def join_task(
 
 
 def join_axes(
-    tables: Sequence[Table], cells: Sequence[pl.Series], ids: Sequence[str], axes: Sequence[str]
+    tables: Sequence[Table],
+    cells: Sequence[pl.Series],
+    ids: Sequence[str],
+    axes: Sequence[str],
+    tell: Tell = tell_nobody,
 ) -> pl.DataFrame:
-    """One row a cell: cell_id and its axes, each from whatever tables have it.
+    """One row a cell: cell_id and its axes, each from whatever tables have it. `tell` hears how many are joined.
 
     Raises:
         DataError: two tables differ in an axis of a cell, or an axis of numbers has an infinite one.
     """
     joined = pl.DataFrame({CELL: pl.concat(cells).unique()})
-    for axis in axes:
+    for i, axis in enumerate(axes):
+        tell("joining axes", i, len(axes))
         having = [(table, at) for table, at in zip(tables, cells, strict=True) if axis in table.frame.columns]
         clean = id_text if axis in ids else known
         words = pl.concat([clean(table.column(axis)) for table, _ in having])

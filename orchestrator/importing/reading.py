@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from models.errors import DataError, UnknownNameError
+from orchestrator.bars import Tell, tell_nobody
 from orchestrator.results import check_columns
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -51,8 +52,10 @@ class Table:
         return not (kind.is_nested() or kind in (pl.Binary, pl.Object))
 
 
-def read_tables(paths: Sequence[Path]) -> list[Table]:
+def read_tables(paths: Sequence[Path], tell: Tell = tell_nobody) -> list[Table]:
     """The tables of all files, in their order. Files with the same name are called by their paths.
+
+    `tell` hears how many are read.
 
     Raises:
         DataError: a file is given twice, cannot be read, is of an unknown kind, or holds no rows.
@@ -62,7 +65,11 @@ def read_tables(paths: Sequence[Path]) -> list[Table]:
     if twice:
         raise DataError(f"{twice[0]}: this table is given twice")
     names = [path.name for path in paths]
-    return [_read(path, path.name if names.count(path.name) == 1 else str(path)) for path in paths]
+    tables = []
+    for i, path in enumerate(paths):
+        tell("reading tables", i, len(paths))
+        tables.append(_read(path, path.name if names.count(path.name) == 1 else str(path)))
+    return tables
 
 
 def text(series: pl.Series) -> pl.Series:

@@ -63,3 +63,26 @@ def in_terminal(words, *, columns=80, keys=(), cwd=None, env=None, timeout_s=120
 def lines_of(shown):
     """The lines without escape codes; what a bar drew over itself is one line."""
     return ESCAPES.sub("", shown).splitlines()
+
+
+def screen(shown, columns):
+    """The lines that a terminal so wide holds in the end, down to the cursor, of a program that erases as bars do."""
+    lines, row, column = [""], 0, 0
+    for code, letter in re.findall(r"\x1b\[([0-9;?]*[A-Za-z])|([^\x1b])", shown):
+        if code.endswith("A"):
+            row -= int(code[:-1] or 1)
+        elif code == "2K":
+            lines[row] = ""
+        elif code:
+            assert code[-1] in "hlm", f"not known here: {code}"
+        elif letter == "\r":
+            column = 0
+        else:
+            if letter == "\n" or column == columns:
+                row, column = row + 1, 0
+                lines += [""] * (row == len(lines))
+            if letter != "\n":
+                lines[row] = lines[row][:column].ljust(column) + letter + lines[row][column + 1 :]
+                column += 1
+    assert not any(lines[row + 1 :]), f"below the cursor: {lines[row + 1 :]}"
+    return lines[: row + 1]
