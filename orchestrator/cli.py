@@ -221,7 +221,7 @@ def logs(
     folder = session.store.cell_folder(cell_id) / "logs"
     paths = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     if as_json:
-        texts = [{"path": str(path), "text": path.read_text(errors="replace")} for path in paths]
+        texts = [{"path": str(path), "text": path.read_bytes().decode(errors="replace")} for path in paths]
         print_found("logs", {"cell_id": cell_id, "logs": texts}, as_csv=False)
         return
     if not paths:

@@ -18,6 +18,13 @@ In a terminal a table is as wide as the terminal: long names lose their beginnin
 ellipsis that says so, numbers never anything. In a pipe or a file nothing is cut and a sentence is one line;
 `COLUMNS=80` gives it a width. There are no colours off a terminal, nor where `NO_COLOR` is set.
 
+What others wrote (logs, tracebacks, messages, names) cannot steer the terminal: it is shown without its colours, and
+other control characters, as well as those that turn the direction of writing, as `\\x1b` or `\\u202e`. Of a bar that
+drew over itself, the last state is shown, behind an ellipsis. `upshot logs` into a pipe or a file is the log byte for
+byte, for `grep` or `less -R`; `--json` holds all texts as they are.
+
+Long work shows a bar with the time left, on a terminal alone: on standard error, and gone when the work is done.
+
 `upshot --install-completion` makes bash, zsh or fish complete commands, options, studies, statuses, causes,
 `axis=value` and cells. `_UPSHOT_COMPLETE=source_zsh upshot` prints the script (`source_bash` and `source_fish` too),
 for a package or a shared profile.
