@@ -227,9 +227,7 @@ def logs(
     if not paths:
         print(f"cell {cell_id} has printed nothing: it has not started yet", file=sys.stderr)
     for path in paths:
-        print(f"==> {path} <==")
         print_log(path)
-        print()
 
 
 @app.command()

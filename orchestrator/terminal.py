@@ -87,14 +87,15 @@ def print_plain(text: object, file: TextIO | None = None) -> None:
 
 
 def print_log(path: Path) -> None:
-    """A log that somebody else wrote: its lines on a terminal, byte for byte in a pipe or a file."""
+    """A log that somebody else wrote, below its name: its lines on a terminal, byte for byte in a pipe or a file."""
+    print_plain(f"==> {path} <==")
     if sys.stdout.isatty():
         for line in log_lines(path):
             print(line)
-        return
-    sys.stdout.flush()
-    with path.open("rb") as log:
-        shutil.copyfileobj(log, sys.stdout.buffer)
+    else:
+        with path.open("rb") as log:
+            shutil.copyfileobj(log, sys.stdout.buffer)
+    print()
 
 
 def log_lines(path: Path) -> Iterator[str]:
