@@ -492,7 +492,7 @@ def test_an_unknown_name_is_of_its_own_kind(tmp_path: Path) -> None:
 def test_the_command_imports_all_of_timm_and_reduce_and_report_read_it(tmp_path: Path) -> None:
     words = ("import", *sorted(TIMM.glob("*.csv")), "--id", "model,img_size", "--upstream", "results-imagenet:top1")
     words += ("--downstream", "top1", "--percent", "--upstream-num-test", "50000", "--downstream-num-test", SIZES)
-    said = upshot(*words, "-o", tmp_path / "timm.parquet")
+    said = upshot(*words, "-o", tmp_path / "timm.parquet", env={"COLUMNS": None})
     assert "7,781 rows of 1,557 cells" in said
     assert "results-imagenet-a: top1 of results-imagenet-a.csv, 1,555 cells with both accuracies" in said
     assert "1 in results-imagenet-a.csv, not in results-imagenet.csv: resmlp_24_224.fb_dino/224" in said
@@ -512,7 +512,7 @@ def test_ids_that_do_not_join_are_listed_to_ten_and_counted(tmp_path: Path) -> N
     rows = [f"m{i:02d},.{i}1" for i in range(30)]
     a, b = write(tmp_path, "\n".join(["id,us", *rows[:10]]), "\n".join(["id,ds", *rows]))
     words = ("import", a, b, "--id", "id", "--upstream", "us", "--downstream", "ds", "-o", tmp_path / "out.parquet")
-    assert "20 in b.csv, not in a.csv: m10, m11," in (said := upshot(*words))
+    assert "20 in b.csv, not in a.csv: m10, m11," in (said := upshot(*words, env={"COLUMNS": None}))
     assert "m19 and 10 more (--json lists them)" in said
     assert upshot_json(*words)["tables"][1]["only_here"] == [f"m{i}" for i in range(10, 30)]
 
