@@ -25,7 +25,8 @@ from orchestrator.frontier import (
     Points,
     Verdict,
     find_frontier,
-    find_recipe,
+    find_recipes,
+    round_steps,
 )
 from orchestrator.more_cells import more_cells_object
 
@@ -199,15 +200,19 @@ def _contest_object(contest: Contest) -> dict[str, Any]:
 def _recipe_object(
     cells: pl.DataFrame, us_N: "Floats", ds_N: "Floats", sizes: NumTest | None, settings: Settings
 ) -> dict[str, Any]:
-    """The recipe at the upstream accuracy that was asked for, or at the best vertex, or why there is none."""
+    """The recipe at the upstream accuracy that was asked for, or at the best vertex, or why there is none.
+
+    With it the intervals of those at round steps along the hull.
+    """
     if not cells.height:
-        return {"recipe": None, "recipe_reason": "there is no cell"}
+        return {"recipe": None, "recipe_reason": "there is no cell", "recipes_along": None}
     # Of equally good cells, the one that needs least upstream.
     at = float(us_N[ds_N == ds_N.max()].min()) if settings.at is None else settings.at
+    steps = round_steps(float(us_N.min()), float(us_N.max()))
     try:
-        recipe = find_recipe(us_N, ds_N, at, sizes=sizes)
+        recipe, *along = find_recipes(us_N, ds_N, [at, *steps], sizes=sizes)
     except UserError as error:
-        return {"recipe": None, "recipe_reason": str(error)}
+        return {"recipe": None, "recipe_reason": str(error), "recipes_along": None}
     shares = {recipe.left: recipe.p_left, recipe.right: 1.0 - recipe.p_left}
     if recipe.left == recipe.right:
         shares = {recipe.left: 1.0}
@@ -224,6 +229,11 @@ def _recipe_object(
             "cells": mixed,
         },
         "recipe_reason": None,
+        "recipes_along": {
+            "upstream": steps,
+            "downstream_low": None if sizes is None else [one.low for one in along],
+            "downstream_high": None if sizes is None else [one.high for one in along],
+        },
     }
 
 

@@ -51,10 +51,12 @@ def reduce_study(
     in a few words; null where it is), reasons (all of them, in technical words), more_cells (how many would tell, see
     `more_cells_object`; null where it is told already, where that cannot be simulated, and below the largest number of
     shots), held_out (the error of every model and the best one, on the cells with the highest upstream accuracy),
-    recipe (null with a recipe_reason where the hull does not reach), spearman, kendall, conflicts, conflict_share (of
-    all pairs; null where there is none), significant_conflicts (null where noise is unknown), significant_against
-    (whose noise, in words), dropped (rows by reason), method. The order of the rows does not matter. A task with too
-    few cells has null fits and a verdict that says so.
+    recipe (null with a recipe_reason where the hull does not reach), recipes_along (upstream: round accuracies along
+    the hull; downstream_low, downstream_high: what a recipe truly reaches there, null where test-set sizes are
+    unknown), spearman, kendall, conflicts, conflict_share (of all pairs; null where there is none),
+    significant_conflicts (null where noise is unknown), significant_against (whose noise, in words), dropped (rows by
+    reason), method. The order of the rows does not matter. A task with too few cells has null fits and a verdict that
+    says so.
 
     Args:
         results: the results table, or an imported one (see `selection.REQUIRED` and `OPTIONAL`).

@@ -10,7 +10,7 @@ from orchestrator.frontier.held_out import MIN_HELD_OUT, MODEL_NAMES, MODELS, TR
 from orchestrator.frontier.hull import rising_part, upper_hull
 from orchestrator.frontier.law import LOSSES, Law, Loss, fit_law
 from orchestrator.frontier.noise import NumTest
-from orchestrator.frontier.recipe import Recipe, find_recipe
+from orchestrator.frontier.recipe import Recipe, find_recipe, find_recipes, round_steps
 from orchestrator.frontier.verdict import REASONS, Fit, Reason, Seen, Verdict, interval_text, verdict
 
 __all__ = [
@@ -40,12 +40,14 @@ __all__ = [
     "bootstrap",
     "find_frontier",
     "find_recipe",
+    "find_recipes",
     "fit_law",
     "fit_points",
     "hold_out",
     "interval_text",
     "percentile_bootstrap",
     "rising_part",
+    "round_steps",
     "upper_hull",
     "verdict",
 ]

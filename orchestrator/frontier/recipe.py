@@ -3,16 +3,18 @@
 Source: arXiv 2110.02095, Lemma 2.1: a classifier that asks the left cell with probability p, and the right one
 otherwise, has the accuracy p a_left + (1 - p) a_right on both axes.
 
-Shape suffixes: N points, V vertices, D draws, C cells that may come to lie on a hull.
+Shape suffixes: N points, V vertices, D draws, C cells that may come to lie on a hull, R recipes.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.errors import UserError
-from orchestrator.frontier.hull import upper_hull
+from orchestrator.frontier.hull import upper_hull, upper_hulls
 from orchestrator.frontier.noise import NumTest, denoised, noisy
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 NUM_DRAWS = 200
 FAR_SIGMAS = 5.0
-ROUNDING = 1e-12
+MOST_STEPS, DECIMALS = 100, 4
+STEPS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +47,47 @@ class Recipe:
     high: float | None
 
 
+def round_steps(low: float, high: float) -> list[float]:
+    """At most 101 round upstream accuracies from `low` to `high`, in equal steps."""
+    step = next((step for step in STEPS if high - low <= MOST_STEPS * step), STEPS[-1])
+    values = (round(place * step, DECIMALS) for place in range(math.floor(low / step), math.ceil(high / step) + 1))
+    return [value for value in values if low <= value <= high]
+
+
 def find_recipe(
     us_N: "Floats", ds_N: "Floats", upstream: float, *, sizes: NumTest | None = None, seed: int = 0
 ) -> Recipe:
-    """The recipe of the hull's point at an upstream accuracy.
+    """As `find_recipes`, of a single point."""
+    return find_recipes(us_N, ds_N, [upstream], sizes=sizes, seed=seed)[0]
+
+
+def find_recipes(
+    us_N: "Floats", ds_N: "Floats", upstream_R: Sequence[float], *, sizes: NumTest | None = None, seed: int = 0
+) -> list[Recipe]:
+    """The recipes of the hull's points at upstream accuracies; the same draws are behind the intervals of all.
 
     Args:
         us_N: upstream accuracies.
         ds_N: downstream accuracies.
-        upstream: where.
+        upstream_R: where.
         sizes: of the test sets; None where one of them is unknown.
-        seed: of the draws behind the interval.
+        seed: of the draws behind the intervals.
 
     Raises:
-        UserError: the hull does not reach this upstream accuracy; the message says its range.
+        UserError: the hull does not reach one of these upstream accuracies; the message says its range.
     """
     hull_V = upper_hull(us_N, ds_N)
+    recipes = [_on_hull(us_N, ds_N, hull_V, upstream) for upstream in upstream_R]
+    if sizes is None:
+        return recipes
+    lucks_2R = np.percentile(_luck(us_N, ds_N, sizes, upstream_R, seed), [97.5, 2.5], axis=0)
+    measured_R = np.array([recipe.downstream for recipe in recipes])
+    bounds_R2 = np.clip(measured_R - lucks_2R, 0.0, 1.0).T.tolist()
+    return [replace(recipe, low=low, high=high) for recipe, (low, high) in zip(recipes, bounds_R2, strict=True)]
+
+
+def _on_hull(us_N: "Floats", ds_N: "Floats", hull_V: "Indices", upstream: float) -> Recipe:
+    """The recipe of one point, without its interval."""
     corners_V = us_N[hull_V]
     if not hull_V.size or not corners_V[0] <= upstream <= corners_V[-1]:
         reach = f"from {corners_V[0]:.6g} to {corners_V[-1]:.6g}" if hull_V.size else "nowhere: it has no cell"
@@ -68,58 +96,25 @@ def find_recipe(
     left, right = int(hull_V[at if corners_V[at] == upstream else at - 1]), int(hull_V[at])
     p_left = 1.0 if left == right else float((us_N[right] - upstream) / (us_N[right] - us_N[left]))
     downstream = p_left * float(ds_N[left]) + (1.0 - p_left) * float(ds_N[right])
-    low, high = None, None
-    if sizes is not None:
-        luck_D = _luck(us_N, ds_N, sizes, upstream, seed)
-        low, high = np.clip(downstream - np.percentile(luck_D, [97.5, 2.5]), 0.0, 1.0).tolist()
-    return Recipe(
-        left=left,
-        right=right,
-        p_left=p_left,
-        upstream=upstream,
-        downstream=downstream,
-        low=low,
-        high=high,
-    )
+    return Recipe(left=left, right=right, p_left=p_left, upstream=upstream, downstream=downstream, low=None, high=None)
 
 
-def _luck(us_N: "Floats", ds_N: "Floats", sizes: NumTest, upstream: float, seed: int) -> "Floats":
-    """How far recipes that are found after measuring once more lie above what their cells have downstream."""
+def _luck(us_N: "Floats", ds_N: "Floats", sizes: NumTest, upstream_R: Sequence[float], seed: int) -> "Floats":
+    """How far recipes that are found after measuring once more lie above what their cells have downstream (D x R).
+
+    Where a draw's hull does not reach, its nearest end stands for it.
+    """
     clean_N = denoised(us_N, ds_N, sizes)
     at_C = _may_be_on_hull(us_N, clean_N, sizes)
     us_C, clean_C, rng = us_N[at_C], clean_N[at_C], np.random.default_rng([seed, 2])
     us_DC = noisy(np.tile(us_C, (NUM_DRAWS, 1)), sizes.us_N[at_C], rng)
     ds_DC = noisy(np.tile(clean_C, (NUM_DRAWS, 1)), sizes.ds_N[at_C], rng)
-    left_D, right_D, part_D = _edges(us_DC, ds_DC, upstream)
-    rows, lucky_DC = np.arange(NUM_DRAWS), ds_DC - clean_C
-    luck_D: Floats = part_D * lucky_DC[rows, left_D] + (1.0 - part_D) * lucky_DC[rows, right_D]
-    return luck_D
-
-
-def _edges(us_DC: "Floats", ds_DC: "Floats", upstream: float) -> "tuple[Indices, Indices, Floats]":
-    """The hull's edge above an upstream accuracy, or its nearest end, for each draw: left, right, and the left's part.
-
-    A point that lies above the line through both takes the place of the one on its side, until there is none.
-    """
-    rows = np.arange(us_DC.shape[0])
-    at_D = np.clip(upstream, us_DC.min(axis=1), us_DC.max(axis=1))
-    is_left_DC = us_DC <= at_D[:, None]
-    left_D = np.where(is_left_DC, ds_DC, -np.inf).argmax(axis=1)
-    right_D = np.where(us_DC >= at_D[:, None], ds_DC, -np.inf).argmax(axis=1)
-    while True:
-        width_D = us_DC[rows, right_D] - us_DC[rows, left_D]
-        rise_D = ds_DC[rows, right_D] - ds_DC[rows, left_D]
-        slope_D = np.divide(rise_D, width_D, where=width_D > 0, out=np.zeros_like(width_D))
-        above_DC = ds_DC - slope_D[:, None] * us_DC
-        best_D = above_DC.argmax(axis=1)
-        moves_D = (above_DC[rows, best_D] > above_DC[rows, left_D] + ROUNDING) & (width_D > 0)
-        if not moves_D.any():
-            break
-        on_left_D = is_left_DC[rows, best_D]
-        left_D = np.where(moves_D & on_left_D, best_D, left_D)
-        right_D = np.where(moves_D & ~on_left_D, best_D, right_D)
-    part_D = np.divide(us_DC[rows, right_D] - at_D, width_D, where=width_D > 0, out=np.ones_like(width_D))
-    return left_D, right_D, part_D
+    hulls_DV = upper_hulls(us_DC, ds_DC, np.ones(us_DC.shape, dtype=np.bool_))
+    lucks = []
+    for us_C, lucky_C, hull_V in zip(us_DC, ds_DC - clean_C, hulls_DV, strict=True):
+        vertices = hull_V[hull_V >= 0]
+        lucks.append(np.interp(upstream_R, us_C[vertices], lucky_C[vertices]))
+    return np.stack(lucks)
 
 
 def _may_be_on_hull(us_N: "Floats", ds_N: "Floats", sizes: NumTest) -> "NDArray[np.intp]":

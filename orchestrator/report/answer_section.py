@@ -5,11 +5,12 @@ from typing import Any
 
 from orchestrator.frontier import Reason, interval_text
 from orchestrator.more_cells import more_cells_text
+from orchestrator.report.anchors import told_of
 from orchestrator.report.facts import Facts
-from orchestrator.report.headline import best_cells, paragraph
+from orchestrator.report.headline import best_cells, has_text, paragraph
 from orchestrator.report.markup import Markup, element, join
 from orchestrator.report.panels import shots_text
-from orchestrator.report.parts import empty, per_shots, tasks_at
+from orchestrator.report.parts import empty, linked, linking, per_shots, tasks_at
 from orchestrator.report.words import count
 
 HEADINGS: Mapping[Reason, str] = {
@@ -23,6 +24,9 @@ HEADINGS: Mapping[Reason, str] = {
     "too few draws": "Too few bootstrap draws for an interval",
 }
 """In the order of the page."""
+BEST = "best cell"
+Best = Mapping[tuple[str, int | None], tuple[Markup, str]]
+"""By task and number of shots."""
 RANGE_TOLD: tuple[Reason, ...] = ("still rising", "end not seen")
 
 
@@ -36,16 +40,25 @@ def answer_section(facts: Facts) -> Markup:
 def _answers(facts: Facts, shots: int | None) -> Markup:
     tasks = tasks_at(facts, shots)
     sure = [task for task in tasks if task["identifiable"]]
-    best = best_cells(facts)
+    best = _best(facts)
     groups = [(reason, [task for task in tasks if task["reason"] == reason]) for reason in HEADINGS]
     return join(
         [
             element("p", _lead(len(sure), len(tasks), shots), class_="lead"),
-            element("ul", *(_identified(task) for task in sure), class_="answers") if sure else "",
+            element("ul", *(_identified(task, best) for task in sure), class_="answers") if sure else "",
             *(_group(reason, group, best) for reason, group in groups if group),
             _note(tasks),
         ]
     )
+
+
+def _best(facts: Facts) -> Best:
+    """What there is to say of best cells: words that lead to the cell's section, and what it has."""
+    names, told = dict(facts.cells.select("cell_id", "text").iter_rows()), told_of(facts)
+    return {
+        task: (linked(cell["cell_id"], told, f"{cell['cell_id']}: {names[cell['cell_id']]}", BEST), has_text(cell))
+        for task, cell in best_cells(facts).items()
+    }
 
 
 def _lead(num_sure: int, num_tasks: int, shots: int | None) -> str:
@@ -62,14 +75,15 @@ def _lead(num_sure: int, num_tasks: int, shots: int | None) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
 
-def _identified(task: Mapping[str, Any]) -> Markup:
+def _identified(task: Mapping[str, Any], best: Best) -> Markup:
     """The saturation value, and what the verdict adds; what all of them take for granted is said above."""
     value, *more = task["verdict"].split("; ")
     said = element("b", f"{task['task']} {value.partition(' if ')[0]}")
-    return element("li", said, *(f"; {one}" for one in more), ".")
+    link, _ = best[task["task"], task["shots"]]
+    return element("li", said, *(linking(f"; {one}", BEST, link) for one in more), ".")
 
 
-def _group(reason: Reason, tasks: Sequence[Mapping[str, Any]], best: Mapping[tuple[str, int | None], str]) -> Markup:
+def _group(reason: Reason, tasks: Sequence[Mapping[str, Any]], best: Best) -> Markup:
     """Tasks that are not identifiable for one reason; what would tell is said once where it is the same for all."""
     heading = element("h3", element("span", "Not identifiable: ", class_="muted"), HEADINGS[reason])
     texts = [more_cells_text(task) for task in tasks]
@@ -77,20 +91,21 @@ def _group(reason: Reason, tasks: Sequence[Mapping[str, Any]], best: Mapping[tup
     listed = []
     for task, text in zip(tasks, texts, strict=True):
         sentence = _sentence(reason, task, best.get((task["task"], task["shots"])), "" if shared else text)
-        listed.append(element("li", element("b", task["task"]), f": {sentence}."))
+        listed.append(element("li", element("b", task["task"]), ": ", sentence, "."))
     said = element("p", f"{shared[:1].upper()}{shared[1:]}.") if shared else ""
     return join([heading, element("ul", *listed, class_="answers others"), said])
 
 
-def _sentence(reason: Reason, task: Mapping[str, Any], best: str | None, more: str) -> str:
+def _sentence(reason: Reason, task: Mapping[str, Any], best: tuple[Markup, str] | None, more: str) -> Markup:
     """What the heading does not say of this task."""
-    parts = [f"best cell {best}" if best else "no cell with both accuracies"]
+    parts = [join([best[0], f" {best[1]}"]) if best else "no cell with both accuracies"]
     fit = task["fits"]["hull"]
     if reason in RANGE_TOLD and fit is not None:
         parts.append(interval_text(1 - fit["e_ir_high"], 1 - fit["e_ir_low"], "the plateau's"))
     if reason == "too few cells":
         parts.append(f"{task['hull_vertices']} of {count(task['n'], 'cell')} on the frontier")
-    return "; ".join([*parts, more] if more else parts)
+    first, *others = [*parts, more] if more else parts
+    return join([first, *(f"; {one}" for one in others)])
 
 
 def _note(tasks: Sequence[Mapping[str, Any]]) -> Markup:

@@ -3,10 +3,21 @@
 from collections.abc import Sequence
 
 from orchestrator.effects.summary import alike_sentences, choice_sentences
+from orchestrator.report.anchors import told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.panels import Panel, at_shots
-from orchestrator.report.parts import at, cell_names, chart_slots, empty, findings, folded, per_shots
+from orchestrator.report.parts import (
+    at,
+    cell_names,
+    chart_slots,
+    empty,
+    findings,
+    folded,
+    linked,
+    linking,
+    per_shots,
+)
 from orchestrator.report.words import count, fixed
 
 LISTED_CELLS = 5
@@ -38,7 +49,11 @@ def choice_section(facts: Facts, panels: Sequence[Panel]) -> Markup:
 
 def _found(facts: Facts, shots: int | None) -> Markup:
     regret, best, alike = (at_shots(facts.effects[name], shots) for name in ("regret", "best_cells", "correlations"))
-    return findings([*choice_sentences(regret, best), *alike_sentences(alike)])
+    said = choice_sentences(regret, best)
+    for cell_id in regret.filter(mean_rank=1)["cell_id"]:
+        link = join([": ", linked(cell_id, told_of(facts)), " loses "])
+        said = [linking(sentence, f": {cell_id} loses ", link) for sentence in said]
+    return findings([*said, *alike_sentences(alike)])
 
 
 def _regrets(facts: Facts, shots: int | None) -> Markup:

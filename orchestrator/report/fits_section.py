@@ -1,9 +1,8 @@
 """The section on fits: what each says of every task, which cells to mix, what predicts best. Pure."""
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
@@ -14,7 +13,6 @@ from orchestrator.report.parts import at, empty, linked, per_shots, tasks_at
 from orchestrator.report.words import fixed, listed
 
 FITS = {"hull": "hull", "rising": "rising part", "all": "all cells"}
-STEP = 4  # decimals of the upstream accuracies that can be chosen
 
 
 def fits_section(facts: Facts) -> Markup:
@@ -28,8 +26,8 @@ def fits_section(facts: Facts) -> Markup:
     )
     mixing = (
         "A classifier that asks one cell for some of the images and another for the rest reaches any point between the "
-        "two, so every point on the hull can be had. Choose an upstream accuracy; upshot reduce --at upstream=0.8 "
-        "gives the same recipe with its interval. The best of many cells were lucky in part: in parentheses stands "
+        "two, so every point on the hull can be had. Choose an upstream accuracy here, or any other one with "
+        "upshot reduce --at upstream=0.8125. The best of many cells were lucky in part: in parentheses stands "
         "what the mix truly reaches (95 %, where the sizes of the test sets are known), which may lie below."
     )
     return join(
@@ -125,24 +123,32 @@ def _mix(recipe: Mapping[str, Any], link: Callable[[str], Markup]) -> list[objec
 
 
 def _chooser(task: Mapping[str, Any], upstream: float, link: Callable[[str], Markup]) -> list[Markup]:
-    """A slider over the hull's upstream range, for the script, and the names of its cells; nothing for a point."""
-    hull = [[vertex["upstream"], vertex["downstream"]] for vertex in task["hull"]]
-    scale = 10**STEP
-    low, high = math.ceil(hull[0][0] * scale) / scale, math.floor(hull[-1][0] * scale) / scale
-    if low >= high:
+    """A slider over round points of the hull, for the script, and the names of its cells; nothing for fewer than two.
+
+    The bounds at each point stand as they are shown, as `upshot reduce --at` prints them.
+    """
+    along = task["recipes_along"]
+    steps = along["upstream"]
+    if len(steps) < 2:
         return []
     slider = element(
         "input",
         type="range",
-        min=low,
-        max=high,
-        step=1 / scale,
-        value=min(max(round(upstream, STEP), low), high),
+        min=steps[0],
+        max=steps[-1],
+        step=f"{steps[1] - steps[0]:.6g}",
+        value=min(steps, key=lambda step: abs(step - upstream)),
         aria_label=f"Upstream accuracy of a recipe for {task['task']}",
-        data_hull=json.dumps(hull),
+        data_hull=json.dumps([[vertex["upstream"], vertex["downstream"]] for vertex in task["hull"]]),
+        data_low=_shown(along["downstream_low"]),
+        data_high=_shown(along["downstream_high"]),
     )
     cells = element("template", *(link(vertex["cell_id"]) for vertex in task["hull"]))
     return [element("label", "upstream ", slider, class_="choose", hidden="hidden"), cells]
+
+
+def _shown(bounds: Sequence[float] | None) -> str | None:
+    return None if bounds is None else " ".join(f"{bound:.3f}" for bound in bounds)
 
 
 def _held_out(facts: Facts) -> Markup:

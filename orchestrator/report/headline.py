@@ -45,18 +45,20 @@ def answers(facts: Facts) -> list[Answer]:
     ]
 
 
-def best_cells(facts: Facts) -> dict[tuple[str, int | None], str]:
-    """What the best cell of every task and number of shots has: `0.819 at 0.295 upstream`."""
+def best_cells(facts: Facts) -> dict[tuple[str, int | None], dict[str, Any]]:
+    """The best cell of every task and number of shots: `cell_id`, `downstream`, `upstream`."""
     top = facts.points.group_by("task", "shots").agg(pl.all().sort_by("downstream", "cell_id").last())
-    return {
-        (row["task"], row["shots"]): f"{row['downstream']:.3f} at {row['upstream']:.3f} upstream"
-        for row in top.iter_rows(named=True)
-    }
+    return {(row["task"], row["shots"]): row for row in top.iter_rows(named=True)}
 
 
-def _best(task: Mapping[str, Any], best: str | None) -> str:
+def has_text(cell: Mapping[str, Any]) -> str:
+    """What a cell has: `0.819 at 0.295 upstream`."""
+    return f"{cell['downstream']:.3f} at {cell['upstream']:.3f} upstream"
+
+
+def _best(task: Mapping[str, Any], best: Mapping[str, Any] | None) -> str:
     more = more_cells_text(task)
-    parts = [f"best cell: {best}" if best else "", more]
+    parts = [f"best cell: {has_text(best)}" if best else "", more]
     return f"({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 

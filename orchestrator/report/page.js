@@ -4,6 +4,10 @@ const charts = [...document.querySelectorAll('figure[data-kind]:not([data-kind="
 const near = new Set();
 const plotOf = new Map(allPlots.map(plot => [plot.figure, plot]));
 const PAPER_DENSITY = 3;
+// Pages upon pages of raw numbers, which the tables beside the page hold too: all vertices, the section of each of up to
+// 200 cells, all cells. What the reader has opened of them is printed.
+const FOLDED_ON_PAPER = '.vertices, .cell-section, .all-cells';
+const unfolded = []; // for paper alone
 let asked = false;
 
 const observer = new IntersectionObserver(entries => {
@@ -54,6 +58,8 @@ function chooseShots(shots) {
 function drawForPaper() {
   const seen = theme();
   forPaper = true;
+  unfolded.push(...document.querySelectorAll(`details:not([open], ${FOLDED_ON_PAPER})`));
+  for (const part of unfolded) part.open = true;
   document.documentElement.dataset.theme = 'light';
   forgetLook();
   writeLegend();
@@ -64,6 +70,7 @@ function drawForPaper() {
 
 function backToScreen() {
   forPaper = false;
+  for (const part of unfolded.splice(0)) part.open = false;
   applyTheme(chosenTheme());
   recolour();
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.report.anchors import anchor_of, told_of
 from orchestrator.report.facts import Facts
-from orchestrator.report.markup import Markup, bar, element, join
+from orchestrator.report.markup import Markup, bar, element, escape, join
 from orchestrator.report.panels import Panel, shots_text
 from orchestrator.report.words import percent, si
 
@@ -79,11 +79,18 @@ def cell_names(facts: Facts) -> Callable[[str], Markup]:
     )
 
 
-def linked(cell_id: str, told: Collection[str], title: str | None = None) -> Markup:
-    """A cell's id, with a text to be hovered; a link to its section where it is one that is told of."""
+def linked(cell_id: str, told: Collection[str], title: str | None = None, shown: str | None = None) -> Markup:
+    """A cell's id or what is shown for it, to be hovered; a link to its section where it is one that is told of."""
+    name = code(cell_id) if shown is None else escape(shown)
     if cell_id in told:
-        return element("a", code(cell_id), href=f"#{anchor_of(cell_id)}", title=title)
-    return code(cell_id) if title is None else element("span", code(cell_id), title=title)
+        return element("a", name, href=f"#{anchor_of(cell_id)}", title=title)
+    return name if title is None else element("span", name, title=title)
+
+
+def linking(sentence: str, words: str, link: Markup) -> Markup:
+    """The sentence with a link in the place of words, where it has them."""
+    before, found, after = sentence.partition(words)
+    return join([before, link if found else "", after])
 
 
 def code(text: str) -> Markup:

@@ -16,6 +16,13 @@
     return Object.assign(document.createElement('data'), {value: String(value), textContent: value.toFixed(3)});
   }
 
+  // What the mix at one of the slider's steps truly reaches; nothing where the sizes of the test sets are unknown.
+  function truly({min, step, value, dataset: {low, high}}) {
+    if (low === undefined) return '';
+    const at = Math.round((value - min) / step);
+    return ` (truly ${low.split(' ')[at]} to ${high.split(' ')[at]})`;
+  }
+
   for (const label of document.querySelectorAll('.choose')) {
     const slider = label.querySelector('input'), item = label.closest('li');
     const mix = item.querySelector('.mix'), cells = item.querySelector('template').content.children;
@@ -27,7 +34,8 @@
       const mixed = found.left === found.right ? ['take ', cell(found.left)]
         : ['mix ', cell(found.left), ' (p = ', number(found.p), ') with ', cell(found.right),
           ' (p = ', number(1 - found.p), ')'];
-      mix.replaceChildren(...mixed, ' for ', number(found.downstream), ' as measured at ', number(upstream), ' upstream.');
+      const reached = [' for ', number(found.downstream), ` as measured${truly(slider)} at `, number(upstream), ' upstream.'];
+      mix.replaceChildren(...mixed, ...reached);
     });
   }
 })();

@@ -1,5 +1,6 @@
 """What is done with a frontier: held-out error beside rivals, and recipes."""
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LinearRegression
 
 from models.errors import UserError
-from orchestrator.frontier import MODELS, NumTest, find_recipe, hold_out, upper_hull
+from orchestrator.frontier import MODELS, NumTest, find_recipe, find_recipes, hold_out, round_steps, upper_hull
 from orchestrator.frontier.held_out import line, monotone
-from orchestrator.frontier.recipe import _edges
+from orchestrator.frontier.noise import denoised, noisy
 from tests.orchestrator.timm_tables import REFERENCE, accuracies
 
 if TYPE_CHECKING:
@@ -154,16 +155,53 @@ def test_interval_of_a_recipe_holds_what_its_cells_truly_have() -> None:
     assert np.mean(held) >= 0.85
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 12), st.floats(-0.1, 1.1))
-def test_edges_are_those_of_the_hull_of_each_draw(seed: int, num: int, upstream: float) -> None:
-    us_DC, ds_DC = np.random.default_rng(seed).random((2, 5, num))
-    left_D, right_D, part_D = _edges(us_DC, ds_DC, upstream)
-    for us_C, ds_C, left, right, part in zip(us_DC, ds_DC, left_D, right_D, part_D, strict=True):
-        hull_V = upper_hull(us_C, ds_C)
-        assert {int(left), int(right)} <= set(hull_V.tolist()) or part in (0.0, 1.0)
-        height = part * ds_C[left] + (1 - part) * ds_C[right]
-        assert height == pytest.approx(float(np.interp(upstream, us_C[hull_V], ds_C[hull_V])), abs=1e-9)
+def test_luck_is_that_of_the_hull_of_each_draw() -> None:
+    """Against hulls that are found and walked one draw at a time, also beyond their ends."""
+    rng = np.random.default_rng(3)
+    us_N, ds_N = rng.random((2, 9))
+    sizes = NumTest(us_N=np.full(9, 40), ds_N=np.full(9, 30))
+    hull_V = upper_hull(us_N, ds_N)
+    ends = us_N[hull_V[[0, -1]]]
+    upstreams = [float(ends[0]), 0.4, 0.55, float(ends[1])]
+    recipes = find_recipes(us_N, ds_N, upstreams, sizes=sizes, seed=5)
+    clean_N = denoised(us_N, ds_N, sizes)
+    draws = np.random.default_rng([5, 2])
+    us_DN, ds_DN = (
+        noisy(np.tile(side_N, (200, 1)), num_N, draws) for side_N, num_N in ((us_N, sizes.us_N), (clean_N, sizes.ds_N))
+    )
+    for recipe, upstream in zip(recipes, upstreams, strict=True):
+        lucks = [_luck_of_one(us, ds, ds - clean_N, upstream) for us, ds in zip(us_DN, ds_DN, strict=True)]
+        high, low = np.percentile(lucks, [2.5, 97.5])
+        assert recipe.low == pytest.approx(max(0.0, recipe.downstream - low))
+        assert recipe.high == pytest.approx(min(1.0, recipe.downstream - high))
+        assert recipe == find_recipe(us_N, ds_N, upstream, sizes=sizes, seed=5)
+
+
+def _luck_of_one(us_N: "Floats", ds_N: "Floats", lucky_N: "Floats", upstream: float) -> float:
+    """Of the mix on the hull's edge, or of its nearest end."""
+    hull = upper_hull(us_N, ds_N).tolist()
+    if upstream <= us_N[hull[0]]:
+        return float(lucky_N[hull[0]])
+    for left, right in itertools.pairwise(hull):
+        if upstream <= us_N[right]:
+            p = (us_N[right] - upstream) / (us_N[right] - us_N[left])
+            return float(p * lucky_N[left] + (1 - p) * lucky_N[right])
+    return float(lucky_N[hull[-1]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_round_steps_lie_evenly_within_the_range(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    steps = round_steps(low, high)
+    assert len(steps) <= 101
+    assert all(low <= step <= high for step in steps)
+    if high - low > 0.001:
+        assert len(steps) >= 10
+        widths = np.diff(steps)
+        assert widths == pytest.approx(widths[0])
+        assert steps[0] - low < widths[0] + 1e-12
+        assert high - steps[-1] < widths[0] + 1e-12
 
 
 def test_without_test_sizes_a_recipe_has_no_interval() -> None:

@@ -470,15 +470,23 @@ def test_one_can_skip_to_the_content(opened: Seen) -> None:
         assert opened.page.locator(f"body {landmark}").count() == 1
 
 
-# No task runs between the two events of printing, so that what is there at the second one is on the paper.
-PRINTED = """() => addEventListener('afterprint', () => {
-    const figures = [...document.querySelectorAll('figure[data-kind]')];
-    window.printed = figures.filter(figure => figure.checkVisibility()).map(figure => {
-        const canvas = figure.querySelector('canvas'), sharp = 2.9 * figure.querySelector('.plot').clientWidth;
-        const drawn = figure.querySelector('svg.marks path, svg.marks text') !== null;
-        return [figure.dataset.kind, drawn || (canvas !== null && canvas.width >= sharp)];
+# What the page has made of itself when it has heard the first of the events of printing; no task runs until the second,
+# so that what is drawn by then is on paper.
+PRINTED = """() => {
+    let figures;
+    addEventListener('beforeprint', () => {
+        figures = [...document.querySelectorAll('figure[data-kind]')].filter(figure => figure.checkVisibility());
+        window.folded = [...document.querySelectorAll('details:not([open])')].map(part => part.className);
     });
-})"""
+    addEventListener('afterprint', () => {
+        window.printed = figures.map(figure => {
+            const canvas = figure.querySelector('canvas'), sharp = 2.9 * figure.querySelector('.plot').clientWidth;
+            const drawn = figure.querySelector('svg.marks path, svg.marks text') !== null;
+            return [figure.dataset.kind, drawn || (canvas !== null && canvas.width >= sharp)];
+        });
+    });
+}"""
+OPEN = "[...document.querySelectorAll('details')].map(part => part.open)"
 
 
 def test_all_of_it_is_printed(browser: Browser, study: Study, tmp_path: Path) -> None:
@@ -495,6 +503,22 @@ def test_all_of_it_is_printed(browser: Browser, study: Study, tmp_path: Path) ->
         seen.page.emulate_media(media="print")
         for hidden in ("#shots", "nav", "#plot-controls", "#theme", ".skip", ".choose"):
             assert seen.page.locator(hidden).first.is_hidden()
+
+
+def test_folded_parts_are_unfolded_on_paper_alone(browser: Browser, study: Study) -> None:
+    for seen in opened_page(browser, study.path):
+        seen.page.locator("#fits summary:visible").first.click()
+        seen.page.locator(".cell-section summary").first.click()
+        before = seen.page.evaluate(OPEN)
+        assert sum(before) == 2
+        seen.page.evaluate(PRINTED)
+        seen.page.pdf()
+        folded, printed = seen.page.evaluate("[window.folded, window.printed]")
+        cells = seen.page.locator(".cell-section").count()
+        assert sorted(folded) == ["all-cells", *["cell-section"] * (cells - 1), *["vertices"] * len(TASKS)]
+        by_task = [drawn for kind, drawn in printed if kind == "axis_tasks size"]
+        assert by_task == [True] * len(TASKS), "charts in what was folded are drawn"
+        assert seen.page.evaluate(OPEN) == before
 
 
 # --- hostile names ---------------------------------------------------------------------------------------------------

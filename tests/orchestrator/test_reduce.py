@@ -33,6 +33,7 @@ TASK_KEYS = {
     "recipe",
     "more_cells",
     "recipe_reason",
+    "recipes_along",
     "spearman",
     "kendall",
     "conflicts",
