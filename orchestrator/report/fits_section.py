@@ -9,7 +9,7 @@ from orchestrator.frontier import METHODS, MIN_HELD_OUT, MODEL_NAMES, MODELS
 from orchestrator.report.anchors import told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
-from orchestrator.report.parts import at, empty, linked, per_shots, tasks_at
+from orchestrator.report.parts import at, empty, folded, linked, per_shots, tasks_at
 from orchestrator.report.words import fixed, listed
 
 FITS = {"hull": "hull", "rising": "rising part", "all": "all cells"}
@@ -88,7 +88,7 @@ def _in_words(facts: Facts, shots: int | None) -> Markup:
     ]
     columns = [Column("task"), Column("fit", "line"), Column("verdict"), Column("reasons")]
     shown = table(columns, rows, f"Verdicts{at(shots)}")
-    return element("details", element("summary", "Every verdict in words, with its technical reasons"), shown)
+    return folded("Every verdict in words, with its technical reasons", shown)
 
 
 def _recipes(facts: Facts, shots: int | None) -> Markup:
@@ -163,7 +163,7 @@ def _held_out(facts: Facts) -> Markup:
     best = Counter(task["held_out"]["best_model"] for task in facts.tasks if task["held_out"]["best_model"])
     won = listed([f"{MODEL_NAMES[name]} on {count}" for name, count in best.most_common()])
     said = f"Best on all cells beyond, by number of tasks and shots: {won}." if won else "Too little could be held out."
-    shown = element("details", element("summary", "Every model's error"), per_shots(facts, _held_out_table))
+    shown = folded("Every model's error", per_shots(facts, _held_out_table))
     return join([element("p", said), shown, element("p", element("small", note))])
 
 

@@ -4,9 +4,9 @@ const charts = [...document.querySelectorAll('figure[data-kind]:not([data-kind="
 const near = new Set();
 const plotOf = new Map(allPlots.map(plot => [plot.figure, plot]));
 const PAPER_DENSITY = 3;
-// Pages upon pages of raw numbers, which the tables beside the page hold too: all vertices, the section of each of up to
-// 200 cells, all cells. What the reader has opened of them is printed.
-const FOLDED_ON_PAPER = '.vertices, .cell-section, .all-cells';
+// Pages upon pages of raw numbers, which the tables beside the page hold too: the vertices of every hull, the strongest
+// conflicts of every task, the section of each of up to 200 cells, all cells. What the reader has opened is printed.
+const FOLDED_ON_PAPER = '.vertices, .cell-section, .long';
 const unfolded = []; // for paper alone
 let asked = false;
 

@@ -15,8 +15,13 @@ NUM_SYMBOLS = 7  # colours and shapes in the style sheet
 
 
 def folded(summary: object, *content: object) -> Markup:
-    """What is there when it is asked for."""
+    """What is there when it is asked for, and on paper."""
     return element("details", element("summary", summary), *content)
+
+
+def folded_on_paper(summary: object, *content: object) -> Markup:
+    """What is there when it is asked for: it would fill many pages with numbers."""
+    return element("details", element("summary", summary), *content, class_="long")
 
 
 def chart_slots(panels: Sequence[Panel], *kinds: str) -> Markup:

@@ -7,7 +7,7 @@ import polars as pl
 from orchestrator.report.anchors import told_of
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
-from orchestrator.report.parts import empty, linked
+from orchestrator.report.parts import empty, folded, folded_on_paper, linked
 from orchestrator.report.words import count, fixed, si
 
 LISTED_CELLS = 50  # of each cause; tables/cells has all
@@ -60,7 +60,7 @@ def cells_section(facts: Facts) -> Markup:
         for row in facts.cells.iter_rows(named=True)
     ]
     inner = table([*columns, Column("status")], rows, "At the last checkpoint")
-    return element("details", element("summary", count(len(rows), "cell")), inner, class_="all-cells")
+    return folded_on_paper(count(len(rows), "cell"), inner)
 
 
 def _failures(failed: pl.DataFrame, told: Collection[str]) -> Markup:
@@ -95,5 +95,5 @@ def _dropped(facts: Facts) -> Markup:
         for reason, number in task["dropped"].items()
     ]
     columns = [Column("task"), Column("shots", "number"), Column("reason"), Column("rows", "number")]
-    by_task = element("details", element("summary", "By task"), table(columns, rows, "Rows left out of the fits"))
+    by_task = folded("By task", table(columns, rows, "Rows left out of the fits"))
     return join([element("p", lead), element("ul", *reasons), by_task])

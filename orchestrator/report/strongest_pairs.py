@@ -8,7 +8,7 @@ import polars as pl
 from orchestrator.report.facts import Facts
 from orchestrator.report.markup import Column, Markup, element, join, table
 from orchestrator.report.panels import at_shots
-from orchestrator.report.parts import at, cell_names, folded
+from orchestrator.report.parts import at, cell_names, folded_on_paper
 from orchestrator.report.words import count, signed
 
 Name = Callable[[str], Markup]
@@ -47,7 +47,7 @@ def _task(task: str, rows: pl.DataFrame, num_significant: int | None, name: Name
         content.append(element("div", _pairs(others, name, rest), **hidden))
     more = rows["conflicts"][0] - first.height - others.height
     note = element("p", f"{count(more, 'further conflict')} not listed here.", class_="note") if more else ""
-    return folded(summary, *content, note)
+    return folded_on_paper(summary, *content, note)
 
 
 def _pairs(pairs: pl.DataFrame, name: Name, caption: str) -> Markup:

@@ -27,6 +27,7 @@ from orchestrator.reduce import reduce_study
 from orchestrator.report import write_report
 from orchestrator.report.anchors import anchor_of
 from orchestrator.report.answer_section import HEADINGS
+from orchestrator.report.facts import gather
 from orchestrator.results import SCHEMA, UPSTREAM_SCHEMA
 from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import top1
@@ -512,6 +513,28 @@ def test_an_imported_cell_has_axes_and_numbers_alone(tmp_path: Path) -> None:
     assert cell_anchors(page)
     assert "upstream accuracy" in page.texts
     assert not {"checkpoint", "TensorBoard", "W&B", "took"} & set(page.texts)
+
+
+def test_best_cells_lead_to_their_sections(page: Page, study: Study) -> None:
+    facts = gather(study[0], reduce_study(study[0], draws=5), study[1])
+    answers = page.source.partition('id="answer"')[2].partition("</section>")[0]
+    top = facts.points.group_by("task", "shots").agg(pl.col("cell_id").sort_by("downstream", "cell_id").last())
+    for task, shots, cell_id in top.iter_rows():
+        of_shots = answers.partition(f'data-shots="{shots}"')[2].partition("data-shots")[0]
+        (listed,) = re.findall(rf"<li><b>{task}[ <].*?</li>", of_shots)
+        link = f'<a href="#{anchor_of(cell_id)}" title="{cell_id}: '
+        assert (link in listed) == ("best cell" in listed)
+        assert listed.count(">best cell</a>") == listed.count("best cell")
+    (cell_id,) = facts.effects["regret"].filter(mean_rank=1, shots=25)["cell_id"]
+    assert f': <a href="#{anchor_of(cell_id)}"><code>{cell_id}</code></a> loses ' in page.source
+
+
+def test_a_cell_without_a_section_is_plain_text(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("anchors", "cell_sections"):
+        monkeypatch.setattr(f"orchestrator.report.{module}.MOST_CELLS", 0)
+    page = write(tmp_path, *study)
+    assert "best cell" in page.text
+    assert "#cell-" not in page.source
 
 
 @pytest.mark.parametrize("cell_id", ["a/b c", "ü", "x'(y)*!~", "50%", 'q"<b>'])
