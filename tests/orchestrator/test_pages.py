@@ -71,7 +71,7 @@ def test_every_page_with_commands_has_a_way_to_run_them() -> None:
 def test_no_command_stands_in_a_block_that_is_not_run() -> None:
     """A shell block of another name, or a text that holds prompts, would be run by nobody."""
     for page in PAGES:
-        assert {block.language for block in blocks(page)} <= {"sh", "text", "toml", ""}, page
+        assert {block.language for block in blocks(page)} <= {"sh", "text", "toml", "latex", ""}, page
         shown = "\n".join(block.text for block in blocks(page) if block.language != "sh")
         assert not [line for line in shown.splitlines() if line.startswith(("$ ", "upshot "))], page
 
