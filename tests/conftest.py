@@ -11,7 +11,7 @@ from tests.private_slurm import SLURM_VARIABLES, PrivateSlurm, available
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Two test runs share the machine's cores (see the Makefile); threads that wait for each other would halve both.
+# Tests run side by side (see the Makefile): threads that wait for each other would halve the speed of all.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes is the machine's affair: a deadline would fail tests on a busy one.
 hypothesis.settings.register_profile("no deadline", deadline=None)

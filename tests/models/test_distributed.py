@@ -11,6 +11,8 @@ from models.recipe import Recipe
 from models.train import train
 from tests.models.worlds import curve, largest_difference, recipe, run_worlds
 
+pytestmark = pytest.mark.xdist_group("distributed")  # what its tests share is made once
+
 VIT, MIXER = recipe(), recipe("mixer", label_smoothing=0.1)
 CLIPPED, MIXED = recipe(clip_norm=0.5), recipe(flip=True, mixup=0.8, ema=0.9)
 LONG = recipe(schedule="rsqrt")

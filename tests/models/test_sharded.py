@@ -10,6 +10,8 @@ from models.recipe import Recipe
 from models.train import train
 from tests.models.worlds import curve, largest_difference, recipe, run_worlds, weights
 
+pytestmark = pytest.mark.xdist_group("sharded")  # what its tests share is made once
+
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "head_learning_rate": 1e-3}
 AXES = {
     "vit": recipe(clip_norm=0.5, ema=0.9),

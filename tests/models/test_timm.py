@@ -22,6 +22,8 @@ from models.train import train
 from models.upstream import load_upstream
 from tests.models.test_ladder import count_params, kept_for_backward
 
+pytestmark = pytest.mark.xdist_group("timm")  # what its tests share is made once
+
 named = partial(ladder.architecture, "timm", num_classes=10)
 
 

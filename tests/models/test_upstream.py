@@ -25,6 +25,8 @@ from tests.models.killed import is_checkpoint, train_until
 from tests.models.stored_images import encoded, examples, write_folder, write_shards, write_table
 from tests.models.worlds import largest_difference, run_world
 
+pytestmark = pytest.mark.xdist_group("upstream")  # what its tests share is made once
+
 ALONE = World.alone()
 
 

@@ -22,6 +22,8 @@ from orchestrator.importing import write_results
 from orchestrator.names import short_names
 from tests.orchestrator.upshot_command import upshot
 
+pytestmark = pytest.mark.xdist_group("comparing")  # what its tests share is made once
+
 LAW_A, LAW_B = (0.8, 3.0, 0.1), (0.5, 3.0, 0.3)
 HOSTILE = """</p><script>alert(1)</script><img src=x onerror="alert('2')">"""
 

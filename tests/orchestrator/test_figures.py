@@ -26,6 +26,8 @@ from orchestrator.report.short_tasks import with_short_tasks
 from tests.orchestrator.browser import CHROMIUM
 from tests.orchestrator.test_report import HOSTILE, measures_of, synthetic, with_linear
 
+pytestmark = pytest.mark.xdist_group("figures")  # what its tests share is made once
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 LONG = tuple(f"/datasets/of/the/whole/group/images/2026-11/task_{i}/a_rather_long_name_of_a_folder" for i in range(3))

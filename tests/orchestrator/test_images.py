@@ -14,6 +14,8 @@ from orchestrator.store import Store
 from tests.models.stored_images import examples, write_folder, write_shards, write_table
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
+pytestmark = pytest.mark.xdist_group("images")  # what its tests share is made once
+
 STUDY = """
 name = "own"
 [upstream]

@@ -16,6 +16,8 @@ from tests.orchestrator.upshot_command import upshot, upshot_json
 from tests.private_slurm import wait_until
 from tests.wandb_server import WandbServer
 
+pytestmark = pytest.mark.xdist_group("local pipeline")  # what its tests share is made once
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -23,6 +23,8 @@ from tests.orchestrator.plans import CLUSTER
 from tests.orchestrator.test_report import Page
 from tests.orchestrator.upshot_command import upshot
 
+pytestmark = pytest.mark.xdist_group("operations")  # what its tests share is made once
+
 PROFILE = """
 scheduler = "local"
 currency = "EUR"

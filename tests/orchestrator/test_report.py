@@ -32,6 +32,8 @@ from orchestrator.results import SCHEMA, UPSTREAM_SCHEMA
 from orchestrator.selection import select_cells
 from tests.orchestrator.timm_tables import top1
 
+pytestmark = pytest.mark.xdist_group("report")  # what its tests share is made once
+
 Study = tuple[pl.DataFrame, list[dict[str, Any]]]
 Tasks = list[dict[str, Any]]
 

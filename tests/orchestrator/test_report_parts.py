@@ -26,6 +26,8 @@ from orchestrator.selection import IN_PART, select_cells
 from tests.orchestrator.browser import CHROMIUM
 from tests.orchestrator.test_report import Page, measures_of, synthetic, write
 
+pytestmark = pytest.mark.xdist_group("report parts")  # what its tests share is made once
+
 # --- the axes on which conflicting pairs differ
 
 

@@ -12,6 +12,8 @@ from tests.orchestrator.conftest import SmallStudy
 from tests.orchestrator.plans import CLUSTER, plan_of, units
 from tests.orchestrator.upshot_command import upshot, upshot_json
 
+pytestmark = pytest.mark.xdist_group("trunks")  # what its tests share is made once
+
 LENGTHS = ("grid.epochs=[3,1,2]", 'grid.schedule="rsqrt"')
 ONE_CELL_EACH = ("grid.family=vit", "grid.size=pico", "grid.fraction=0.01")
 
@@ -135,7 +137,7 @@ def test_a_trunk_stays_while_a_cell_of_the_study_is_to_be_trained(finished):
     store = finished.store
     cell = store.cells()[0]
     folder = store.trunk(cell.recipe)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     text = Path(store.study_path).read_text()
     assert "epochs = [3,1,2]" in text
     store.study_path.write_text(text.replace("epochs = [3,1,2]", "epochs = [3,1,2,5]"))
