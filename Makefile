@@ -9,10 +9,9 @@ XLA := $(VENV)-xla
 demo: $(VENV)/.demo
 	$(BIN)/upshot demo
 
-# Three processes on two cores, because one of them runs what needs Slurm, and mostly waits for it.
 test: $(VENV)/.dev
 	sh tests/install_packages.sh --accounting --browser --shells --latex
-	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 # What a TPU runs, on torch-xla's runtime for CPUs. torch-xla wants a torch of its own, so this has an environment of its
 # own too (.venv-xla); checkpoints go from there to .venv and back.
