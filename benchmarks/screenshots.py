@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        (options.folder / "report.png").write_bytes(picture(browser, options.page, 1000, 1470, "light", "header"))
+        (options.folder / "report.png").write_bytes(picture(browser, options.page, 1000, 2046, "light", "header"))
         for width, height, scheme in ((1440, 1000, "light"), (1024, 900, "light"), (390, 844, "dark")):
             path = options.folder / f"report_{width}.png"
             path.write_bytes(picture(browser, options.page, width, height, scheme))
